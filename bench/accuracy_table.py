@@ -1,0 +1,200 @@
+"""`python -m bench.accuracy_table`: how right the transcripts are, beside whisperx on the same recordings and models.
+
+Both peers in one run: transcriptd's runner process, and whisperx's Python API in a process of its own. The exit status
+is 1 where transcriptd is worse than whisperx by more than TOLERANCES. `--write` puts the tables into docs/accuracy.md.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, astuple, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from rich.console import Console
+
+from bench import corpus
+from bench.corpus import Recording
+from bench.peers import BATCH_SIZE, BEAM_SIZE, ApiTranscript, transcribe_api
+from bench.real_runner import RunnerPeer, cores, open_runner
+from bench.report import machine
+from bench.scores import Heard, Scores, turns_error
+
+MODELS = ("base", "tiny.en")
+PAGE = Path(__file__).parents[1] / "docs" / "accuracy.md"
+BEGIN, END = "<!-- measured: make accuracy ARGS=--write -->\n", "<!-- end of measured -->"
+
+# How much worse than whisperx it may be. One word of the call is 0.012, and a chunk that Whisper is unsure of is sampled
+# at random; the reference itself is up to 0.25 s off where a sentence starts.
+TOLERANCES = Scores(wer=0.02, speaker_wer=0.02, der=0.02, starts_off_seconds=0.05)
+
+HEADINGS = ("WER", "cpWER", "DER", "Starts off, s")  # of the fields of Scores
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    model: str
+    recording: str
+    daemon: Scores
+    whisperx: Scores
+    whisperx_turns_der: float  # of its diarization alone
+
+    def cells(self) -> list[str]:
+        scores = map(_pair, astuple(self.daemon), astuple(self.whisperx))
+        return [self.model, self.recording, *scores, f"{self.whisperx_turns_der:.3f}"]
+
+    def worse(self) -> list[str]:
+        """What transcriptd is worse at than it may be."""
+        compared = zip(HEADINGS, *map(astuple, (self.daemon, self.whisperx, TOLERANCES)), strict=True)
+        return [
+            f"{self.model}, {self.recording}: {heading} {ours:.3f}, whisperx {theirs:.3f}"
+            for heading, ours, theirs, tolerance in compared
+            if ours > theirs + tolerance
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class SilentRow:
+    model: str
+    recording: str
+    daemon: int  # words
+    whisperx: int
+
+    def cells(self) -> list[str]:
+        return [self.model, self.recording, _pair(self.daemon, self.whisperx, decimals=0)]
+
+    def worse(self) -> list[str]:
+        if self.daemon <= self.whisperx:
+            return []
+        return [f"{self.model}, {self.recording}: {self.daemon} made-up words, whisperx {self.whisperx}"]
+
+
+def _pair(ours: float, theirs: float, decimals: int = 3) -> str:
+    """Both figures, the better one bold if it shows."""
+    texts = [f"{value:.{decimals}f}" for value in (ours, theirs)]
+    if texts[0] != texts[1]:
+        better = 0 if ours < theirs else 1
+        texts[better] = f"**{texts[better]}**"
+    return " · ".join(texts)
+
+
+class Peers:
+    """The two that are compared, on one recording after the other. Each row is told as soon as it is known."""
+
+    def __init__(self, runner: RunnerPeer, api: ProcessPoolExecutor, console: Console) -> None:
+        self._runner = runner
+        self._api = api
+        self._console = console
+
+    async def compare(self, recording: Recording, model: str) -> Row:
+        heard = await self._daemon(recording, model)
+        other = self._whisperx(recording, model)
+        row = Row(
+            model,
+            recording.name,
+            Scores.of(recording, heard),
+            Scores.of(recording, Heard.of_whisperx(other)),
+            turns_error(recording, other.turns),
+        )
+        self._console.print(" | ".join(row.cells()), soft_wrap=True)
+        return row
+
+    async def compare_silent(self, recording: Recording, model: str) -> SilentRow:
+        heard = await self._daemon(recording, model)
+        other = Heard.of_whisperx(self._whisperx(recording, model))
+        row = SilentRow(model, recording.name, heard.made_up, other.made_up)
+        self._console.print(" | ".join(row.cells()), soft_wrap=True)
+        return row
+
+    async def _daemon(self, recording: Recording, model: str) -> Heard:
+        with tempfile.TemporaryDirectory(prefix="transcriptd-bench-") as name:
+            audio = Path(name) / "audio.f32"
+            recording.audio.astype("<f4").tofile(audio)
+            checkpoints = Path(name) / "checkpoints"
+            checkpoints.mkdir()
+            transcript = await self._runner.transcribe(audio, checkpoints, model=model, align="attention")
+        return Heard.of_daemon(transcript)
+
+    def _whisperx(self, recording: Recording, model: str) -> ApiTranscript:
+        return self._api.submit(transcribe_api, recording.audio, model, cores()).result()
+
+
+async def measure(arguments: argparse.Namespace, console: Console) -> tuple[list[Row], list[SilentRow]]:
+    def asked_for(recordings: list[Recording]) -> list[Recording]:
+        return [each for each in recordings if any(part in each.name for part in arguments.only)]
+
+    spoken = asked_for([*corpus.conditions(), corpus.long_call()])
+    silent = asked_for(corpus.without_speech())
+    rows: list[Row] = []
+    silent_rows: list[SilentRow] = []
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as api:
+        async with open_runner(cores()) as runner:
+            peers = Peers(runner, api, console)
+            for model in arguments.models:
+                rows += [await peers.compare(recording, model) for recording in spoken]
+                silent_rows += [await peers.compare_silent(recording, model) for recording in silent]
+    return rows, silent_rows
+
+
+def report(rows: list[Row], silent_rows: list[SilentRow]) -> str:
+    """Both tables as Markdown."""
+    spoken = [["Model", "Recording", *HEADINGS, "DER of whisperx's turns"], *(row.cells() for row in rows)]
+    silent = [["Model", "Recording", "Made-up words"], *(row.cells() for row in silent_rows)]
+    head = machine(cores()).replace("\n", "; ")
+    return (
+        f"{head}. Whisper int8, beam {BEAM_SIZE}, batch {BATCH_SIZE}.\n\n"
+        f"In each cell: transcriptd · whisperx; the better one is bold.\n\n{_markdown(spoken)}\n{_markdown(silent)}"
+    )
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    columns = len(rows[0])
+    widths = [max(len(row[index]) for row in rows) for index in range(columns)]
+    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    rule = " | ".join("-" * (width - 1) + ("-" if index < 2 else ":") for index, width in enumerate(widths))
+    return "".join(f"| {line} |\n" for line in [lines[0], rule, *lines[1:]])
+
+
+def write(page: Path, measured: str) -> None:
+    """Put the tables between the page's marks."""
+    before, _, rest = page.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text(f"{before}{BEGIN}\n{measured}\n{END}{after}")
+
+
+def main() -> int:
+    arguments = _arguments()
+    console = Console(stderr=True, highlight=False)
+    rows, silent_rows = asyncio.run(measure(arguments, console))
+    measured = report(rows, silent_rows)
+    print(measured)
+    if arguments.write:
+        write(PAGE, measured)
+    every: list[Row | SilentRow] = [*rows, *silent_rows]
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(row) for row in every], indent=2) + "\n")
+    worse = [line for row in every for line in row.worse()]
+    for line in worse:
+        console.print(f"worse than whisperx: {line}", style="red")
+    return 1 if worse else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument(
+        "--only", nargs="+", default=[""], metavar="PART", help="recordings with one of these in their name"
+    )
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/accuracy.md")
+    parser.add_argument("--json", type=Path, help="write every measurement to this file")
+    arguments = parser.parse_args()
+    if arguments.write and (arguments.only != [""] or arguments.models != MODELS):
+        parser.error("--write takes all recordings and models: the page is about all of them")
+    return arguments
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,201 @@
+"""Recordings of which it is known what is said, by whom and when: one real call, and what is derived from it.
+
+Sound is float32 in [-1, 1], one channel, 16 kHz. Whatever is random is seeded: each run makes the same recordings.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.signal import butter, resample_poly, sosfilt
+
+from daemon.pipeline.pieces import SAMPLE_RATE, Turn
+from tests.integration.pipeline_fixture import sample_audio
+from tests.reference import Sentence, reference_sentences, reference_turns
+
+Sound = NDArray[np.float32]
+
+# Where nobody speaks in the call, seen by its level: there it can be cut without cutting a word.
+CUTS_SECONDS = (7.45, 17.93, 21.62)
+
+LINE_NOISE_DBFS = -71.0  # of the call's own pauses
+MU = 255  # G.711's companding, as North American telephones use it
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    name: str
+    audio: Sound
+    sentences: list[Sentence]
+    turns: list[Turn]
+
+    @property
+    def duration(self) -> float:
+        return len(self.audio) / SAMPLE_RATE
+
+    @property
+    def text(self) -> str:
+        return " ".join(sentence.text for sentence in self.sentences)
+
+
+def call() -> Recording:
+    """The telephone call of 30 s, two speakers, that pyannote.audio carries."""
+    return Recording("call", sample_audio().copy(), reference_sentences(), reference_turns())
+
+
+def conditions() -> list[Recording]:
+    """The call under conditions that recordings are made in; each is said in its name."""
+    original = call()
+    pieces = cut(original)
+    return [
+        original,
+        replace(original, name="noise, 10 dB SNR", audio=noisy(original.audio, snr_db=10.0)),
+        replace(original, name="8 kHz, 300–3400 Hz, μ-law", audio=telephone(original.audio)),
+        replace(original, name="30 dB quieter", audio=original.audio * np.float32(10 ** (-30 / 20))),
+        join("pauses of 20 s", pieces, gaps=[20.0] * (len(pieces) - 1)),
+        at_speed(original, 9, 10),
+        at_speed(original, 11, 10),
+    ]
+
+
+def long_call(loops: int = 9, seed: int = 5) -> Recording:
+    """About five minutes: the call's pieces over and over in random order, with pauses of 0.3 to 5 s between them."""
+    random = np.random.default_rng(seed)
+    whole = cut(call())
+    pieces = [whole[index] for _ in range(loops) for index in random.permutation(len(whole))]
+    return join("5 min, shuffled", pieces, gaps=random.uniform(0.3, 5.0, len(pieces) - 1).tolist())
+
+
+def without_speech(seconds: float = 30.0) -> list[Recording]:
+    """Sound in which nothing is said: every word heard in it is made up."""
+    samples = round(seconds * SAMPLE_RATE)
+    time = np.arange(samples) / SAMPLE_RATE
+    orders = np.array([1, 2, 3, 5])[:, None]
+    hum = (0.02 / orders * np.sin(2 * np.pi * 50 * orders * time)).sum(0)
+    ringing = 0.1 * (np.sin(2 * np.pi * 440 * time) + np.sin(2 * np.pi * 480 * time)) * (time % 6 < 2)
+    sounds = {
+        "digital silence": np.zeros(samples),
+        "line noise": noise(samples, LINE_NOISE_DBFS),
+        "white noise, −20 dBFS": noise(samples, -20.0),
+        "mains hum": hum + noise(samples, -60.0),
+        "ringing tone": ringing + noise(samples, LINE_NOISE_DBFS),
+        "music": music(samples),
+        "speech, backwards": call().audio[::-1][:samples],  # a voice, which speech detection lets pass
+    }
+    return [Recording(name, sound.astype(np.float32), [], []) for name, sound in sounds.items()]
+
+
+# --- making them --------------------------------------------------------------------------------------------------
+
+
+def cut(recording: Recording) -> list[Recording]:
+    """The call in four pieces, each with its own clock; a sentence belongs to the piece it is mostly said in."""
+    bounds = [0.0, *CUTS_SECONDS, recording.duration]
+    starts = [sentence.start for sentence in recording.sentences]
+    ends = [*starts[1:], recording.duration]
+    middles = [(start + end) / 2 for start, end in zip(starts, ends, strict=True)]
+    return [
+        Recording(
+            f"{recording.name} {begin:g}–{end:g} s",
+            recording.audio[round(begin * SAMPLE_RATE) : round(end * SAMPLE_RATE)],
+            _shifted_sentences(
+                [s for s, middle in zip(recording.sentences, middles, strict=True) if begin <= middle < end], -begin
+            ),
+            shifted_turns([turn for turn in recording.turns if begin <= turn.start < end], -begin),
+        )
+        for begin, end in pairwise(bounds)
+    ]
+
+
+def join(name: str, pieces: Sequence[Recording], gaps: Sequence[float]) -> Recording:
+    """The pieces one after the other, with so many seconds of line noise between them."""
+    sounds: list[Sound] = []
+    sentences: list[Sentence] = []
+    turns: list[Turn] = []
+    samples = 0
+    for index, (piece, gap) in enumerate(zip(pieces, [*gaps, 0.0], strict=True)):
+        offset = samples / SAMPLE_RATE
+        sentences += _shifted_sentences(piece.sentences, offset)
+        turns += shifted_turns(piece.turns, offset)
+        silence = noise(round(gap * SAMPLE_RATE), LINE_NOISE_DBFS, seed=index)
+        sounds += [piece.audio, silence]
+        samples += len(piece.audio) + len(silence)
+    return Recording(name, np.concatenate(sounds), sentences, turns)
+
+
+def at_speed(recording: Recording, up: int, down: int) -> Recording:
+    """As a tape at `up / down` times its speed: pitch changes with it."""
+    factor = down / up
+    return Recording(
+        f"{up / down:g} × speed",
+        resample_poly(recording.audio, down, up).astype(np.float32),
+        [sentence._replace(start=sentence.start * factor) for sentence in recording.sentences],
+        [Turn(turn.start * factor, turn.end * factor, turn.speaker) for turn in recording.turns],
+    )
+
+
+def noisy(audio: Sound, snr_db: float) -> Sound:
+    """With white noise so far below the mean power of what is louder than line noise."""
+    power = np.square(audio[np.abs(audio) > 10 ** (-50 / 20)]).mean()
+    return audio + noise(len(audio), 10 * float(np.log10(power)) - snr_db)
+
+
+def telephone(audio: Sound) -> Sound:
+    """Through a narrow-band telephone line: 8 kHz, band-limited, companded to 8 bits and back (ITU-T G.711)."""
+    band = butter(4, (300, 3400), "bandpass", fs=8_000, output="sos")
+    narrow = np.clip(sosfilt(band, resample_poly(audio, 1, 2)), -1, 1)
+    companded = np.round(np.sign(narrow) * np.log1p(MU * np.abs(narrow)) / np.log1p(MU) * 127) / 127
+    expanded = np.sign(companded) * np.expm1(np.abs(companded) * np.log1p(MU)) / MU
+    return np.asarray(resample_poly(expanded, 2, 1)[: len(audio)], np.float32)
+
+
+def noise(samples: int, dbfs: float, seed: int = 0) -> Sound:
+    """White noise of this level."""
+    return np.random.default_rng(seed).normal(0, 10 ** (dbfs / 20), samples).astype(np.float32)
+
+
+def music(samples: int, seed: int = 0) -> Sound:
+    """Chords, a tune and a beat at 120 to the minute: no instrument, but pitched, rhythmic, and as loud as speech."""
+    random = np.random.default_rng(seed)
+    beat = SAMPLE_RATE // 2
+    time = np.arange(beat) / SAMPLE_RATE
+    fade = np.exp(-4 * time)
+
+    def tone(semitones: int) -> NDArray[np.float64]:
+        pitch = 220 * 2 ** (semitones / 12)
+        return np.asarray(sum(np.sin(2 * np.pi * pitch * k * time) / k for k in range(1, 7)) * fade)
+
+    chords = [(0, 4, 7), (7, 11, 14), (9, 12, 16), (5, 9, 12)]  # I V vi IV
+    bars = []
+    for index in range(samples // beat + 1):
+        chord = chords[index // 4 % 4]
+        tune = tone(12 + int(random.choice(chord)))
+        drum = random.normal(0, 0.3, beat) * np.exp(-30 * time)
+        bars.append(sum(tone(note) for note in chord) / 3 + tune + drum)
+    return np.asarray(0.1 * np.concatenate(bars)[:samples], np.float32)
+
+
+def write_loops(path: Path, seconds: float, seed: int = 7) -> list[float]:
+    """The call over and over with pauses of 1 to 10 s, as raw float32; where each begins. Never held in memory whole."""
+    audio, random = call().audio, np.random.default_rng(seed)
+    starts: list[float] = []
+    samples = 0
+    with path.open("wb") as file:
+        while samples < seconds * SAMPLE_RATE:
+            starts.append(samples / SAMPLE_RATE)
+            pause = noise(round(random.uniform(1.0, 10.0) * SAMPLE_RATE), LINE_NOISE_DBFS, seed=len(starts))
+            for sound in (audio, pause):
+                file.write(sound.astype("<f4").tobytes())
+                samples += len(sound)
+    return starts
+
+
+def _shifted_sentences(sentences: Sequence[Sentence], seconds: float) -> list[Sentence]:
+    return [sentence._replace(start=sentence.start + seconds) for sentence in sentences]
+
+
+def shifted_turns(turns: Sequence[Turn], seconds: float) -> list[Turn]:
+    return [Turn(turn.start + seconds, turn.end + seconds, turn.speaker) for turn in turns]

@@ -1,0 +1,78 @@
+"""The daemon's runner process by itself: real models, no queue, no S3. Jobs go to it as the poller sends them."""
+
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.peers import BATCH_SIZE, MAX_SPEAKERS, MIN_SPEAKERS
+from daemon.config import Settings
+from daemon.embedded.models import whisper_base, whisper_tiny_en
+from daemon.metrics import Metrics
+from daemon.protocol import Checkpoint, Progress, StageDone
+from daemon.runner import Runner
+from daemon.transcript import Transcript
+from tests.integration.pipeline_fixture import options
+
+Event = Progress | StageDone | Checkpoint
+
+
+class RunnerPeer:
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    @property
+    def pid(self) -> int:
+        """Of the process that serves now: the one child of ours that runs the pipeline."""
+        children = (line.split() for line in _read_each(Path("/proc/self/task").glob("*/children")))
+        pids = [int(pid) for line in children for pid in line]
+        return next(pid for pid in pids if b"daemon.pipeline" in Path(f"/proc/{pid}/cmdline").read_bytes())
+
+    async def transcribe(
+        self, audio: Path, folder: Path, on_event: Callable[[Event], None] = lambda _: None, **changes: Any
+    ) -> Transcript:
+        """Transcribe raw float32. Checkpoints stay in `folder`: what lies there is not done again.
+
+        `changes` are job options. Raises what Runner.run does.
+        """
+        defaults = {"min_speakers": MIN_SPEAKERS, "max_speakers": MAX_SPEAKERS}
+        with tempfile.TemporaryDirectory() as name:
+            result = Path(name) / "transcript.json"
+            job = options(**{**defaults, **changes})
+            await self._runner.run("bench", job, on_event, audio=[audio], result=result, checkpoints=folder)
+            return Transcript.model_validate_json(result.read_bytes())
+
+
+@asynccontextmanager
+async def open_runner(threads: int) -> AsyncIterator[RunnerPeer]:
+    """A runner process with base and tiny.en at hand, as bench.peers loads them for whisperx."""
+    settings = Settings(
+        queue_url="http://localhost/queue",
+        dlq_url="http://localhost/dlq",
+        output_bucket="results",
+        model=str(whisper_base()),
+        models=("base", str(whisper_tiny_en())),
+        models_resident=2,
+        device="cpu",
+        compute_type="int8",
+        batch_size=BATCH_SIZE,
+        cpu_threads=threads,
+        diarization_model="embedded",
+        runner_restart_base_seconds=0.1,
+    )
+    runner = Runner(settings, Metrics())
+    try:
+        await runner.start()
+        yield RunnerPeer(runner)
+    finally:
+        await runner.stop()
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _read_each(paths: Any) -> list[str]:
+    return [path.read_text() for path in paths]

@@ -1,0 +1,58 @@
+"""Memory of the poller process over many jobs: the real daemon, a pipeline without a model, everything else real."""
+
+import argparse
+import resource
+import time
+from pathlib import Path
+
+from daemon.embedded.process import DaemonProcess
+from tests.acceptance.world import World, open_world
+from tests.media import chirp, make_wav
+
+WARM_JOBS_SHARE = 0.2  # caches and pools fill up; what follows must be flat
+
+
+def resident_bytes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def finished(daemon: DaemonProcess) -> int:
+    lines = (line for line in daemon.get("/metrics").splitlines() if line.startswith("transcriptd_jobs_total{"))
+    return round(sum(float(line.rpartition(" ")[2]) for line in lines))
+
+
+def soak(world: World, jobs: int) -> list[tuple[int, int]]:
+    """(jobs finished, resident bytes of the poller) along the way."""
+    samples: list[tuple[int, int]] = []
+    with world.daemon(jobs_in_flight="4") as daemon:
+        if not daemon.wait_until_ready(60):
+            raise RuntimeError("\n".join(daemon.log_tail()))
+        for number in range(jobs):
+            world.publish(f"soak-{number}", "short.wav")
+        while (done := finished(daemon)) < jobs:
+            if not samples or done >= samples[-1][0] + jobs // 20:
+                samples.append((done, resident_bytes(daemon.process.pid)))
+            time.sleep(0.5)
+        samples.append((done, resident_bytes(daemon.process.pid)))
+    return samples
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=1000)
+    jobs = parser.parse_args().jobs
+    with open_world() as world:
+        world.upload("short.wav", make_wav(world.folder / "short.wav", chirp(1.0)))
+        started_at = time.monotonic()
+        samples = soak(world, jobs)
+    for done, size in samples:
+        print(f"{done:6} jobs  {size / 2**20:7.1f} MiB")
+    warm = next(size for done, size in samples if done >= jobs * WARM_JOBS_SHARE)
+    growth = samples[-1][1] - warm
+    print(
+        f"{jobs} jobs in {time.monotonic() - started_at:.0f} s; growth after the first {WARM_JOBS_SHARE:.0%}: {growth / 2**20:+.1f} MiB"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""The command line. Imports only what a command needs: `--help` answers at once."""
+
+import argparse
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        prog="transcriptd", description="Turn an SQS queue of recordings into transcripts."
+    )
+    parser.add_argument("--version", action="version", version=f"transcriptd {version('transcriptd')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="run the daemon; settings come from the environment (docs/configuration.md)")
+    run.set_defaults(call=lambda _: _run())
+    demo = commands.add_parser("demo", help="run the main job on this machine: no cloud, no account, no token")
+    demo.add_argument("file", nargs="?", type=Path, help="an audio or video file of yours; default: a sample call")
+    demo.set_defaults(call=lambda arguments: _demo(arguments.file))
+    arguments = parser.parse_args()
+    return int(arguments.call(arguments))
+
+
+def _run() -> int:
+    import asyncio
+
+    from daemon.config import load_settings
+    from daemon.errors import ConfigError
+    from daemon.launcher import EXIT_CONFIG, serve
+    from daemon.logs import configure
+
+    try:
+        settings = load_settings()
+        configure(settings.logging_level, "poller")
+        return asyncio.run(serve(settings))
+    except ConfigError as error:
+        print(f"transcriptd: {error.message}", file=sys.stderr)
+        return EXIT_CONFIG
+
+
+def _demo(file: Path | None) -> int:
+    from daemon.embedded.demo import demo
+
+    return demo(file)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

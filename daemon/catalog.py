@@ -1,0 +1,27 @@
+"""What Whisper offers: model names and language codes. Kept here so that the poller never imports an ASR library."""
+
+MULTILINGUAL_MODELS = ("tiny", "base", "small", "medium", "large-v1", "large-v2", "large-v3", "large-v3-turbo")
+ENGLISH_MODELS = ("tiny.en", "base.en", "small.en", "medium.en", "distil-small.en", "distil-medium.en")
+MODELS = MULTILINGUAL_MODELS + ENGLISH_MODELS
+
+# Trained without translation data: asked to translate, it transcribes.
+CANNOT_TRANSLATE = ("large-v3-turbo", "turbo")
+
+# The codes of Whisper's tokenizer (openai/whisper, tokenizer.py); `yue` exists from large-v3 on.
+LANGUAGES = tuple(
+    "af am ar as az ba be bg bn bo br bs ca cs cy da de el en es et eu fa fi fo fr gl gu ha haw he hi hr ht hu hy id is"
+    " it ja jw ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne nl nn no oc pa pl ps pt ro ru sa sd si sk"
+    " sl sn so sq sr su sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo zh yue".split()
+)
+
+# Written without spaces between words: a character, or what a token spells, stands for a word.
+UNSPACED_LANGUAGES = frozenset({"ja", "zh", "yue", "th", "lo", "my", "km"})
+
+
+def model_name(model: str) -> str:
+    """The name that jobs and outputs use for a model given as a name, a hub id or a folder."""
+    return model.rstrip("/").rsplit("/", 1)[-1].removeprefix("faster-whisper-")
+
+
+def is_english_only(model: str) -> bool:
+    return model.endswith(".en")

@@ -1,0 +1,123 @@
+"""Speaker diarization without a hub token: pyannote's own pipeline around models that come as Python packages.
+
+Segmentation is the pyannote model inside whisperx. Speaker embeddings come from the GE2E encoder (Wan et al. 2018,
+arXiv:1710.10467) whose weights the package `resemblyzer` carries; only its weights are used, so that neither its C
+extension nor librosa is needed.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torchaudio
+from pyannote.audio import Model
+from pyannote.audio.core.plda import PLDA
+from pyannote.audio.pipelines import SpeakerDiarization
+from pyannote.core import SlidingWindowFeature
+
+from daemon.embedded.models import voice_encoder
+
+# resemblyzer/hparams.py and voice_encoder.py: how the encoder was trained and is meant to be fed.
+SAMPLE_RATE = 16_000
+MELS = 40
+HIDDEN = 256
+WINDOW_FRAMES = 160  # 1.6 s
+STEP_FRAMES = 77  # 1.3 windows a second
+MIN_COVERAGE = 0.75  # a last window with less speech than this is left out, unless it is the only one
+LEVEL_DBFS = -30.0
+
+# Method, min_cluster_size and leaving overlapped speech out of embeddings are those of pyannote's
+# speaker-diarization-3.1. The threshold is a distance between GE2E embeddings, so it had to be found: on the sample call
+# of pyannote.audio every value from 0.45 to 0.50 tells the two speakers apart without being told their number.
+PARAMETERS = {
+    "segmentation": {"threshold": 0.5, "min_duration_off": 0.0},
+    "clustering": {"method": "centroid", "threshold": 0.48, "min_cluster_size": 12},
+}
+
+
+class VoiceEncoder(Model):
+    """The GE2E speaker encoder as a pyannote embedding model."""
+
+    dimension = HIDDEN
+
+    def __init__(self) -> None:
+        super().__init__(sample_rate=SAMPLE_RATE)
+        self.mel = torchaudio.transforms.MelSpectrogram(
+            SAMPLE_RATE, n_fft=400, hop_length=160, n_mels=MELS, norm="slaney", mel_scale="slaney", pad_mode="constant"
+        )
+        self.lstm = torch.nn.LSTM(MELS, HIDDEN, num_layers=3, batch_first=True)
+        self.linear = torch.nn.Linear(HIDDEN, HIDDEN)
+        checkpoint = torch.load(voice_encoder(), map_location="cpu", weights_only=True)
+        weights = checkpoint["model_state"]
+        own = {name: weights[name] for name in weights if name.startswith(("lstm.", "linear."))}
+        self.load_state_dict(own, strict=False)
+
+    def forward(  # type: ignore[override]  # pyannote's embedding models all take weights like this
+        self, waveforms: torch.Tensor, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Embeddings of unit length, (batch, 256); NaN, which pyannote leaves out, where nobody speaks.
+
+        waveforms: (batch, 1, samples) at 16 kHz. weights: (batch, frames), above 0.5 where the speaker speaks; all of
+        the waveform without.
+        """
+        mels = self.mel(waveforms[:, 0]).transpose(1, 2)  # (batch, frames, mels): power, not its logarithm
+        if weights is None:
+            active = torch.ones(mels.shape[:2], dtype=torch.bool, device=mels.device)
+        else:
+            active = torch.nn.functional.interpolate(weights[:, None], size=mels.shape[1])[:, 0] > 0.5
+        samples_active = torch.nn.functional.interpolate(active[:, None].float(), size=waveforms.shape[2])[:, 0]
+        power = (waveforms[:, 0].square() * samples_active).sum(1) / samples_active.sum(1).clamp(min=1)
+        # As its authors do, quiet speech is raised to a common level and loud speech left alone.
+        gain = (10 ** (LEVEL_DBFS / 10) / power.clamp(min=1e-10)).clamp(min=1.0)
+        windows = [_windows(mel[mask] * factor) for mel, mask, factor in zip(mels, active, gain, strict=True)]
+        counts = [len(window) for window in windows]
+        embeddings = torch.full((len(windows), HIDDEN), torch.nan, device=mels.device)
+        if sum(counts) == 0:
+            return embeddings
+        _, (hidden, _) = self.lstm(torch.cat(windows))
+        partial = torch.nn.functional.normalize(torch.relu(self.linear(hidden[-1])), dim=1)
+        for index, part in enumerate(torch.split(partial, counts)):
+            if len(part):
+                embeddings[index] = torch.nn.functional.normalize(part.mean(0), dim=0)
+        return embeddings
+
+
+class EmbeddedDiarization(SpeakerDiarization):
+    """pyannote's SpeakerDiarization that takes the segmentation from the file, where the VAD stage left it."""
+
+    def get_segmentations(self, file: dict[str, Any], hook: Callable[..., None] | None = None) -> SlidingWindowFeature:
+        if "segmentation" in file:
+            return file["segmentation"]
+        return super().get_segmentations(file, hook=hook)
+
+
+def embedded_pipeline(segmentation: Any) -> SpeakerDiarization:
+    """The pipeline around a loaded segmentation model (pyannote/segmentation, as whisperx carries it).
+
+    Raises ModelUnavailable when the encoder's package is not installed.
+    """
+    pipeline = EmbeddedDiarization(
+        segmentation=segmentation,
+        embedding=VoiceEncoder(),
+        embedding_exclude_overlap=True,
+        clustering="AgglomerativeClustering",
+        # Required by the constructor even for a clustering that never asks it.
+        plda=object.__new__(PLDA),
+        segmentation_batch_size=32,
+        embedding_batch_size=32,
+    )
+    pipeline.instantiate(PARAMETERS)
+    return pipeline
+
+
+def _windows(mel: torch.Tensor) -> torch.Tensor:
+    """Windows (count, 160, mels) over the frames (frames, mels) in which a speaker speaks; none of no frames."""
+    frames = len(mel)
+    if frames == 0:
+        return mel.new_zeros((0, WINDOW_FRAMES, MELS))
+    full = max(0, frames - WINDOW_FRAMES)
+    starts = list(range(0, full + STEP_FRAMES, STEP_FRAMES))
+    if len(starts) > 1 and frames - starts[-1] < MIN_COVERAGE * WINDOW_FRAMES:
+        starts.pop()
+    padded = torch.nn.functional.pad(mel, (0, 0, 0, max(0, starts[-1] + WINDOW_FRAMES - frames)))
+    return torch.stack([padded[start : start + WINDOW_FRAMES] for start in starts])

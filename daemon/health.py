@@ -1,0 +1,138 @@
+"""The HTTP side: /metrics, /healthz (the process lives) and /readyz (it can do jobs, and what it found)."""
+
+import asyncio
+import shutil
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
+
+from aiohttp import web
+from prometheus_client.exposition import choose_encoder
+
+from daemon.config import Settings
+from daemon.errors import TranscriptdError
+from daemon.metrics import Metrics
+from daemon.protocol import Ready
+from daemon.runner import Runner, RunnerState
+
+PING_PERIOD_SECONDS = 10.0
+PING_TIMEOUT_SECONDS = 5.0
+
+
+class Polls(Protocol):
+    last_successful_poll: float | None
+    trouble: str | None
+
+    @property
+    def stalled_seconds(self) -> float: ...
+
+
+class Health:
+    """What the daemon knows of itself. The launcher sets the phase and the poller as they come."""
+
+    def __init__(self, settings: Settings, runner: Runner, pings: dict[str, Callable[[], Awaitable[None]]]) -> None:
+        """`pings` prove a dependency by name (sqs, s3), or raise."""
+        self._settings = settings
+        self._runner = runner
+        self._pings = pings
+        self._pinged: dict[str, tuple[float, str | None]] = {}
+        self.phase = "starting"  # starting → running → draining
+        self.poller: Polls | None = None
+
+    def receive_gate(self) -> str | None:
+        """Why no message may be received now, or None."""
+        if self._runner.state not in (RunnerState.READY, RunnerState.BUSY):
+            return f"runner is {self._runner.state}"
+        if self.free_bytes() < self._settings.min_free_bytes:
+            return "scratch disk is nearly full"
+        return None
+
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self._settings.scratch_dir).free
+
+    def polls(self) -> bool:
+        """Whether receiving gets on: what systemd's watchdog and readiness go by."""
+        return self.poller is None or self.poller.stalled_seconds < self._settings.poll_stall_seconds
+
+    async def report(self) -> tuple[bool, dict[str, Any]]:
+        """Whether the daemon is ready, and every check behind the answer."""
+        info = self._runner.info
+        checks: dict[str, dict[str, Any]] = {
+            "phase": {"ok": self.phase == "running", "value": self.phase},
+            "runner": {
+                "ok": self._runner.state in (RunnerState.READY, RunnerState.BUSY),
+                "state": self._runner.state.value,
+                **_describe(info),
+            },
+            "disk": {"ok": self.free_bytes() >= self._settings.min_free_bytes, "free_bytes": self.free_bytes()},
+            "poll": self._poll_check(),
+        }
+        results = await asyncio.gather(*(self._ping(name) for name in self._pings))
+        checks |= {
+            name: {"ok": error is None, "error": error} for name, error in zip(self._pings, results, strict=True)
+        }
+        return all(check["ok"] for check in checks.values()), checks
+
+    def _poll_check(self) -> dict[str, Any]:
+        last = self.poller.last_successful_poll if self.poller else None
+        return {
+            "ok": last is not None and self.polls(),
+            "last_success_age_seconds": None if last is None else round(time.time() - last, 1),
+            "stalled_seconds": round(self.poller.stalled_seconds, 1) if self.poller else None,
+            "error": self.poller.trouble if self.poller else None,
+        }
+
+    async def _ping(self, name: str) -> str | None:
+        """The error of the dependency, or None; asked anew every few seconds, so that probes cost no calls."""
+        at, error = self._pinged.get(name, (float("-inf"), None))
+        if time.monotonic() - at < PING_PERIOD_SECONDS:
+            return error
+        try:
+            async with asyncio.timeout(PING_TIMEOUT_SECONDS):
+                await self._pings[name]()
+            error = None
+        except TimeoutError:
+            error = f"no answer within {PING_TIMEOUT_SECONDS:g} s"
+        except TranscriptdError as failure:
+            error = failure.message
+        self._pinged[name] = (time.monotonic(), error)
+        return error
+
+
+def _describe(info: Ready | None) -> dict[str, Any]:
+    if info is None:
+        return {"device": None, "models": None}
+    return {
+        "device": info.device,
+        "device_name": info.device_name,
+        "compute_type": info.compute_type,
+        "models": info.models,
+    }
+
+
+@asynccontextmanager
+async def serve_http(settings: Settings, health: Health, metrics: Metrics) -> AsyncIterator[int]:
+    """Serve until the context ends; yields the port."""
+
+    async def get_metrics(request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(metrics.registry), headers={"Content-Type": content_type})
+
+    async def get_healthz(_: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def get_readyz(_: web.Request) -> web.Response:
+        ready, checks = await health.report()
+        return web.json_response({"ready": ready, "checks": checks}, status=200 if ready else 503)
+
+    app = web.Application()
+    app.add_routes([web.get("/metrics", get_metrics), web.get("/healthz", get_healthz), web.get("/readyz", get_readyz)])
+    server = web.AppRunner(app, access_log=None)
+    await server.setup()
+    try:
+        site = web.TCPSite(server, settings.http_host, settings.http_port)
+        await site.start()
+        yield server.addresses[0][1]
+    finally:
+        await server.cleanup()

@@ -1,0 +1,169 @@
+"""The life of the daemon: start-up, main loop, shutdown. Builds every part and hands each what it needs."""
+
+import asyncio
+import logging
+import signal
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from typing import Any
+
+from daemon.config import Settings
+from daemon.errors import SetupFailed
+from daemon.health import Health, serve_http
+from daemon.host import Host, open_host
+from daemon.metrics import Metrics
+from daemon.outbox import OutboxWorker, open_outbox
+from daemon.poller import Poller
+from daemon.processor import Processor
+from daemon.results import Results
+from daemon.runner import Runner
+from daemon.scratch import open_scratch
+from daemon.sqs import open_queue
+from daemon.storage import open_storage
+from daemon.systemd import feed_watchdog, notify
+from daemon.transcription import Transcriber
+from daemon.webhook import WebhookSender
+
+log = logging.getLogger("transcriptd.launcher")
+
+EXIT_OK = 0
+EXIT_FORCED = 1  # jobs had to be interrupted to leave in time; they were released
+EXIT_HOST_ENDS = 75  # EX_TEMPFAIL: the instance is going away; starting again would only take jobs to lose them
+EXIT_SETUP_FAILED = 70  # EX_SOFTWARE: the runner cannot load its models
+EXIT_CONFIG = 78  # EX_CONFIG: settings that cannot work; restarting will not help
+
+WEBHOOK_DRAIN_SECONDS = 30.0
+
+
+async def serve(settings: Settings) -> int:
+    """Run the daemon until it is told to stop; the exit status."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    _handle_signals(stop, hurry)
+    async with AsyncExitStack() as stack:
+        # --- start-up: nothing is received before everything works
+        metrics = Metrics()
+        metrics.build.info({"version": version("transcriptd")})
+        scratch = stack.enter_context(open_scratch(settings.scratch_dir))
+        host = await stack.enter_async_context(open_host(settings, metrics))
+        queue = await stack.enter_async_context(open_queue(settings))
+        storage = await stack.enter_async_context(open_storage(settings))
+        results = Results(storage, settings.checkpoint_tag)
+        runner = Runner(settings, metrics)
+        health = Health(settings, runner, {"sqs": queue.ping, "s3": storage.ping})
+        port = await stack.enter_async_context(serve_http(settings, health, metrics))
+        log.info("listening", extra={"host": settings.http_host, "port": port})
+        outbox = await stack.enter_async_context(open_outbox(settings, metrics)) if settings.outbox_url else None
+        webhooks = await stack.enter_async_context(
+            WebhookSender(settings, metrics.observe_webhook, outbox=outbox, record=results.record_webhook)
+        )
+        outbox_worker: OutboxWorker | None = None
+        if outbox is not None:
+            # Before the runner: what waits there need not wait for models.
+            outbox_worker = await stack.enter_async_context(
+                OutboxWorker(settings, outbox, webhooks.attempt, metrics, results.record_webhook, results.webhook_known)
+            )
+        stack.push_async_callback(runner.stop)
+        stopping = asyncio.create_task(stop.wait(), name="stop signal")
+        interrupted = asyncio.create_task(host.interrupted(), name="interrupted")
+        starting = asyncio.create_task(runner.start(), name="runner start")
+        await asyncio.wait((starting, stopping, interrupted), return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():  # before anything was received
+            starting.cancel()
+            if stopping.done():
+                return EXIT_OK
+            await host.leave()
+            return EXIT_HOST_ENDS
+        try:
+            starting.result()
+        except SetupFailed as error:
+            log.critical("start-up failed", extra={"error": error.message, "detail": error.detail})
+            await host.unfit(was_ready=False)
+            return EXIT_SETUP_FAILED
+        transcriber = Transcriber(
+            settings, storage=storage, results=results, runner=runner, metrics=metrics, scratch=scratch
+        )
+        processor = Processor(
+            settings, queue=queue, results=results, transcriber=transcriber, webhooks=webhooks, metrics=metrics
+        )
+        poller = health.poller = Poller(settings, queue, processor, metrics, health.receive_gate)
+
+        # --- main loop
+        health.phase = "running"
+        log.info("ready")
+        notify("READY=1")
+        telling = asyncio.create_task(host.ready(), name="launch hook")
+        watchdog = asyncio.create_task(feed_watchdog(health.polls), name="watchdog")
+        runner_failed = asyncio.create_task(runner.failed(), name="runner failed")
+        hurrying = asyncio.create_task(_hurry_at_last(host, hurry), name="last moment")
+        polling, retired = await _poll(poller, host, (runner_failed, interrupted, stopping), settings.idle_exit_seconds)
+
+        # --- shutdown: take no more, finish or release what is held, tell who is waiting
+        health.phase = "draining"
+        notify("STOPPING=1")
+        log.info(
+            "draining",
+            extra={"jobs_in_flight": poller.jobs_in_flight, "timeout_seconds": settings.drain_timeout_seconds},
+        )
+        deadline = asyncio.get_running_loop().time() + settings.drain_timeout_seconds
+        poller.quiet()
+        if outbox_worker is not None:
+            outbox_worker.stop()
+        await asyncio.wait((polling,))
+        if runner_failed.done():
+            poller.leave()  # without a runner the jobs in hand can only wait: release them
+        clean = await poller.drain(max(0.0, deadline - asyncio.get_running_loop().time()), hurry)
+        leaving = retired or interrupted.done()
+        for task in (stopping, interrupted, watchdog, hurrying, telling):
+            task.cancel()
+        undelivered = await webhooks.drain(0.0 if hurry.is_set() else WEBHOOK_DRAIN_SECONDS)
+        log.info("stopped", extra={"clean": clean, "webhooks_undelivered": undelivered})
+        if runner_failed.done():
+            log.critical("runner lost", extra={"error": str(runner_failed.exception())})
+            await host.unfit(was_ready=True)
+            return EXIT_SETUP_FAILED
+        runner_failed.cancel()
+        polling.result()  # an unexpected fault of the poller must not look like a clean exit
+        if leaving:
+            await host.leave()
+            return EXIT_HOST_ENDS
+        return EXIT_OK if clean else EXIT_FORCED
+
+
+async def _poll(
+    poller: Poller, host: Host, ends: tuple[asyncio.Task[Any], ...], idle_exit_seconds: float
+) -> tuple[asyncio.Task[None], bool]:
+    """Poll until one of the `ends`, or until the idle instance has ended itself. The poller's task, and whether it has."""
+    while True:
+        polling = asyncio.create_task(poller.run(), name="poller")
+        idle = asyncio.create_task(poller.idle(idle_exit_seconds) if host.can_retire else asyncio.Event().wait())
+        await asyncio.wait((polling, idle, *ends), return_when=asyncio.FIRST_COMPLETED)
+        if not idle.done() or any(task.done() for task in (polling, *ends)):
+            idle.cancel()
+            return polling, False
+        # Nothing may be in hand when the end is asked for: what a last receive brings is given back first.
+        poller.quiet()
+        await asyncio.wait((polling,))
+        await poller.emptied()
+        log.info("idle", extra={"seconds": idle_exit_seconds})
+        if await host.retire():
+            return polling, True
+        poller.resume()
+
+
+async def _hurry_at_last(host: Host, hurry: asyncio.Event) -> None:
+    await host.last_moment()
+    hurry.set()
+
+
+def _handle_signals(stop: asyncio.Event, hurry: asyncio.Event) -> None:
+    """The first SIGTERM or SIGINT drains, a second one shortens the drain; any number of them is harmless."""
+
+    def handle(name: str) -> None:
+        log.info("signal received", extra={"signal": name, "again": stop.is_set()})
+        if stop.is_set():
+            hurry.set()
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, handle, number.name)

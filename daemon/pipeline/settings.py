@@ -1,0 +1,47 @@
+"""The part of the settings that the runner process needs; it crosses to that process as one JSON object."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Self
+
+from daemon.config import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerSettings:
+    """Plain values only. Their meaning is config.Settings' field of the same name."""
+
+    model: str
+    models: tuple[str, ...]
+    models_resident: int
+    device: str
+    compute_type: str
+    batch_size: int
+    cpu_threads: int
+    diarization_model: str
+    alignment_models: tuple[str, ...]
+    hf_token: str | None
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        return cls(
+            model=settings.model,
+            models=settings.models,
+            models_resident=settings.models_resident,
+            device=settings.device,
+            compute_type=settings.compute_type,
+            batch_size=settings.batch_size,
+            cpu_threads=settings.cpu_threads,
+            diarization_model=settings.diarization_model,
+            alignment_models=settings.alignment_models,
+            hf_token=settings.hf_token.get_secret_value() if settings.hf_token else None,
+        )
+
+    def to_json(self) -> str:
+        """Contains the token: for the runner's stdin, never for a log or an argument list."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        data = json.loads(text)
+        return cls(**{**data, "models": tuple(data["models"]), "alignment_models": tuple(data["alignment_models"])})

@@ -1,0 +1,260 @@
+"""One message end to end. The only place where an error becomes a disposition, and where a disposition is carried out."""
+
+import asyncio
+import logging
+import math
+import time
+import traceback
+import weakref
+from collections.abc import Awaitable, Callable
+
+from daemon.config import Settings
+from daemon.crashpoints import crash_point
+from daemon.delivery import Delivery
+from daemon.disposition import Abandon, DeadLetter, Delete, Disposition, Release, Retry, disposition_of
+from daemon.errors import (
+    CrashSuspect,
+    JobIdConflict,
+    JobTimeout,
+    QueueUnavailable,
+    TranscriptdError,
+)
+from daemon.events import Event
+from daemon.job import Job, parse_job, peek_job_id
+from daemon.lease import Lease
+from daemon.logs import bind, log_context
+from daemon.manifest import Manifest
+from daemon.metrics import Metrics
+from daemon.results import Results
+from daemon.sqs import Queue, Received
+from daemon.transcription import Transcriber
+from daemon.webhook import WebhookSender
+
+log = logging.getLogger("transcriptd.processor")
+
+SETTLE_BACKOFF_MAX_SECONDS = 5.0
+
+
+class Processor:
+    """Knows in which order a message meets the parts, and what each outcome takes."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        queue: Queue,
+        results: Results,
+        transcriber: Transcriber,
+        webhooks: WebhookSender,
+        metrics: Metrics,
+    ) -> None:
+        self._settings = settings
+        self._queue = queue
+        self._results = results
+        self._transcriber = transcriber
+        self._webhooks = webhooks
+        self._metrics = metrics
+        # Forgotten when nobody holds or awaits them.
+        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+
+    async def process(self, message: Received, leave: asyncio.Event) -> None:
+        """Bring one delivery to exactly one outcome. Never raises for what is wrong with a job or a dependency."""
+        with log_context(message_id=message.message_id, receive_count=message.receive_count):
+            delivery = Delivery(message)
+            if message.receive_count == 1:
+                self._metrics.queue_wait_seconds.observe(max(0.0, time.time() - message.sent_at))
+            try:
+                async with Lease(self._queue, message, self._settings, self._metrics) as lease:
+                    delivery.lease = lease
+                    disposition = await self._decide(delivery, lease, leave)
+                    await self._note(delivery, disposition)
+                    await lease.close()
+                    settled = await self._settle(disposition, delivery, lease)
+                self._account(disposition, delivery, settled)
+            except Exception:  # the message comes back by itself; a fault of ours must not end the other jobs
+                log.exception("delivery not settled")
+                self._metrics.jobs.labels("unsettled", TranscriptdError.code).inc()
+
+    # --- what becomes of it ---------------------------------------------------------------------------------------
+
+    async def _decide(self, delivery: Delivery, lease: Lease, leave: asyncio.Event) -> Disposition:
+        try:
+            return await lease.hold(self._work(delivery), leave)
+        except TranscriptdError as error:
+            failure = error
+        except Exception as error:  # noqa: BLE001  # a fault of ours: transient until the attempts are spent
+            failure = TranscriptdError(f"{type(error).__name__}: {error}")
+            failure.__cause__ = error
+        # What another process said comes last: where a traceback is cut, its end is kept.
+        failure.detail = "".join(traceback.format_exception(failure)) + (failure.detail or "")
+        return disposition_of(failure, delivery.attempt, delivery.message.receive_count, self._settings)
+
+    async def _work(self, delivery: Delivery) -> Disposition:
+        job = delivery.job = parse_job(delivery.message.body, self._settings)
+        bind(job_id=job.job_id)
+        # One delivery of a job at a time in this daemon: a second one waits, and finds the first one's result.
+        async with self._turns.setdefault(job.job_id, asyncio.Lock()):
+            return await self._take(job, delivery)
+
+    async def _take(self, job: Job, delivery: Delivery) -> Disposition:
+        message = delivery.message
+        if earlier := await self._results.find_manifest(job):
+            _check_same_input(job, earlier)
+            delivery.manifest = earlier
+            delivery.told = await self._results.webhook_delivered(job)
+            await self._remove_checkpoints(job)
+            return Delete("duplicate")
+        crash_point("received", job.job_id, message.receive_count)
+        delivery.noted = True  # even if we are interrupted before the answer
+        delivery.history = await self._results.begin(
+            job, message.message_id, message.receive_count, self._settings.worker_id
+        )
+        crash_point("begun", job.job_id, message.receive_count)
+        if (died := delivery.history.unexplained(message.message_id)) >= self._settings.quarantine_deliveries:
+            raise CrashSuspect(
+                f"{died} deliveries of this job were begun and ended without an outcome; it was not tried again"
+            )
+        log.info("job started", extra={"attempt": delivery.attempt})
+        self._webhooks.send(job.webhook_url, delivery.event("started"))
+        limit_seconds = self._settings.job_timeout_seconds
+
+        def on_progress(stage: str, fraction: float) -> None:
+            self._webhooks.send(job.webhook_url, delivery.event("progress", progress=(stage, fraction)))
+
+        try:
+            async with asyncio.timeout(limit_seconds) as limit:
+                ours = await self._transcriber.transcribe(job, delivery, on_progress)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise JobTimeout(
+                f"the job took longer than {limit_seconds:g} s; split the recording or raise the limit"
+            ) from error
+        await self._remove_checkpoints(job)
+        return Delete("published" if ours else "duplicate")
+
+    async def _remove_checkpoints(self, job: Job) -> None:
+        try:
+            await self._results.remove_checkpoints(job)
+        except TranscriptdError as error:  # the job is finished all the same
+            log.warning("checkpoints not removed", extra={"error": error.message})
+
+    async def _note(self, delivery: Delivery, disposition: Disposition) -> None:
+        """Note the outcome beside the job before it is carried out, so that no delivery looks like a crash."""
+        if delivery.job is None or not delivery.noted or isinstance(disposition, Delete):
+            return
+        counts = isinstance(disposition, Retry | DeadLetter) and disposition.error.counts
+        try:
+            await self._results.end(
+                delivery.job,
+                delivery.message.message_id,
+                delivery.message.receive_count,
+                disposition.outcome,
+                disposition.error.code,
+                counts=counts,
+            )
+        except TranscriptdError as error:
+            log.warning("outcome not noted", extra={"outcome": disposition.outcome, "error": error.message})
+
+    # --- carrying it out ------------------------------------------------------------------------------------------
+
+    async def _settle(self, disposition: Disposition, delivery: Delivery, lease: Lease) -> bool:
+        """Carry the disposition out within what is left of the lease; False if that failed (the message comes back)."""
+        message = delivery.message
+        job_id = delivery.job.job_id if delivery.job else None
+        crash_point("decided", job_id, message.receive_count)
+        match disposition:
+            case Abandon():
+                return True
+            case Delete():
+                told = delivery.told or await self._tell(delivery, lease, delivery.event("completed"))
+                crash_point("told", job_id, message.receive_count)
+                # Untold it is not deleted: the redelivery finds the manifest and tells it again.
+                settled = told and await self._insist(lease, lambda: self._queue.delete(message))
+            case Retry(_, delay_seconds):
+                settled = await self._insist(
+                    lease, lambda: self._queue.retry(message, delay_seconds), gone_after_seconds=delay_seconds
+                )
+            case Release():
+                settled = await self._insist(lease, lambda: self._queue.release(message), gone_after_seconds=0)
+            case DeadLetter(error):
+                # Send, then delete: a crash between the two leaves a duplicate, never a loss.
+                settled = await self._insist(lease, lambda: self._queue.dead_letter(message, error, delivery.attempt))
+                if settled:
+                    crash_point("dead-lettered", job_id, message.receive_count)
+                    told = await self._tell(delivery, lease, delivery.event("failed", error=error))
+                    settled = told and await self._insist(lease, lambda: self._queue.delete(message))
+        crash_point("settled", job_id, message.receive_count)
+        if not settled:
+            self._metrics.settle_failures.labels(disposition.outcome).inc()
+        return settled
+
+    async def _tell(self, delivery: Delivery, lease: Lease, event: Event) -> bool:
+        """Send a final event; whether it is delivered or stored, so that the message may go."""
+        sent = self._webhooks.send(delivery.webhook_url(self._settings), event)
+        return await self._webhooks.secure(sent, lease.remaining_seconds / 2)  # the rest is for the outcome call
+
+    async def _insist(
+        self, lease: Lease, call: Callable[[], Awaitable[None]], *, gone_after_seconds: float = math.inf
+    ) -> bool:
+        """Make an outcome call, again and again while the lease lasts. False when that ran out.
+
+        A call whose answer was lost may have been carried out: the message may then be another's `gone_after_seconds`
+        after it was sent, and is not touched from then on.
+        """
+        pause_seconds = 0.1
+        ours_until = math.inf
+        while (remaining := min(lease.remaining_seconds, ours_until - time.monotonic())) > 0:
+            sent_at = time.monotonic()
+            try:
+                # A call that hangs must leave time for another.
+                async with asyncio.timeout(min(remaining, self._settings.queue_timeout_seconds)):
+                    await call()
+            except (QueueUnavailable, TimeoutError) as error:
+                log.warning("outcome call failed", extra={"error": str(error) or "timed out"})
+                if not isinstance(error, QueueUnavailable) or error.may_have_worked:
+                    ours_until = min(ours_until, sent_at + gone_after_seconds)
+                await asyncio.sleep(min(pause_seconds, max(0.0, lease.remaining_seconds)))
+                pause_seconds = min(pause_seconds * 2, SETTLE_BACKOFF_MAX_SECONDS)
+            else:
+                return True
+        return False
+
+    def _account(self, disposition: Disposition, delivery: Delivery, settled: bool) -> None:
+        """Metrics, and the one summary line of the delivery."""
+        error = None if isinstance(disposition, Delete) else disposition.error
+        reason = disposition.reason if isinstance(disposition, Delete) else disposition.error.code
+        self._metrics.jobs.labels(disposition.outcome, reason).inc()
+        self._metrics.job_duration_seconds.labels(disposition.outcome).observe(delivery.elapsed_seconds)
+        levels = {Delete: logging.INFO, Release: logging.INFO, DeadLetter: logging.ERROR}
+        manifest = delivery.manifest
+        log.log(
+            levels.get(type(disposition), logging.WARNING),
+            "job finished",
+            extra={
+                "job_id": delivery.job.job_id if delivery.job else peek_job_id(delivery.message.body),
+                "outcome": disposition.outcome,
+                "reason": reason,
+                "settled": settled,
+                "attempt": delivery.attempt,
+                "seconds": round(delivery.elapsed_seconds, 3),
+                "queue_wait_seconds": round(
+                    max(0.0, time.time() - delivery.elapsed_seconds - delivery.message.sent_at), 3
+                ),
+                "stages_seconds": {stage: round(seconds, 3) for stage, seconds in delivery.timings_seconds.items()},
+                "audio_seconds": manifest.duration_seconds if manifest else None,
+                "warnings": [warning.code for warning in manifest.warnings] if manifest else [],
+                "error": error.message if error else None,
+                "error_detail": error.detail if error and type(error) is TranscriptdError else None,
+            },
+        )
+
+
+def _check_same_input(job: Job, earlier: Manifest) -> None:
+    """A manifest for another recording is not ours: two jobs were given one id, and only one result can exist."""
+    same = (earlier.input.bucket, earlier.input.key) == (job.input.bucket, job.input.key)
+    if not same or job.input.version_id not in (None, earlier.input.version_id):
+        raise JobIdConflict(
+            f"job_id {job.job_id} finished earlier with another input (s3://{earlier.input.bucket}/{earlier.input.key}); "
+            "give every recording a job_id of its own"
+        )

@@ -1,0 +1,336 @@
+"""The parent's handle of the GPU process: it starts it, talks to it, watches it, kills it and replaces it.
+
+Two processes because they fail differently: a CUDA error, an OOM kill or a segfault must never take down the process
+that holds the leases. Three things that are easily confused are kept apart here: a job that failed (the process lives
+on), a process that died (its jobs are retried, it is replaced), and a set-up that failed (nothing works until it does).
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import NoReturn
+
+from daemon.config import Settings
+from daemon.errors import DeviceFault, RunnerCrashed, SetupFailed, TranscriptdError, error_class
+from daemon.metrics import Metrics
+from daemon.options import JobOptions
+from daemon.protocol import (
+    Cancel,
+    Checkpoint,
+    Done,
+    Failed,
+    Fatal,
+    Memory,
+    Progress,
+    Ready,
+    Run,
+    Shutdown,
+    StageDone,
+    decode,
+)
+from daemon.runner_process import TERMINATE_GRACE_SECONDS, RunnerProcess
+
+log = logging.getLogger("transcriptd.runner")
+
+# Time for a cancelled job to reach its next safe point.
+CANCEL_GRACE_SECONDS = 30.0
+
+# Reasons for which we let a healthy process go: no error, no back-off.
+RETIREMENTS = ("recycled", "leak")
+
+ProgressHandler = Callable[[Progress | StageDone | Checkpoint], None]
+
+
+class RunnerState(StrEnum):
+    NEW = "new"
+    STARTING = "starting"
+    READY = "ready"
+    BUSY = "busy"
+    DEFUNCT = "defunct"
+
+
+class _NotBegun(Exception):
+    """The process ended before it came to this job."""
+
+
+@dataclass
+class _Assignment:
+    """One job the process works on."""
+
+    finished: asyncio.Future[None]
+    on_progress: ProgressHandler
+    begun: bool = False  # the process has reported something of it
+    cancel_by: float | None = None  # monotonic: a cancelled job must have answered by then
+
+
+class Runner:
+    """`await start()`, then `await run(…)` for each job, then `await stop()`."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._assignments: dict[str, _Assignment] = {}
+        self._current: RunnerProcess | None = None
+        self._available = asyncio.Event()  # a process is ready, or there will never be one
+        self._supervisor: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._device_failures = 0  # since a job was last finished
+        self.info: Ready | None = None
+        self._set_state(RunnerState.NEW)
+
+    @property
+    def state(self) -> RunnerState:
+        return self._state
+
+    async def start(self) -> Ready:
+        """Start the process and wait until its models are loaded. Raises SetupFailed after the last attempt."""
+        self._supervisor = asyncio.create_task(self._supervise(), name="runner supervisor")
+        available = asyncio.create_task(self._available.wait())
+        await asyncio.wait((available, self._supervisor), return_when=asyncio.FIRST_COMPLETED)
+        available.cancel()
+        if self._supervisor.done():
+            self._supervisor.result()
+        if self.info is None:
+            raise SetupFailed("the runner stopped before it was ready")
+        return self.info
+
+    async def failed(self) -> None:
+        """Return never, or raise SetupFailed once no process can be started any more."""
+        if self._supervisor is None:
+            raise SetupFailed("the runner was never started")
+        await asyncio.shield(self._supervisor)
+
+    async def run(
+        self,
+        job_id: str,
+        options: JobOptions,
+        on_progress: ProgressHandler,
+        *,
+        audio: Sequence[Path],
+        result: Path,
+        checkpoints: Path,
+    ) -> None:
+        """Do one job; its transcript lies at `result` afterwards. Cancelling this call cancels the job.
+
+        `audio` has a file for each channel, as media.Audio has. What lies in the folder `checkpoints` is not done again;
+        what is finished is added there and reported.
+
+        Raises the error the runner reported, RunnerCrashed, RunnerStalled, DeviceFault or SetupFailed.
+        """
+        while True:
+            process = await self._next_process()
+            if job_id in self._assignments:
+                raise TranscriptdError(
+                    f"job {job_id} is in the runner already"
+                )  # a second entry would orphan the first
+            assignment = _Assignment(asyncio.get_running_loop().create_future(), on_progress)
+            self._assignments[job_id] = assignment
+            self._set_state(RunnerState.BUSY)
+            if len(self._assignments) == 1:
+                process.last_message_at = time.monotonic()  # the stall clock starts with the work
+            paths = [str(path) for path in audio]
+            process.send(Run(job_id, paths, str(result), str(checkpoints), options.model_dump(mode="json")))
+            try:
+                return await assignment.finished
+            except _NotBegun:
+                continue  # it waited behind a job that took the process down: that is not its failure
+            except asyncio.CancelledError:
+                # The process gets a while to let go; the watchdog kills it when it does not.
+                if not assignment.finished.done() or assignment.finished.cancelled():
+                    assignment.finished = asyncio.get_running_loop().create_future()
+                    assignment.cancel_by = time.monotonic() + CANCEL_GRACE_SECONDS
+                    process.send(Cancel(job_id))
+                raise
+
+    async def _next_process(self) -> RunnerProcess:
+        while self._current is None:
+            if self._state is RunnerState.DEFUNCT:
+                raise SetupFailed("the runner cannot be started")
+            await self._available.wait()
+        return self._current
+
+    async def stop(self) -> None:
+        """End the process: asked first, then terminated, then killed. No process of ours is left afterwards."""
+        self._stopping = True
+        if self._current is not None:
+            self._current.send(Shutdown())
+            if self._assignments:
+                self._current.kill("stopped")
+        if self._supervisor is not None:
+            _, pending = await asyncio.wait((self._supervisor,), timeout=TERMINATE_GRACE_SECONDS)
+            if pending:
+                self._supervisor.cancel()
+                await asyncio.wait((self._supervisor,))
+        self._set_state(RunnerState.DEFUNCT)
+        self._available.set()
+
+    # --- one life after another -----------------------------------------------------------------------------------
+
+    async def _supervise(self) -> None:
+        failures = 0
+        while True:
+            self._set_state(RunnerState.STARTING)
+            process = await RunnerProcess.start(self._settings)
+            try:
+                error, was_ready = await self._live(process)
+            finally:
+                self._retire()
+                await process.reap()
+                self._fail_assignments(RunnerCrashed("the runner process ended"))
+            if self._stopping:
+                return
+            failures = 0 if was_ready else failures + 1
+            if process.reason in RETIREMENTS and process.process.returncode == 0:
+                self._metrics.runner_restarts.labels(process.reason).inc()
+                continue
+            reason = process.reason or ("signal" if (process.process.returncode or 0) < 0 else "exit")
+            self._metrics.runner_restarts.labels(reason if was_ready else "setup").inc()
+            log.error(
+                "runner ended",
+                extra={
+                    "reason": reason,
+                    "error": error.message,
+                    "exit_code": process.process.returncode,
+                    "detail": error.detail,
+                },
+            )
+            if reason == "device_fault":
+                self._device_failures += 1
+            if failures >= self._settings.runner_start_attempts:
+                self._give_up(f"the runner failed to start {failures} times in a row", error)
+            if self._device_failures >= self._settings.device_failures:
+                self._give_up(
+                    f"the device failed {self._device_failures} times and no job was finished meanwhile", error
+                )
+            await asyncio.sleep(self._settings.runner_restart_base_seconds * 2 ** max(0, failures - 1))
+
+    def _give_up(self, why: str, error: TranscriptdError) -> NoReturn:
+        self._set_state(RunnerState.DEFUNCT)
+        self._available.set()
+        raise SetupFailed(f"{why}; the last time: {error.message}", detail=error.detail)
+
+    async def _live(self, process: RunnerProcess) -> tuple[TranscriptdError, bool]:
+        """Serve one process until it ends; why it ended, and whether it was ever ready."""
+        ready = False
+        watchdog: asyncio.Task[None] | None = None
+        fatal: TranscriptdError | None = None
+        try:
+            async with asyncio.timeout(self._settings.runner_start_timeout_seconds) as start_limit:
+                while line := await process.reader.readline():
+                    process.last_message_at = time.monotonic()
+                    match decode(line):
+                        case Ready() as info:
+                            ready = True
+                            start_limit.reschedule(None)
+                            watchdog = asyncio.create_task(self._watch(process), name="runner watchdog")
+                            self._on_ready(process, info)
+                        case Progress() | StageDone() | Checkpoint() as event:
+                            if assignment := self._assignments.get(event.job_id):
+                                assignment.begun = True
+                                assignment.on_progress(event)
+                        case Done(job_id):
+                            self._finish(job_id, None)
+                        case Memory() as memory:
+                            self._check_memory(process, memory)
+                        case Failed(job_id, code, message, trace):
+                            self._finish(job_id, error_class(code)(message, detail=trace))
+                        case Fatal(code, message, trace):
+                            process.reason = "device_fault" if code == DeviceFault.code else "exit"
+                            fatal = error_class(code)(message, detail=trace)
+                            self._retire()
+                        case unexpected:
+                            raise ValueError(f"the runner sent {type(unexpected).__name__}")
+        except TimeoutError:
+            process.kill("setup")
+            fatal = SetupFailed(f"the runner was not ready after {self._settings.runner_start_timeout_seconds:g} s")
+        except (ValueError, asyncio.LimitOverrunError) as breach:
+            process.kill("protocol")
+            fatal = RunnerCrashed(f"the runner broke the protocol: {breach}")
+        except ConnectionError:
+            pass  # it died mid-line; the exit status says how
+        finally:
+            if watchdog is not None:
+                watchdog.cancel()
+        await process.reap()
+        error = fatal or process.post_mortem(self._settings.runner_stall_seconds)
+        self._fail_assignments(error)
+        return error, ready
+
+    async def _watch(self, process: RunnerProcess) -> None:
+        """Kill a process that makes no progress or does not let a cancelled job go."""
+        tick = min(1.0, self._settings.runner_stall_seconds / 4)
+        while True:
+            await asyncio.sleep(tick)
+            now = time.monotonic()
+            if any(a.cancel_by is not None and now > a.cancel_by for a in self._assignments.values()):
+                process.kill("cancel_ignored")
+            elif self._assignments and now - process.last_message_at > self._settings.runner_stall_seconds:
+                process.kill("stalled")
+
+    # --- bookkeeping ----------------------------------------------------------------------------------------------
+
+    def _on_ready(self, process: RunnerProcess, info: Ready) -> None:
+        self.info = info
+        self._current = process
+        self._set_state(RunnerState.READY)
+        self._available.set()
+        self._metrics.model_load_seconds.set(info.load_seconds)
+        self._metrics.runner.info(
+            {
+                "device": info.device_name,
+                "compute_type": info.compute_type,
+                **{f"{stage}_model": name for stage, name in info.models.items()},
+            }
+        )
+        log.info(
+            "runner ready", extra={"device": info.device_name, "models": info.models, "load_seconds": info.load_seconds}
+        )
+
+    def _retire(self) -> None:
+        """Give the process no more jobs."""
+        self._current = None
+        self._available.clear()
+
+    def _finish(self, job_id: str, error: Exception | None) -> None:
+        assignment = self._assignments.pop(job_id, None)
+        if assignment is not None and not assignment.finished.done():
+            if error is None:
+                self._device_failures = 0
+                assignment.finished.set_result(None)
+            else:
+                assignment.finished.set_exception(error)
+                if assignment.cancel_by is not None:
+                    assignment.finished.exception()  # nobody waits for it any more
+        if not self._assignments and self._state is RunnerState.BUSY:
+            self._set_state(RunnerState.READY)
+
+    def _check_memory(self, process: RunnerProcess, memory: Memory) -> None:
+        """Let a process that leaks, or did its share of jobs, end once it has nothing in hand."""
+        self._metrics.runner_memory_bytes.labels("host").set(memory.host_bytes)
+        self._metrics.runner_memory_bytes.labels("device").set(memory.device_bytes)
+        first = process.first_memory
+        if first is None:
+            process.first_memory = memory  # after set-up: what follows is measured against it
+            return
+        process.jobs += 1
+        growth = max(memory.host_bytes - first.host_bytes, memory.device_bytes - first.device_bytes)
+        leaks = growth > self._settings.runner_max_growth_bytes
+        worn = 0 < self._settings.runner_max_jobs <= process.jobs
+        if leaks or worn:
+            process.reason = "leak" if leaks else "recycled"
+            log.info("runner retires", extra={"reason": process.reason, "jobs": process.jobs, "growth_bytes": growth})
+            self._retire()
+            process.send(Shutdown())  # obeyed after the jobs that were sent before
+
+    def _fail_assignments(self, error: TranscriptdError) -> None:
+        for job_id, assignment in list(self._assignments.items()):
+            self._finish(job_id, error if assignment.begun or self._stopping else _NotBegun())
+
+    def _set_state(self, state: RunnerState) -> None:
+        self._state = state
+        for each in RunnerState:
+            self._metrics.runner_state.labels(each.value).set(each is state)

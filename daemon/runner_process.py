@@ -1,0 +1,118 @@
+"""One life of the GPU process: start it, talk to it, kill it with all that belongs to it, say how it died."""
+
+import asyncio
+import collections
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Self
+
+from daemon.config import Settings
+from daemon.errors import RunnerCrashed, RunnerStalled, SetupFailed, TranscriptdError
+from daemon.pipeline.settings import RunnerSettings
+from daemon.protocol import MAX_LINE_BYTES, Memory, Message, encode
+
+log = logging.getLogger("transcriptd.runner")
+
+# Time for the process to leave by itself, and once more after SIGTERM.
+TERMINATE_GRACE_SECONDS = 5.0
+STDERR_TAIL_LINES = 30
+
+# The runner needs none of these, and untrusted media comes near it: what it does not have it cannot leak.
+WITHHELD_PREFIXES = ("AWS_", "TRANSCRIPTD_", "WEBHOOK_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+
+@dataclass
+class RunnerProcess:
+    process: asyncio.subprocess.Process
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    stderr_tail: collections.deque[str]
+    stderr_task: asyncio.Task[None]
+    last_message_at: float = field(default_factory=time.monotonic)
+    reason: str | None = None  # why we ended it, when we did
+    jobs: int = 0
+    first_memory: Memory | None = None
+
+    @classmethod
+    async def start(cls, settings: Settings) -> Self:
+        """A fresh interpreter in a process group of its own, told its settings over the socket pair."""
+        ours, theirs = socket.socketpair()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *("-m", "daemon.pipeline", str(theirs.fileno())),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+                process_group=0,  # so that the whole group can be killed, and a terminal's Ctrl-C does not reach it
+                env={name: value for name, value in os.environ.items() if not name.startswith(WITHHELD_PREFIXES)},
+            )
+        finally:
+            theirs.close()
+        reader, writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
+        tail: collections.deque[str] = collections.deque(maxlen=STDERR_TAIL_LINES)
+        if process.stderr is None:
+            raise SetupFailed("the runner process has no standard error")
+        stderr_task = asyncio.create_task(_drain_stderr(process.stderr, tail), name="runner stderr")
+        setup = {
+            "pipeline": settings.pipeline,
+            "settings": json.loads(RunnerSettings.from_settings(settings).to_json()),
+            "log_level": settings.logging_level,
+            "parent": os.getpid(),
+        }
+        writer.write(json.dumps(setup).encode() + b"\n")
+        log.info("runner starting", extra={"runner_pid": process.pid})
+        return cls(process, reader, writer, tail, stderr_task)
+
+    def send(self, message: Message) -> None:
+        self.writer.write(encode(message))
+
+    def kill(self, reason: str) -> None:
+        """End it at once; the first reason given is the one that counts."""
+        self.reason = self.reason or reason
+        self._signal_group(signal.SIGKILL)
+
+    async def reap(self) -> None:
+        """Wait for the process to be gone, with everything in its group: TERM first, then KILL."""
+        try:
+            for number in (None, signal.SIGTERM):
+                if number is not None:
+                    self._signal_group(number)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(TERMINATE_GRACE_SECONDS):
+                        await self.process.wait()
+                        return
+        finally:
+            self._signal_group(signal.SIGKILL)
+            await self.process.wait()
+            self.writer.close()
+            await asyncio.wait((self.stderr_task,), timeout=1)
+
+    def post_mortem(self, stall_seconds: float) -> TranscriptdError:
+        """How it died, as the error of the jobs it had in hand."""
+        detail = "\n".join(self.stderr_tail)
+        if self.reason == "stalled":
+            return RunnerStalled(f"the runner made no progress for {stall_seconds:g} s and was replaced", detail=detail)
+        status = self.process.returncode or 0
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
+        hint = "; it might have run out of memory" if status == -signal.SIGKILL and self.reason is None else ""
+        return RunnerCrashed(f"the runner process {how}{hint}", detail=detail)
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+
+async def _drain_stderr(stream: asyncio.StreamReader, tail: collections.deque[str]) -> None:
+    """Keep the end of what native libraries print: it is all there is to explain a crash."""
+    while chunk := await stream.read(4096):
+        for line in chunk.decode(errors="replace").splitlines():
+            tail.append(line[:500])
+            log.debug("runner stderr", extra={"line": line[:500]})

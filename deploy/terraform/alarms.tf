@@ -1,0 +1,91 @@
+locals {
+  stranded_slack = 2 # messages that SQS's approximate counts may be off by
+
+  # periods × period_seconds is how long it must last. With no expression, the one metric itself is compared.
+  alarms = {
+    dead-letters = {
+      description = "Jobs are in the dead-letter queue: read ErrorCode and Failure of each, mend, redrive."
+      metrics     = ["dead"], expression = null, threshold = 1, periods = 1, period_seconds = 60
+    }
+    dead-events = {
+      description = "Webhook events could not be read or delivered and are in the outbox's dead-letter queue."
+      metrics     = ["dead_events"], expression = null, threshold = 1, periods = 1, period_seconds = 60
+    }
+    oldest-message = {
+      description = "The oldest job has waited longer than ${var.oldest_message_alarm_seconds} s: max_size, quotas or Spot capacity may be the limit."
+      metrics     = ["oldest"], expression = null, threshold = var.oldest_message_alarm_seconds, periods = 5, period_seconds = 60
+    }
+    nobody-working = {
+      description = "Jobs wait and no message is held, for longer than a cold start takes: no instance, or daemons that do not receive."
+      metrics     = ["in_flight", "visible"], expression = "IF(visible > 0 AND in_flight < 1, 1, 0)"
+      threshold   = 1, periods = ceil((var.deadlines.launch_hook + 300) / 300), period_seconds = 300
+    }
+    stranded = {
+      description = "More messages are held than instances can hold: receives that were lost, or many jobs backing off."
+      metrics     = ["in_flight", "in_service"], expression = "in_flight - in_service * ${var.jobs_in_flight}"
+      threshold   = local.stranded_slack + 1, periods = 6, period_seconds = 300
+    }
+    launches-failing = {
+      description = "The group wants more instances than it gets: no capacity, a quota, or launches that are abandoned. See its activity history."
+      metrics     = ["desired", "in_service"], expression = "IF(desired > in_service, 1, 0)"
+      threshold   = 1, periods = ceil((var.deadlines.launch_hook + 300) / 300), period_seconds = 300
+    }
+    idle-fleet = {
+      description = "Instances have had nothing to do for ${var.idle_alarm_minutes} min and did not end themselves. Desired capacity was lowered; unprotect them and the group drains and ends them: aws autoscaling set-instance-protection --no-protected-from-scale-in"
+      metrics     = ["in_flight", "in_service", "visible"]
+      expression  = "IF(in_service > ${var.min_size} AND visible + in_flight < 1, 1, 0)"
+      threshold   = 1, periods = var.idle_alarm_minutes / 5, period_seconds = 300
+    }
+  }
+}
+
+resource "aws_cloudwatch_metric_alarm" "this" {
+  for_each = local.alarms
+
+  alarm_name          = "${var.name}-${each.key}"
+  alarm_description   = each.value.description
+  comparison_operator = "GreaterThanOrEqualToThreshold"
+  threshold           = each.value.threshold
+  evaluation_periods  = each.value.periods
+  treat_missing_data  = "notBreaching"
+  alarm_actions       = concat(var.alarm_topic_arns, each.key == "idle-fleet" ? [aws_autoscaling_policy.reap.arn] : [])
+  ok_actions          = var.alarm_topic_arns
+  tags                = local.tags
+
+  dynamic "metric_query" {
+    for_each = each.value.expression == null ? [] : [each.value.expression]
+
+    content {
+      id          = "result"
+      expression  = metric_query.value
+      label       = each.key
+      return_data = true
+    }
+  }
+
+  dynamic "metric_query" {
+    for_each = { for id in each.value.metrics : id => local.metrics[id] }
+
+    content {
+      id          = metric_query.key
+      return_data = each.value.expression == null ? true : null
+
+      metric {
+        namespace   = metric_query.value.namespace
+        metric_name = metric_query.value.name
+        dimensions  = metric_query.value.dimensions
+        period      = each.value.period_seconds
+        stat        = "Maximum"
+      }
+    }
+  }
+}
+
+# The reason of a failed launch, at once; the alarm above says only that it lasts.
+resource "aws_autoscaling_notification" "failures" {
+  count = length(var.alarm_topic_arns)
+
+  group_names   = [aws_autoscaling_group.this.name]
+  topic_arn     = var.alarm_topic_arns[count.index]
+  notifications = ["autoscaling:EC2_INSTANCE_LAUNCH_ERROR", "autoscaling:EC2_INSTANCE_TERMINATE_ERROR"]
+}

@@ -1,0 +1,37 @@
+variable "region" {
+  description = "Region of everything here."
+  type        = string
+  default     = "eu-central-1"
+}
+
+variable "zones" {
+  description = "Availability Zones: several, for GPU capacity differs from zone to zone."
+  type        = list(string)
+  default     = ["eu-central-1a", "eu-central-1b", "eu-central-1c"]
+}
+
+variable "release_bucket" {
+  description = "Bucket with the release archive."
+  type        = string
+}
+
+variable "release_key" {
+  description = "Key of the release archive, such as transcriptd/0.1.0.tar.gz."
+  type        = string
+}
+
+variable "webhook_url" {
+  description = "Where job events go."
+  type        = string
+  default     = "https://app.example.com/hooks/transcripts"
+}
+
+variable "webhook_secret_arn" {
+  description = "ARN of the SSM parameter (SecureString) or Secrets Manager secret with the signing secret."
+  type        = string
+}
+
+variable "alarm_email" {
+  description = "Who is told of alarms."
+  type        = string
+}

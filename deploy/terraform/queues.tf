@@ -1,0 +1,85 @@
+# Jobs, and the outbox of webhooks whose receiver did not take them yet; each with a queue for what failed.
+
+locals {
+  dead_letter_retention_seconds = 1209600 # the longest there is
+
+  queues = {
+    jobs       = { retention_seconds = var.message_retention_seconds, visibility_seconds = var.deadlines.visibility }
+    jobs-dlq   = { retention_seconds = local.dead_letter_retention_seconds, visibility_seconds = 30 }
+    outbox     = { retention_seconds = 345600, visibility_seconds = 60 }
+    outbox-dlq = { retention_seconds = local.dead_letter_retention_seconds, visibility_seconds = 30 }
+  }
+
+  redrives = {
+    jobs = { target = "jobs-dlq", max_receive_count = var.max_receive_count }
+    # An event is received for each of nine tries, again whenever a wait exceeds SQS's 12 h, and hourly if it cannot be read.
+    outbox = { target = "outbox-dlq", max_receive_count = 50 }
+  }
+}
+
+resource "aws_sqs_queue" "this" {
+  for_each = local.queues
+
+  name                       = "${var.name}-${each.key}"
+  visibility_timeout_seconds = each.value.visibility_seconds
+  message_retention_seconds  = each.value.retention_seconds
+  receive_wait_time_seconds  = 20
+  max_message_size           = 1048576 # a dead letter carries its reason beside a job of full size
+
+  sqs_managed_sse_enabled           = var.kms_key_arn == null ? true : null
+  kms_master_key_id                 = var.kms_key_arn
+  kms_data_key_reuse_period_seconds = var.kms_key_arn == null ? null : 3600
+
+  tags = local.tags
+}
+
+resource "aws_sqs_queue_redrive_policy" "this" {
+  for_each = local.redrives
+
+  queue_url = aws_sqs_queue.this[each.key].id
+  redrive_policy = jsonencode({
+    deadLetterTargetArn = local.queue_arns[each.value.target]
+    maxReceiveCount     = each.value.max_receive_count
+  })
+
+  depends_on = [aws_sqs_queue.this] # the target is named by an ARN that was made, not read
+}
+
+resource "aws_sqs_queue_redrive_allow_policy" "this" {
+  for_each = local.redrives
+
+  queue_url = aws_sqs_queue.this[each.value.target].id
+  redrive_allow_policy = jsonencode({
+    redrivePermission = "byQueue"
+    sourceQueueArns   = [local.queue_arns[each.key]]
+  })
+}
+
+data "aws_iam_policy_document" "queue" {
+  for_each = local.queues
+
+  statement {
+    sid       = "DenyWithoutTls"
+    effect    = "Deny"
+    actions   = ["sqs:*"]
+    resources = [local.queue_arns[each.key]]
+
+    principals {
+      type        = "*"
+      identifiers = ["*"]
+    }
+
+    condition {
+      test     = "Bool"
+      variable = "aws:SecureTransport"
+      values   = ["false"]
+    }
+  }
+}
+
+resource "aws_sqs_queue_policy" "this" {
+  for_each = local.queues
+
+  queue_url = aws_sqs_queue.this[each.key].id
+  policy    = data.aws_iam_policy_document.queue[each.key].json
+}

@@ -1,0 +1,154 @@
+# Out: from zero by a step, from one by target tracking. In: never from here; an idle instance ends itself.
+
+locals {
+  # Jobs that may wait for each instance so that the last of them waits no longer than is acceptable.
+  backlog_target = max(1, var.acceptable_wait_seconds / var.mean_job_seconds)
+
+  # Waking with more than one instance saves a burst a second cold start. Each step: backlog in targets, instances.
+  wake_steps = [
+    { from = 1, instances = 1 },
+    { from = ceil(4 * local.backlog_target), instances = min(4, var.max_size) },
+    { from = ceil(16 * local.backlog_target), instances = min(16, var.max_size) },
+  ]
+
+  # One name for each metric that scaling and alarms look at.
+  metrics = merge(
+    { for id, name in {
+      visible   = "ApproximateNumberOfMessagesVisible"
+      in_flight = "ApproximateNumberOfMessagesNotVisible"
+      oldest    = "ApproximateAgeOfOldestMessage"
+    } : id => { namespace = "AWS/SQS", name = name, dimensions = { QueueName = "${var.name}-jobs" } } },
+    { for id, key in { dead = "jobs-dlq", dead_events = "outbox-dlq" } : id => {
+      namespace             = "AWS/SQS", name = "ApproximateNumberOfMessagesVisible", dimensions = { QueueName = "${var.name}-${key}" }
+    } },
+    { for id, name in { desired = "GroupDesiredCapacity", in_service = "GroupInServiceInstances" } : id => {
+      namespace                 = "AWS/AutoScaling", name = name, dimensions = { AutoScalingGroupName = var.name }
+    } },
+  )
+
+  # Defined at zero instances too. The group's metric may be a minute late: then the last one counts. Filling it with a
+  # constant would make a fleet of fifty look like one and launch forty-nine. The queue's metric is never filled: no
+  # data about the backlog is no reason to launch anything.
+  filled_in_service           = "FILL(in_service, REPEAT)"
+  backlog_per_instance        = "visible / IF(${local.filled_in_service} > 0, ${local.filled_in_service}, 1)"
+  backlog_while_nobody_exists = "IF(FILL(desired, REPEAT) < 1, visible, 0)"
+}
+
+# --- 0 → 1 ------------------------------------------------------------------------------------------------------------
+
+resource "aws_autoscaling_policy" "wake" {
+  name                    = "${var.name}-wake"
+  autoscaling_group_name  = aws_autoscaling_group.this.name
+  policy_type             = "StepScaling"
+  adjustment_type         = "ChangeInCapacity" # ExactCapacity could take back what target tracking has just asked for
+  metric_aggregation_type = "Maximum"
+
+  dynamic "step_adjustment" {
+    for_each = local.wake_steps
+
+    content { # bounds count from the alarm's threshold, 1
+      metric_interval_lower_bound = step_adjustment.value.from - 1
+      metric_interval_upper_bound = step_adjustment.key == length(local.wake_steps) - 1 ? null : local.wake_steps[step_adjustment.key + 1].from - 1
+      scaling_adjustment          = step_adjustment.value.instances
+    }
+  }
+}
+
+resource "aws_cloudwatch_metric_alarm" "wake" {
+  alarm_name          = "${var.name}-wake"
+  alarm_description   = "Not a fault: jobs wait and there is no instance. Launches the first ones."
+  comparison_operator = "GreaterThanOrEqualToThreshold"
+  threshold           = 1
+  evaluation_periods  = 1
+  datapoints_to_alarm = 1
+  treat_missing_data  = "notBreaching"
+  alarm_actions       = [aws_autoscaling_policy.wake.arn]
+  tags                = local.tags
+
+  metric_query {
+    id          = "waiting"
+    expression  = local.backlog_while_nobody_exists
+    label       = "jobs waiting while no instance exists"
+    return_data = true
+  }
+
+  dynamic "metric_query" {
+    for_each = { for id in ["desired", "visible"] : id => local.metrics[id] }
+
+    content {
+      id = metric_query.key
+
+      metric {
+        namespace   = metric_query.value.namespace
+        metric_name = metric_query.value.name
+        dimensions  = metric_query.value.dimensions
+        period      = 60
+        stat        = "Maximum"
+      }
+    }
+  }
+}
+
+# --- 1 → n ------------------------------------------------------------------------------------------------------------
+
+resource "aws_autoscaling_policy" "backlog" {
+  name                   = "${var.name}-backlog-per-instance"
+  autoscaling_group_name = aws_autoscaling_group.this.name
+  policy_type            = "TargetTrackingScaling"
+
+  target_tracking_configuration {
+    target_value     = local.backlog_target
+    disable_scale_in = true
+
+    customized_metric_specification {
+      metrics {
+        id          = "backlog_per_instance"
+        expression  = local.backlog_per_instance
+        label       = "jobs waiting for each instance in service"
+        return_data = true
+      }
+
+      dynamic "metrics" {
+        for_each = { for id in ["in_service", "visible"] : id => local.metrics[id] }
+
+        content {
+          id          = metrics.key
+          return_data = false
+
+          metric_stat {
+            stat = "Average"
+
+            metric {
+              namespace   = metrics.value.namespace
+              metric_name = metrics.value.name
+
+              dynamic "dimensions" {
+                for_each = metrics.value.dimensions
+
+                content {
+                  name  = dimensions.key
+                  value = dimensions.value
+                }
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+# --- n → min, when instances forgot to end themselves -------------------------------------------------------------------
+
+resource "aws_autoscaling_policy" "reap" {
+  name                    = "${var.name}-reap"
+  autoscaling_group_name  = aws_autoscaling_group.this.name
+  policy_type             = "StepScaling"
+  adjustment_type         = "ExactCapacity"
+  metric_aggregation_type = "Minimum"
+
+  step_adjustment {
+    metric_interval_lower_bound = 0
+    scaling_adjustment          = var.min_size
+  }
+}

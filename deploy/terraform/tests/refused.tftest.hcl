@@ -1,0 +1,283 @@
+mock_provider "aws" {
+  source = "./tests/mocks"
+}
+
+variables {
+  vpc_id         = "vpc-0aaaaaaaaaaaaaaaa"
+  subnet_ids     = ["subnet-0aaaaaaaaaaaaaaaa", "subnet-0bbbbbbbbbbbbbbbb"]
+  release_bucket = "releases"
+  release_key    = "transcriptd/0.1.0.tar.gz"
+}
+
+# Each of these must be refused by the variable that it names.
+
+run "name_unfit_for_buckets" {
+  command = plan
+
+  variables {
+    name = "Transcriptd_1"
+  }
+
+  expect_failures = [var.name]
+}
+
+run "too_few_receives" {
+  command = plan
+
+  variables {
+    max_receive_count = 3
+  }
+
+  expect_failures = [var.max_receive_count]
+}
+
+run "retention_beyond_the_dead_letters" {
+  command = plan
+
+  variables {
+    message_retention_seconds = 1209600
+  }
+
+  expect_failures = [var.message_retention_seconds]
+}
+
+run "key_alias" {
+  command = plan
+
+  variables {
+    kms_key_arn = "arn:aws:kms:eu-central-1:123456789012:alias/transcriptd"
+  }
+
+  expect_failures = [var.kms_key_arn]
+}
+
+run "slow_heartbeat" {
+  command = plan
+
+  variables {
+    deadlines = { visibility = 120, heartbeat = 60 }
+  }
+
+  expect_failures = [var.deadlines]
+}
+
+run "drain_beyond_stop" {
+  command = plan
+
+  variables {
+    deadlines = { drain = 400 }
+  }
+
+  expect_failures = [var.deadlines]
+}
+
+run "stop_beyond_the_hook" {
+  command = plan
+
+  variables {
+    deadlines = { stop = 900 }
+  }
+
+  expect_failures = [var.deadlines]
+}
+
+run "launch_hook_below_model_loading" {
+  command = plan
+
+  variables {
+    deadlines = { launch_hook = 600 }
+  }
+
+  expect_failures = [var.deadlines]
+}
+
+run "spot_margin_beyond_the_notice" {
+  command = plan
+
+  variables {
+    deadlines = { spot_margin = 180 }
+  }
+
+  expect_failures = [var.deadlines]
+}
+
+run "max_below_min" {
+  command = plan
+
+  variables {
+    min_size = 5
+    max_size = 4
+  }
+
+  expect_failures = [var.max_size]
+}
+
+run "no_gpu" {
+  command = plan
+
+  variables {
+    instance_types = ["m7i.large"]
+  }
+
+  expect_failures = [var.instance_types]
+}
+
+run "arm" {
+  command = plan
+
+  variables {
+    instance_types = ["g5g.xlarge"]
+  }
+
+  expect_failures = [var.instance_types]
+}
+
+run "secret_by_value" {
+  command = plan
+
+  variables {
+    secrets = { WEBHOOK_SECRET = "whsec_c2VjcmV0" }
+  }
+
+  expect_failures = [var.secrets]
+}
+
+run "unknown_secret" {
+  command = plan
+
+  variables {
+    secrets = { DATABASE_URL = "arn:aws:ssm:eu-central-1:123456789012:parameter/db" }
+  }
+
+  expect_failures = [var.secrets]
+}
+
+run "secret_in_environment" {
+  command = plan
+
+  variables {
+    environment = { HF_TOKEN = "hf_secret" }
+  }
+
+  expect_failures = [var.environment]
+}
+
+run "webhook_secret_in_environment" {
+  command = plan
+
+  variables {
+    environment = { WEBHOOK_SECRET = "whsec_c2VjcmV0" }
+  }
+
+  expect_failures = [var.environment]
+}
+
+run "setting_of_the_module" {
+  command = plan
+
+  variables {
+    environment = { TRANSCRIPTD_QUEUE_URL = "https://sqs.example" }
+  }
+
+  expect_failures = [var.environment]
+}
+
+run "multi_line_setting" {
+  command = plan
+
+  variables {
+    environment = { TRANSCRIPTD_MODEL = "a\nb" }
+  }
+
+  expect_failures = [var.environment]
+}
+
+run "endpoints_without_routes" {
+  command = plan
+
+  variables {
+    create_vpc_endpoints = true
+  }
+
+  expect_failures = [var.route_table_ids]
+}
+
+run "prefix_without_slash" {
+  command = plan
+
+  variables {
+    output_prefix = "transcripts"
+  }
+
+  expect_failures = [var.output_prefix]
+}
+
+run "bucket_as_url" {
+  command = plan
+
+  variables {
+    output_bucket = "s3://results"
+  }
+
+  expect_failures = [var.output_bucket]
+}
+
+run "release_with_wildcard" {
+  command = plan
+
+  variables {
+    release_key = "transcriptd/*.tar.gz"
+  }
+
+  expect_failures = [var.release_key]
+}
+
+run "short_checksum" {
+  command = plan
+
+  variables {
+    release_sha256 = "abc"
+  }
+
+  expect_failures = [var.release_sha256]
+}
+
+run "topic_by_name" {
+  command = plan
+
+  variables {
+    alarm_topic_arns = ["alarms"]
+  }
+
+  expect_failures = [var.alarm_topic_arns]
+}
+
+run "no_subnet" {
+  command = plan
+
+  variables {
+    subnet_ids = []
+  }
+
+  expect_failures = [var.subnet_ids]
+}
+
+run "impatience" {
+  command = plan
+
+  variables {
+    acceptable_wait_seconds = 10
+  }
+
+  expect_failures = [var.acceptable_wait_seconds]
+}
+
+run "not_a_block" {
+  command = plan
+
+  variables {
+    egress_cidr_blocks = ["everywhere"]
+  }
+
+  expect_failures = [var.egress_cidr_blocks]
+}

@@ -1,0 +1,588 @@
+# --- General ----------------------------------------------------------------------------------------------------------
+
+variable "name" {
+  description = "Name of this deployment: prefix of every resource, and of the buckets that are created."
+  type        = string
+  default     = "transcriptd"
+
+  validation {
+    condition     = can(regex("^[a-z][a-z0-9-]{1,26}[a-z0-9]$", var.name))
+    error_message = "name must be 3 to 28 characters: lower-case letters, digits and hyphens, beginning with a letter. Bucket names are made of it."
+  }
+}
+
+variable "tags" {
+  description = "Tags for every resource."
+  type        = map(string)
+  default     = {}
+  nullable    = false
+
+  validation {
+    condition     = !anytrue([for key in keys(var.tags) : startswith(lower(key), "aws:")])
+    error_message = "tags must not begin with aws:, which is reserved."
+  }
+}
+
+variable "kms_key_arn" {
+  description = "Customer managed KMS key for queues, created buckets and volumes. null: keys that AWS manages. README.md says what the key's policy must allow."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.kms_key_arn == null || can(regex("^arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]+$", var.kms_key_arn))
+    error_message = "kms_key_arn must be the ARN of a key (arn:…:key/…), not of an alias: IAM does not resolve aliases."
+  }
+}
+
+# --- Network ----------------------------------------------------------------------------------------------------------
+
+variable "vpc_id" {
+  description = "VPC of the instances."
+  type        = string
+
+  validation {
+    condition     = startswith(var.vpc_id, "vpc-")
+    error_message = "vpc_id must look like vpc-0123456789abcdef0."
+  }
+}
+
+variable "subnet_ids" {
+  description = "Private subnets of the instances: name several zones, GPU capacity differs from zone to zone."
+  type        = list(string)
+  nullable    = false
+
+  validation {
+    condition     = length(var.subnet_ids) > 0 && alltrue([for id in var.subnet_ids : startswith(id, "subnet-")])
+    error_message = "subnet_ids must name at least one subnet, each like subnet-0123456789abcdef0."
+  }
+}
+
+variable "egress_cidr_blocks" {
+  description = "Where instances may connect to, on port 443 alone: AWS, webhook receivers, model hubs. null: anywhere, or nowhere but the endpoints with create_vpc_endpoints."
+  type        = list(string)
+  default     = null
+
+  validation {
+    condition     = var.egress_cidr_blocks == null || alltrue([for block in coalesce(var.egress_cidr_blocks, []) : can(cidrhost(block, 0))])
+    error_message = "egress_cidr_blocks must be CIDR blocks such as 10.0.0.0/8 or 2001:db8::/32."
+  }
+}
+
+variable "egress_prefix_list_ids" {
+  description = "Prefix lists that instances may connect to on port 443, such as that of an S3 gateway endpoint which exists already."
+  type        = list(string)
+  default     = []
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for id in var.egress_prefix_list_ids : startswith(id, "pl-")])
+    error_message = "egress_prefix_list_ids must look like pl-0123456789abcdef0."
+  }
+}
+
+variable "metrics_source_security_group_ids" {
+  description = "Security groups that may scrape /metrics. Empty: the port listens on loopback alone and nothing may connect."
+  type        = list(string)
+  default     = []
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for id in var.metrics_source_security_group_ids : startswith(id, "sg-")])
+    error_message = "metrics_source_security_group_ids must look like sg-0123456789abcdef0."
+  }
+}
+
+variable "create_vpc_endpoints" {
+  description = "Create VPC endpoints for every AWS service that is called, so that the subnets need no way to the internet."
+  type        = bool
+  default     = false
+  nullable    = false
+}
+
+variable "route_table_ids" {
+  description = "Route tables of the subnets, for the S3 gateway endpoint. Needed with create_vpc_endpoints."
+  type        = list(string)
+  default     = []
+  nullable    = false
+
+  validation {
+    condition     = !var.create_vpc_endpoints || length(var.route_table_ids) > 0
+    error_message = "create_vpc_endpoints needs route_table_ids: without a route to its gateway endpoint S3 cannot be reached."
+  }
+}
+
+# --- Queues -----------------------------------------------------------------------------------------------------------
+
+variable "max_receive_count" {
+  description = "Receives after which SQS itself moves a message to the dead-letter queue. A backstop: drains and Spot losses count here too, so it must be well above the daemon's TRANSCRIPTD_MAX_ATTEMPTS."
+  type        = number
+  default     = 10
+  nullable    = false
+
+  validation {
+    condition     = var.max_receive_count >= 10 && var.max_receive_count <= 1000 && floor(var.max_receive_count) == var.max_receive_count
+    error_message = "max_receive_count must be a whole number from 10 to 1000: interrupted jobs are received more often than they are tried."
+  }
+}
+
+variable "message_retention_seconds" {
+  description = "How long a job may wait. The dead-letter queues always keep 14 days, which must be longer: a moved message keeps its age."
+  type        = number
+  default     = 345600
+  nullable    = false
+
+  validation {
+    condition     = var.message_retention_seconds >= 86400 && var.message_retention_seconds <= 1036800
+    error_message = "message_retention_seconds must be from 86400 (1 day) to 1036800 (12 days), below the 14 days of the dead-letter queue."
+  }
+}
+
+# --- Buckets ----------------------------------------------------------------------------------------------------------
+
+variable "input_buckets" {
+  description = "Existing buckets that jobs may read recordings from. Empty: one is created."
+  type        = list(string)
+  default     = []
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for name in var.input_buckets : can(regex("^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", name))])
+    error_message = "input_buckets must be names of buckets, without s3:// and without a prefix."
+  }
+}
+
+variable "output_bucket" {
+  description = "Existing bucket for results. null: one is created."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.output_bucket == null || can(regex("^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", var.output_bucket))
+    error_message = "output_bucket must be the name of a bucket, without s3:// and without a prefix."
+  }
+}
+
+variable "output_prefix" {
+  description = "Key prefix of results; the instances may write below it alone."
+  type        = string
+  default     = "transcripts/"
+  nullable    = false
+
+  validation {
+    condition     = can(regex("^([A-Za-z0-9!_.'()-]+/)+$", var.output_prefix))
+    error_message = "output_prefix must end with a slash and not begin with one, such as transcripts/."
+  }
+}
+
+variable "bucket_kms_key_arns" {
+  description = "KMS keys that existing buckets are encrypted with, if other than kms_key_arn."
+  type        = list(string)
+  default     = []
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for arn in var.bucket_kms_key_arns : can(regex("^arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:key/[A-Za-z0-9-]+$", arn))])
+    error_message = "bucket_kms_key_arns must be ARNs of keys (arn:…:key/…)."
+  }
+}
+
+variable "bucket_versioning" {
+  description = "Keep overwritten and deleted objects of the created buckets for noncurrent_version_days."
+  type        = bool
+  default     = true
+  nullable    = false
+}
+
+variable "noncurrent_version_days" {
+  description = "Days until an overwritten or deleted version leaves the created buckets."
+  type        = number
+  default     = 30
+  nullable    = false
+
+  validation {
+    condition     = var.noncurrent_version_days >= 1
+    error_message = "noncurrent_version_days must be at least 1."
+  }
+}
+
+variable "checkpoint_days" {
+  description = "Days until checkpoints of unfinished jobs leave the created output bucket. As long as the dead-letter queue keeps messages, so that a redrive continues."
+  type        = number
+  default     = 15
+  nullable    = false
+
+  validation {
+    condition     = var.checkpoint_days >= 1
+    error_message = "checkpoint_days must be at least 1."
+  }
+}
+
+variable "recording_days" {
+  description = "Days until recordings leave the created input bucket. null: never."
+  type        = number
+  default     = null
+
+  validation {
+    condition     = var.recording_days == null || coalesce(var.recording_days, 1) >= 1
+    error_message = "recording_days must be at least 1, or null."
+  }
+}
+
+variable "result_days" {
+  description = "Days until results leave the created output bucket. null: never."
+  type        = number
+  default     = null
+
+  validation {
+    condition     = var.result_days == null || coalesce(var.result_days, 1) >= 1
+    error_message = "result_days must be at least 1, or null."
+  }
+}
+
+# --- Instances --------------------------------------------------------------------------------------------------------
+
+variable "instance_types" {
+  description = "x86 GPU instance types, best first. Several make Spot capacity likelier. Each needs room for the model: 10 GiB of GPU memory for large-v3 with diarization."
+  type        = list(string)
+  default     = ["g6.xlarge", "g5.xlarge", "g6.2xlarge", "g5.2xlarge", "g6e.xlarge"]
+  nullable    = false
+
+  validation {
+    condition     = length(var.instance_types) >= 1 && length(var.instance_types) <= 40
+    error_message = "instance_types must name 1 to 40 types."
+  }
+
+  validation {
+    condition     = alltrue([for type in var.instance_types : can(regex("^(g5|g6|g6e|gr6|p[3-6][a-z]*(-[a-z0-9]+)?)\\.[a-z0-9-]+$", type))])
+    error_message = "instance_types must be of the families g5, g6, g6e, gr6 or p3 to p6: x86 with an NVIDIA GPU."
+  }
+}
+
+variable "ami_id" {
+  description = "AMI with NVIDIA driver, systemd, AWS CLI and SSM Agent. null: ami_ssm_parameter says which."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.ami_id == null || startswith(coalesce(var.ami_id, "ami-"), "ami-")
+    error_message = "ami_id must look like ami-0123456789abcdef0."
+  }
+}
+
+variable "ami_ssm_parameter" {
+  description = "SSM parameter that names the AMI, read at plan time. Default: AWS's Deep Learning Base AMI, Ubuntu 24.04 (Python 3.12)."
+  type        = string
+  default     = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
+  nullable    = false
+
+  validation {
+    condition     = startswith(var.ami_ssm_parameter, "/") || startswith(var.ami_ssm_parameter, "arn:")
+    error_message = "ami_ssm_parameter must be a parameter's path or ARN."
+  }
+}
+
+variable "root_device_name" {
+  description = "Root device of the AMI: /dev/sda1 on Ubuntu, /dev/xvda on Amazon Linux."
+  type        = string
+  default     = "/dev/sda1"
+  nullable    = false
+
+  validation {
+    condition     = startswith(var.root_device_name, "/dev/")
+    error_message = "root_device_name must begin with /dev/."
+  }
+}
+
+variable "root_volume_gib" {
+  description = "Encrypted gp3 root volume: system, virtual environment and model weights."
+  type        = number
+  default     = 100
+  nullable    = false
+
+  validation {
+    condition     = var.root_volume_gib >= 75 && var.root_volume_gib <= 16384
+    error_message = "root_volume_gib must be from 75 to 16384: the AMI alone takes most of 65."
+  }
+}
+
+variable "scratch_volume_gib" {
+  description = "Encrypted gp3 volume for scratch files, for types without instance store. 0: instance store, which g5, g6, g6e and p types have."
+  type        = number
+  default     = 0
+  nullable    = false
+
+  validation {
+    condition     = var.scratch_volume_gib == 0 || (var.scratch_volume_gib >= 20 && var.scratch_volume_gib <= 16384)
+    error_message = "scratch_volume_gib must be 0 or from 20 to 16384."
+  }
+}
+
+variable "release_bucket" {
+  description = "Bucket with the release archive."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", var.release_bucket))
+    error_message = "release_bucket must be the name of a bucket, without s3:// and without a prefix."
+  }
+}
+
+variable "release_key" {
+  description = "Key of the release archive: a .tar.gz with deploy/install.sh in it. Name the version in it; a new key rolls the fleet."
+  type        = string
+
+  validation {
+    condition     = can(regex("^[A-Za-z0-9!_.'()/+-]+\\.tar\\.gz$", var.release_key))
+    error_message = "release_key must end with .tar.gz and hold no spaces or wildcards."
+  }
+}
+
+variable "release_sha256" {
+  description = "SHA-256 of the release archive in hex; an instance whose copy differs gives up. null: not checked."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.release_sha256 == null || can(regex("^[0-9a-f]{64}$", var.release_sha256))
+    error_message = "release_sha256 must be 64 lower-case hex digits."
+  }
+}
+
+variable "jobs_in_flight" {
+  description = "TRANSCRIPTD_JOBS_IN_FLIGHT: messages that one instance holds at once."
+  type        = number
+  default     = 2
+  nullable    = false
+
+  validation {
+    condition     = var.jobs_in_flight >= 1 && var.jobs_in_flight <= 32 && floor(var.jobs_in_flight) == var.jobs_in_flight
+    error_message = "jobs_in_flight must be a whole number from 1 to 32."
+  }
+}
+
+variable "environment" {
+  description = "Further settings of the daemon (docs/configuration.md), none of them secret: they are readable in the launch template."
+  type        = map(string)
+  default     = {}
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for key in keys(var.environment) : can(regex("^(TRANSCRIPTD_[A-Z0-9_]+|WEBHOOK_URL|DEBUG|AWS_[A-Z0-9_]+|HF_[A-Z0-9_]+)$", key)) && !contains(["HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"], key)])
+    error_message = "environment takes TRANSCRIPTD_…, WEBHOOK_URL, DEBUG, AWS_… and HF_… variables; secrets such as HF_TOKEN and WEBHOOK_SECRET go by reference into var.secrets."
+  }
+
+  validation {
+    condition     = alltrue([for value in values(var.environment) : !can(regex("[\\r\\n]", value))])
+    error_message = "environment values must be single lines."
+  }
+
+  validation {
+    condition = length(setintersection(keys(var.environment), [
+      "TRANSCRIPTD_QUEUE_URL", "TRANSCRIPTD_DLQ_URL", "TRANSCRIPTD_OUTBOX_URL", "TRANSCRIPTD_INPUT_BUCKETS",
+      "TRANSCRIPTD_OUTPUT_BUCKET", "TRANSCRIPTD_OUTPUT_PREFIX", "TRANSCRIPTD_SCRATCH_DIR", "TRANSCRIPTD_JOBS_IN_FLIGHT",
+      "TRANSCRIPTD_VISIBILITY_TIMEOUT_SECONDS", "TRANSCRIPTD_HEARTBEAT_SECONDS", "TRANSCRIPTD_DRAIN_TIMEOUT_SECONDS",
+      "TRANSCRIPTD_HTTP_HOST", "TRANSCRIPTD_HTTP_PORT", "TRANSCRIPTD_HOST", "TRANSCRIPTD_AUTOSCALING_GROUP",
+      "TRANSCRIPTD_TERMINATION_HOOK", "TRANSCRIPTD_IDLE_EXIT_SECONDS", "TRANSCRIPTD_CHECKPOINT_TAG",
+    ])) == 0
+    error_message = "environment names a setting that the module sets itself; use the module's own variable."
+  }
+}
+
+variable "secrets" {
+  description = "WEBHOOK_SECRET and HF_TOKEN, by reference: variable => ARN of an SSM parameter or a Secrets Manager secret. The instance reads them at boot; they are never in user data or state."
+  type        = map(string)
+  default     = {}
+  nullable    = false
+
+  validation {
+    condition     = length(setsubtract(keys(var.secrets), ["WEBHOOK_SECRET", "HF_TOKEN"])) == 0
+    error_message = "secrets are WEBHOOK_SECRET and HF_TOKEN."
+  }
+
+  validation {
+    condition     = alltrue([for arn in values(var.secrets) : can(regex("^arn:aws[a-z-]*:(ssm:[a-z0-9-]+:[0-9]{12}:parameter/|secretsmanager:[a-z0-9-]+:[0-9]{12}:secret:)[A-Za-z0-9/_+=.@-]+$", arn))])
+    error_message = "secrets must be ARNs (arn:…:parameter/… or arn:…:secret:…), never the secret itself."
+  }
+}
+
+# --- Fleet ------------------------------------------------------------------------------------------------------------
+
+variable "min_size" {
+  description = "Instances that are always there. 0 costs nothing while there is no work, and the first job a cold start."
+  type        = number
+  default     = 0
+  nullable    = false
+
+  validation {
+    condition     = var.min_size >= 0 && floor(var.min_size) == var.min_size
+    error_message = "min_size must be a whole number, 0 or more."
+  }
+}
+
+variable "max_size" {
+  description = "Most instances: the ceiling of the bill. Your account's quota of GPU vCPUs (On-Demand and Spot are two) must allow it."
+  type        = number
+  default     = 10
+  nullable    = false
+
+  validation {
+    condition     = var.max_size >= 1 && var.max_size >= var.min_size && floor(var.max_size) == var.max_size
+    error_message = "max_size must be a whole number, at least 1 and at least min_size."
+  }
+}
+
+variable "on_demand_base_capacity" {
+  description = "Instances that are On-Demand before any is Spot. 1: somebody works even when Spot is short. 0: Spot alone."
+  type        = number
+  default     = 1
+  nullable    = false
+
+  validation {
+    condition     = var.on_demand_base_capacity >= 0 && floor(var.on_demand_base_capacity) == var.on_demand_base_capacity
+    error_message = "on_demand_base_capacity must be a whole number, 0 or more."
+  }
+}
+
+variable "on_demand_percentage_above_base" {
+  description = "Share of On-Demand among the instances above the base, in percent."
+  type        = number
+  default     = 0
+  nullable    = false
+
+  validation {
+    condition     = var.on_demand_percentage_above_base >= 0 && var.on_demand_percentage_above_base <= 100
+    error_message = "on_demand_percentage_above_base must be from 0 to 100."
+  }
+}
+
+# --- Scaling ----------------------------------------------------------------------------------------------------------
+
+variable "mean_job_seconds" {
+  description = "Mean time that one instance takes for one job: transcriptd_job_duration_seconds in the metrics, after the first day."
+  type        = number
+  default     = 120
+  nullable    = false
+
+  validation {
+    condition     = var.mean_job_seconds > 0
+    error_message = "mean_job_seconds must be positive."
+  }
+}
+
+variable "acceptable_wait_seconds" {
+  description = "How long a job may wait while the fleet is warm. With mean_job_seconds it gives the backlog per instance that scaling keeps."
+  type        = number
+  default     = 600
+  nullable    = false
+
+  validation {
+    condition     = var.acceptable_wait_seconds >= 60
+    error_message = "acceptable_wait_seconds must be at least 60: CloudWatch sees the queue once a minute."
+  }
+}
+
+variable "idle_exit_minutes" {
+  description = "Without a job for so long an instance ends itself, unless the group would fall below min_size. Short saves GPU time that nobody uses, long saves cold starts: docs/capacity.md."
+  type        = number
+  default     = 10
+  nullable    = false
+
+  validation {
+    condition     = var.idle_exit_minutes >= 1 && var.idle_exit_minutes <= 720
+    error_message = "idle_exit_minutes must be from 1 to 720."
+  }
+}
+
+variable "idle_alarm_minutes" {
+  description = "A fleet that has had nothing to do for so long should have ended itself: the alarm that says so."
+  type        = number
+  default     = 60
+  nullable    = false
+
+  validation {
+    condition     = var.idle_alarm_minutes >= 15 && var.idle_alarm_minutes <= 1440 && var.idle_alarm_minutes % 5 == 0
+    error_message = "idle_alarm_minutes must be a multiple of 5 from 15 to 1440."
+  }
+}
+
+# --- Deadlines --------------------------------------------------------------------------------------------------------
+
+variable "deadlines" {
+  description = <<-EOT
+    The chain of times that must fit into each other, in seconds. Each is shorter than the next that waits for it.
+      visibility        lease of a message and of each extension (TRANSCRIPTD_VISIBILITY_TIMEOUT_SECONDS)
+      heartbeat         period of extensions, at most a third of it (TRANSCRIPTD_HEARTBEAT_SECONDS)
+      drain             time for jobs to finish after SIGTERM (TRANSCRIPTD_DRAIN_TIMEOUT_SECONDS)
+      stop              TimeoutStopSec of transcriptd.service
+      termination_hook  heartbeat timeout of the termination hook
+      launch_hook       heartbeat timeout of the launch hook: boot, install, models
+      spot_margin       how long before a Spot loss everything must be given back
+  EOT
+  type = object({
+    visibility       = optional(number, 120)
+    heartbeat        = optional(number, 30)
+    drain            = optional(number, 300)
+    stop             = optional(number, 360)
+    termination_hook = optional(number, 600)
+    launch_hook      = optional(number, 1800)
+    spot_margin      = optional(number, 30)
+  })
+  default  = {}
+  nullable = false
+
+  validation {
+    condition     = var.deadlines.heartbeat > 0 && var.deadlines.heartbeat <= var.deadlines.visibility / 3
+    error_message = "deadlines.heartbeat must be at most a third of deadlines.visibility, so that two extensions may fail."
+  }
+
+  validation {
+    condition     = var.deadlines.visibility <= 43200 && var.deadlines.visibility >= 60
+    error_message = "deadlines.visibility must be from 60 to 43200, where SQS ends every lease."
+  }
+
+  validation {
+    condition     = var.deadlines.drain < var.deadlines.stop && var.deadlines.stop < var.deadlines.termination_hook
+    error_message = "deadlines must rise: drain < stop < termination_hook. Else systemd or EC2 kills a daemon that is still draining."
+  }
+
+  validation {
+    condition     = var.deadlines.termination_hook >= 30 && var.deadlines.termination_hook <= 7200 && var.deadlines.launch_hook <= 7200
+    error_message = "deadlines of hooks must be from 30 to 7200, as EC2 Auto Scaling wants them."
+  }
+
+  validation {
+    condition     = var.deadlines.launch_hook > 900
+    error_message = "deadlines.launch_hook must exceed 900: the daemon alone gives its runner 900 s to load models."
+  }
+
+  validation {
+    condition     = var.deadlines.spot_margin >= 10 && var.deadlines.spot_margin < 120
+    error_message = "deadlines.spot_margin must be from 10 to 119: the notice comes two minutes ahead."
+  }
+}
+
+# --- Alarms -----------------------------------------------------------------------------------------------------------
+
+variable "alarm_topic_arns" {
+  description = "SNS topics that alarms and launch failures are sent to. Empty: the alarms exist and tell nobody."
+  type        = list(string)
+  default     = []
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for arn in var.alarm_topic_arns : can(regex("^arn:aws[a-z-]*:sns:[a-z0-9-]+:[0-9]{12}:[A-Za-z0-9_-]+$", arn))])
+    error_message = "alarm_topic_arns must be ARNs of standard SNS topics."
+  }
+}
+
+variable "oldest_message_alarm_seconds" {
+  description = "Age of the oldest waiting job that is an alarm. SQS leaves messages out that were received three times: poison shows in the dead-letter queue instead."
+  type        = number
+  default     = 3600
+  nullable    = false
+
+  validation {
+    condition     = var.oldest_message_alarm_seconds >= 60
+    error_message = "oldest_message_alarm_seconds must be at least 60."
+  }
+}

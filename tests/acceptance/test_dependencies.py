@@ -1,0 +1,214 @@
+"""Each dependency fails, crawls, throttles, hangs and lies under the real daemon: it waits, and gets on by itself.
+
+One daemon lives through everything: it must neither end, nor hang, nor spin, nor lose a job, nor charge it an attempt.
+"""
+
+import json
+import time
+import urllib.error
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from daemon.embedded.process import DaemonProcess
+from tests.acceptance.world import World, open_world
+from tests.chaos import proxy as proxy_module
+from tests.chaos.proxy import Lie, Proxy
+from tests.chaos.schedule import Fault
+from tests.media import chirp, make_wav
+from tests.receiver import OK, Behaviour, Receiver, threaded_receiver
+
+SETTINGS: dict[str, Any] = {
+    "visibility_timeout_seconds": "30",  # what an answer was lost for comes back after so long
+    "heartbeat_seconds": "3",
+    "queue_timeout_seconds": "1",
+    "queue_backoff_max_seconds": "1",
+    "poll_stall_seconds": "4",
+    "storage_timeout_seconds": "1",
+    "retry_base_seconds": "0.5",
+    "webhook_hosts": "127.0.0.1",
+    "webhook_timeout_seconds": "1",
+    "webhook_attempts": "3",
+    "webhook_backoff_min_seconds": "0.1",
+    "webhook_backoff_max_seconds": "0.5",
+    "webhook_schedule_seconds": ",".join(map(str, range(1, 60))),
+    "jobs_in_flight": "8",
+}
+ENOUGH_CALLS = 4  # that went wrong: each but the first came after another had ended
+# What all parts together may send with back-off and jitter; a loop without them makes hundreds of calls a second.
+MOST_CALLS_A_SECOND = 10
+LIVE_SECONDS = 5.0  # a bound on life, not a measure of speed
+PATIENCE_SECONDS = 60.0
+
+
+@dataclass
+class Site:
+    world: World
+    proxy: Proxy
+    daemon: DaemonProcess
+
+    def publish(self, job_id: str, **fields: Any) -> None:
+        self.world.publish(job_id, "call.wav", **fields)
+
+    def wait_until(self, true: Callable[[], bool], what: str) -> None:
+        """The daemon must live and answer all the while."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not true():
+            assert time.monotonic() < deadline, (what, self.daemon.log_tail())
+            self.assert_alive()
+            time.sleep(0.1)
+
+    def assert_alive(self) -> None:
+        assert self.daemon.process.poll() is None, self.daemon.log_tail()
+        assert self.daemon.get("/healthz", LIVE_SECONDS)
+
+    def suffer(self, calls: str, fault: Fault | Lie) -> None:
+        """Let calls go wrong until enough of them did; they must not have been too many. The fault goes on."""
+        before, began_at = self.proxy.faults_injected[fault], time.monotonic()
+        self.proxy.fail(calls, fault, PATIENCE_SECONDS, "daemon")
+        self.wait_until(lambda: self.proxy.faults_injected[fault] >= before + ENOUGH_CALLS, f"{fault} at {calls}")
+        time.sleep(max(0.0, began_at + 1 - time.monotonic()))
+        made = self.proxy.faults_injected[fault] - before
+        assert made <= MOST_CALLS_A_SECOND * (time.monotonic() - began_at)
+
+    def assert_finished(self, *job_ids: str) -> None:
+        """Each job is completed and told, none was charged an attempt or given up, and no message is left."""
+        for job_id in job_ids:
+            self.world.wait_for(job_id, "job.completed")
+            assert json.loads(self.world.outputs(job_id)["manifest.json"])["attempt"] == 1
+        self.world.wait_until_empty(PATIENCE_SECONDS)
+        assert self.world.dead_letters() == []
+        self.assert_alive()
+
+    def report(self) -> tuple[bool, dict[str, Any]]:
+        try:
+            body = self.daemon.get("/readyz")
+        except urllib.error.HTTPError as error:
+            body = error.read().decode()
+        answer = json.loads(body)
+        return answer["ready"], answer["checks"]
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    with ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(proxy_module, "LATENCY_SECONDS", 0.5)
+        world = stack.enter_context(open_world(**SETTINGS))
+        world.upload("call.wav", make_wav(world.folder / "call.wav", chirp(1.0)))
+        # Outages raise SQS's own count of receives; its backstop is not what is tested here.
+        world.aws.sqs.set_queue_attributes(QueueUrl=world.aws.queue_url, Attributes={"RedrivePolicy": ""})
+        proxy = stack.enter_context(Proxy(world.aws.endpoint_url, ["daemon"], lambda _: None))
+        world.settings["AWS_ENDPOINT_URL"] = proxy.urls["daemon"]
+        daemon = stack.enter_context(world.daemon())
+        assert daemon.wait_until_ready(60), daemon.log_tail()
+        yield Site(world, proxy, daemon)
+        assert daemon.stop() == 0
+        assert [line for line in daemon.log_entries() if line["event"] == "unstructured"] == []
+        assert list(daemon.log_entries("delivery not settled")) == []
+
+
+@pytest.mark.parametrize("fault", [Fault.ERROR, Fault.THROTTLED, Fault.BLACK_HOLE, *Lie])
+def test_sqs_is_waited_for(site: Site, fault: Fault | Lie) -> None:
+    """A job in hand keeps its lease or its outcome; another one arrives while nothing can be received."""
+    in_hand, waiting = f"in-hand-{fault.name}", f"waiting-{fault.name}"
+    site.publish(in_hand, options={"initial_prompt": "sleep 1"})
+    site.world.wait_for(in_hand, "job.started")
+    outages = len(list(site.daemon.log_entries("queue unavailable")))
+    try:
+        site.suffer("sqs:*", fault)
+        site.publish(waiting)
+    finally:
+        site.proxy.calm()
+    site.assert_finished(in_hand, waiting)
+    assert len(list(site.daemon.log_entries("queue unavailable"))) == outages + 1, "told once, not once a try"
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault.ERROR, Fault.SLOW_DOWN, Fault.BLACK_HOLE, Fault.CUT_ANSWER, Lie.PAGE, Lie.EMPTY]
+)
+def test_s3_is_waited_for(site: Site, fault: Fault | Lie) -> None:
+    job_id = f"s3-{fault.name}"
+    site.publish(f"{job_id}-in-hand", options={"initial_prompt": "sleep 1"})
+    site.world.wait_for(f"{job_id}-in-hand", "job.started")
+    try:
+        site.publish(job_id)
+        site.suffer("s3:*", fault)
+    finally:
+        site.proxy.calm()
+    site.assert_finished(job_id, f"{job_id}-in-hand")
+
+
+@pytest.mark.parametrize("calls", ["sqs:*", "s3:*"])
+def test_slow_answers_are_waited_for(site: Site, calls: str) -> None:
+    job_id = f"slow-{calls[:-2]}"
+    site.publish(job_id)
+    try:
+        site.suffer(calls, Fault.LATENCY)
+        site.assert_finished(job_id)
+    finally:
+        site.proxy.calm()
+
+
+WEBHOOK_OUTAGES = {
+    "failing": Behaviour(status=500),
+    "throttling": Behaviour(status=429, headers={"Retry-After": "1"}),
+    "black-hole": Behaviour(delay_seconds=3600),
+    "page": Behaviour(status=302, headers={"Location": "/login"}, body=b"<html>Please log in</html>"),
+    "breaking-off": Behaviour(drop=True),
+    "no-http": Behaviour(raw=b"\x00\xff220 mail.example.com ESMTP\r\n"),
+}
+
+
+def test_webhook_receivers_are_waited_for(site: Site) -> None:
+    """All outages at once: no receiver delays another's job, and each is told as soon as it is back."""
+    world = site.world
+    with ExitStack() as stack:
+        receivers = {
+            name: stack.enter_context(threaded_receiver(Receiver(default=behaviour)))
+            for name, behaviour in WEBHOOK_OUTAGES.items()
+        }
+        slow = stack.enter_context(threaded_receiver(Receiver(default=Behaviour(delay_seconds=0.5))))
+
+        def finals(receiver: Receiver) -> list[str]:
+            found = [one for one in list(receiver.events) if one.event["type"] == "job.completed"]
+            return [one.headers["webhook-id"] for one in found]
+
+        began_at = time.monotonic()
+        for name, receiver in {**receivers, "slow": slow}.items():
+            site.publish(f"told-{name}", webhook={"url": receiver.url})
+        site.wait_until(lambda: all(len(finals(receiver)) >= 3 for receiver in receivers.values()), "three tries each")
+        site.wait_until(lambda: len(finals(slow)) == 1, "a slow receiver is told")
+        world.wait_until_empty()
+        for name, receiver in receivers.items():
+            assert len(receiver.events) <= MOST_CALLS_A_SECOND * (time.monotonic() - began_at)
+            assert json.loads(world.outputs(f"told-{name}")["manifest.json"])["attempt"] == 1
+            receiver.default = OK
+
+        def delivered(name: str) -> bool:
+            record = world.outputs(f"told-{name}").get("webhook.json")
+            return record is not None and json.loads(record)["result"] == "delivered"
+
+        site.wait_until(lambda: all(delivered(name) for name in (*receivers, "slow")), "every receiver is told")
+        assert all(len(set(finals(receiver))) == 1 for receiver in (*receivers.values(), slow))
+        assert world.dead_letters() == []
+        site.assert_alive()
+
+
+def test_a_stalled_poll_fails_readiness_until_it_gets_on(site: Site) -> None:
+    site.wait_until(lambda: site.report()[0], "ready before")
+    site.proxy.fail("sqs:*", Fault.BLACK_HOLE, PATIENCE_SECONDS, "daemon")
+    try:
+        site.wait_until(lambda: not site.report()[1]["poll"]["ok"], "readiness fails over the poll")
+        ready, checks = site.report()
+        assert not ready
+        assert checks["poll"]["stalled_seconds"] >= float(SETTINGS["poll_stall_seconds"])
+        assert "SQS ReceiveMessage failed" in checks["poll"]["error"]
+    finally:
+        site.proxy.calm()
+    site.wait_until(lambda: site.report()[0], "ready again")
+    site.publish("after-the-stall")
+    site.assert_finished("after-the-stall")

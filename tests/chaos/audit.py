@@ -1,0 +1,108 @@
+"""What must be true when the dust has settled, read from AWS and the operating system, never from a daemon."""
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from daemon.manifest import MANIFEST_NAME
+from tests.chaos.fleet import Fleet
+from tests.chaos.site import Job, Site
+
+
+@dataclass
+class Audit:
+    counts: dict[str, Any] = field(default_factory=dict)
+    violations: list[str] = field(default_factory=list)
+
+    def check(self, name: str, found: Any, expected: Any) -> None:
+        self.counts[name] = found
+        if found != expected:
+            self.violations.append(f"{name}: {found}, expected {expected}")
+
+    def nothing(self, name: str, found: list[str]) -> None:
+        self.counts[name] = len(found)
+        self.violations += [f"{name}: {one}" for one in found]
+
+
+def audit(site: Site, fleet: Fleet, jobs: list[Job]) -> Audit:
+    """To be called when all daemons have been stopped."""
+    result = Audit()
+    healthy = {job.job_id for job in jobs if not job.poisoned}
+    poisoned = {job.job_id for job in jobs if job.poisoned}
+    _manifests(site, healthy, result)
+    _webhooks(site, healthy, poisoned, result)
+
+    result.check("messages left in the queue", site.waiting(site.aws.queue_url), 0)
+    result.check("events left in the outbox", site.waiting(site.aws.outbox_url), 0)
+    letters = _dead_letters(site)
+    result.counts["dead letters, duplicates included"] = sum(letters.values())
+    result.check("poisoned jobs in the dead-letter queue", len(poisoned & letters.keys()), len(poisoned))
+    result.nothing("healthy jobs in the dead-letter queue", sorted(letters.keys() - poisoned))
+
+    result.nothing("stray processes", [f"{pid} {command}" for pid, command in fleet.strays().items()])
+    # The lock of the whole directory stays; a daemon's own goes with it.
+    left = [str(path) for path in site.scratch.rglob("*") if path != site.scratch / "lock"]
+    result.nothing("files left in scratch", left)
+    result.nothing("faults of daemons", fleet.faults)
+    return result
+
+
+def _manifests(site: Site, healthy: set[str], result: Audit) -> None:
+    """One manifest for each job, written once, and true: a reader finds what it says."""
+    stored = _objects(site)
+    found = {key.split("/")[-2]: key for key in stored if key.endswith("/" + MANIFEST_NAME)}
+    result.check("manifests", len(found), len(healthy))
+    result.nothing("jobs without a manifest", sorted(healthy - found.keys()))
+    result.nothing("manifests of poisoned jobs", sorted(found.keys() - healthy))
+
+    bucket = site.aws.output_bucket
+    writes = Counter(write.key for write in site.proxy.writes if write.key.endswith("/" + MANIFEST_NAME))
+    result.nothing("manifests written twice", [key for key, times in writes.items() if times > 1])
+    wrong: list[str] = []
+    for key in found.values():
+        manifest = json.loads(stored[key])
+        for output in manifest["outputs"]:
+            content = stored.get(output["key"])
+            if content is None:
+                wrong.append(f"{output['key']} is missing")
+            elif hashlib.sha256(content).hexdigest() != output["sha256"]:
+                history = [
+                    f"{write.caller} {write.key.rpartition('/')[2]} at {write.at:.2f}"
+                    for write in site.proxy.writes
+                    if write.key in (f"{bucket}/{key}", f"{bucket}/{output['key']}")
+                ]
+                wrong.append(f"{output['key']} is not what its manifest says; writes: {', '.join(history)}")
+    result.nothing("outputs that differ from their manifest", wrong)
+
+
+def _webhooks(site: Site, healthy: set[str], poisoned: set[str], result: Audit) -> None:
+    ids: dict[str, dict[str | None, set[str]]] = {"job.completed": {}, "job.failed": {}}
+    for told in list(site.told):
+        if told.type in ids:
+            ids[told.type].setdefault(told.job_id, set()).add(told.webhook_id)
+    completed, failed = ids["job.completed"], ids["job.failed"]
+    result.check("jobs told completed", len(completed), len(healthy))
+    result.check("unique ids of completed webhooks", len(set().union(*completed.values())), len(healthy))
+    result.nothing("jobs never told completed", sorted(healthy - completed.keys()))
+    result.nothing("jobs completed under several ids", [str(job) for job, each in completed.items() if len(each) > 1])
+    result.nothing("poisoned jobs never told failed", sorted(poisoned - failed.keys()))
+    result.nothing("healthy jobs told failed", sorted(str(job) for job in failed.keys() - poisoned))
+    result.counts["webhooks, repetitions included"] = len(site.told)
+
+
+def _objects(site: Site) -> dict[str, bytes]:
+    s3, bucket = site.aws.s3, site.aws.output_bucket
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+    keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
+    return {key: s3.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
+
+
+def _dead_letters(site: Site) -> Counter[str]:
+    """Job id → letters about it."""
+    found: Counter[str] = Counter()
+    request: Any = {"QueueUrl": site.aws.dlq_url, "MaxNumberOfMessages": 10, "VisibilityTimeout": 600}
+    while messages := site.aws.sqs.receive_message(**request).get("Messages"):
+        found.update(json.loads(message["Body"])["job_id"] for message in messages)
+    return found

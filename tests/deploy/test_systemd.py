@@ -1,0 +1,86 @@
+"""The unit: systemd accepts it, it is confined, and its times fit those of the daemon and of the fleet."""
+
+import re
+import shutil
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+from daemon.config import Settings, variable
+from daemon.interruption import SPOT_RESERVE_SECONDS
+from daemon.launcher import EXIT_CONFIG, EXIT_FORCED, EXIT_HOST_ENDS, EXIT_SETUP_FAILED, WEBHOOK_DRAIN_SECONDS
+from tests.deploy.module import optional_number
+from tests.programs import require_program
+
+FOLDER = Path(__file__).parents[2] / "deploy" / "systemd"
+UNIT = FOLDER / "transcriptd.service"
+MAX_EXPOSURE = 3.0  # of systemd-analyze security, from 0 (none) to 10
+
+
+def directives() -> dict[str, list[str]]:
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for line in UNIT.read_text().splitlines():
+        if "=" in line and not line.startswith("#"):
+            name, _, value = line.partition("=")
+            found[name].append(value)
+    return found
+
+
+def seconds(name: str) -> float:
+    return float(directives()[name][-1])
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """The unit as it would lie in /etc, with a program that exists here."""
+    unit = tmp_path / UNIT.name
+    unit.write_text(re.sub(r"(?m)^ExecStart=\S+", f"ExecStart={shutil.which('true')}", UNIT.read_text()))
+    return unit
+
+
+def analyze(*arguments: str | Path) -> str:
+    command = [require_program("systemd-analyze"), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
+
+
+def test_systemd_accepts_the_unit(installed: Path) -> None:
+    assert analyze("verify", installed).strip() == ""
+
+
+def test_the_unit_is_confined(installed: Path) -> None:
+    said = analyze("security", "--offline=true", "--no-pager", installed)
+    exposure = re.search(r"Overall exposure level.*?: (\d+\.\d)", said)
+    assert exposure is not None, said
+    assert float(exposure[1]) <= MAX_EXPOSURE
+
+
+def test_the_deadlines_of_daemon_unit_and_fleet_are_one_chain() -> None:
+    fields = Settings.model_fields
+    drain = fields["drain_timeout_seconds"].default
+    stop = seconds("TimeoutStopSec")
+    assert optional_number("deadlines", "heartbeat") <= optional_number("deadlines", "visibility") / 3
+    assert drain + WEBHOOK_DRAIN_SECONDS < stop
+    assert stop == optional_number("deadlines", "stop")
+    assert stop < optional_number("deadlines", "termination_hook")
+    assert fields["hook_heartbeat_seconds"].default * 3 < optional_number("deadlines", "termination_hook")
+    assert optional_number("deadlines", "spot_margin") == SPOT_RESERVE_SECONDS
+    attempts, start = fields["runner_start_attempts"].default, fields["runner_start_timeout_seconds"].default
+    assert seconds("TimeoutStartSec") > attempts * start
+    assert seconds("WatchdogSec") <= fields["visibility_timeout_seconds"].default
+
+
+def test_what_is_restarted_is_what_may_work_the_next_time() -> None:
+    never = {int(status) for status in directives()["RestartPreventExitStatus"][-1].split()}
+    assert never == {EXIT_CONFIG, EXIT_HOST_ENDS}
+    assert directives()["Restart"] == ["on-failure"]
+    assert not {EXIT_FORCED, EXIT_SETUP_FAILED} & never
+
+
+def test_the_example_has_settings_of_the_daemon() -> None:
+    known = {variable(name) for name in Settings.model_fields}
+    named = re.findall(r"(?m)^#?([A-Z_]+)=", (FOLDER / "transcriptd.env.example").read_text())
+    assert {name for name in named if not name.startswith("AWS_")} <= known
+    assert {"TRANSCRIPTD_QUEUE_URL", "TRANSCRIPTD_DLQ_URL"} <= set(named)

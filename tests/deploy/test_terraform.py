@@ -1,0 +1,146 @@
+"""deploy/terraform: documented, in step with the daemon, and passing its own tests where terraform can run them."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from daemon.config import Settings, variable
+from tests.deploy.module import MODULE, blocks, default, inputs_table, optional_number, outputs_table
+
+DAEMON = Path(__file__).parents[2] / "daemon"
+
+# Each call of the daemon and the permissions that it needs.
+PERMISSIONS = {
+    "receive_message": {"sqs:ReceiveMessage"},
+    "delete_message": {"sqs:DeleteMessage"},
+    "change_message_visibility": {"sqs:ChangeMessageVisibility"},
+    "send_message": {"sqs:SendMessage"},
+    "get_queue_attributes": {"sqs:GetQueueAttributes"},
+    "get_object": {"s3:GetObject", "s3:GetObjectVersion"},
+    "put_object": {"s3:PutObject", "s3:PutObjectTagging"},
+    "delete_objects": {"s3:DeleteObject"},
+    "head_bucket": {"s3:ListBucket"},
+    "list_objects_v2": {"s3:ListBucket"},
+    "complete_lifecycle_action": {"autoscaling:CompleteLifecycleAction"},
+    "record_lifecycle_action_heartbeat": {"autoscaling:RecordLifecycleActionHeartbeat"},
+    "terminate_instance_in_auto_scaling_group": {"autoscaling:TerminateInstanceInAutoScalingGroup"},
+    "set_instance_health": {"autoscaling:SetInstanceHealth"},
+    "describe_auto_scaling_groups": {"autoscaling:DescribeAutoScalingGroups"},
+    "describe_auto_scaling_instances": {"autoscaling:DescribeAutoScalingInstances"},
+}
+
+
+def test_every_variable_and_output_is_documented() -> None:
+    for name, body in blocks("variable").items():
+        assert body["description"], name
+        assert body["type"], name
+        assert body["type"] == "bool" or body["validation"], f"{name}: anything but a bool can be wrong"
+    for name, body in blocks("output").items():
+        assert body["description"], name
+
+
+def test_the_readme_lists_them_all() -> None:
+    readme = (MODULE / "README.md").read_text()
+    for table in (inputs_table(), outputs_table()):
+        assert table in readme, f"deploy/terraform/README.md is out of date; it should have:\n\n{table}"
+
+
+def test_settings_that_instances_get_are_settings_of_the_daemon() -> None:
+    known = {variable(name) for name in Settings.model_fields}
+    text = "".join(path.read_text() for path in (*MODULE.glob("*.tf"), *MODULE.glob("examples/*/*.tf")))
+    written = set(re.findall(r"\b(TRANSCRIPTD_[A-Z][A-Z0-9_]*[A-Z0-9]|WEBHOOK_[A-Z]+)\b", text))
+    assert written - known == set()
+    assert "TRANSCRIPTD_QUEUE_URL" in written
+
+
+def test_deadlines_fit_the_daemon() -> None:
+    fields = Settings.model_fields
+    assert optional_number("deadlines", "visibility") == fields["visibility_timeout_seconds"].default
+    assert optional_number("deadlines", "heartbeat") == fields["heartbeat_seconds"].default
+    assert optional_number("deadlines", "drain") == fields["drain_timeout_seconds"].default
+    assert optional_number("deadlines", "launch_hook") > fields["runner_start_timeout_seconds"].default
+
+
+def test_interruptions_do_not_use_up_the_receives() -> None:
+    fields = Settings.model_fields
+    assert default("max_receive_count") > fields["max_attempts"].default + fields["quarantine_deliveries"].default
+
+
+def test_the_role_allows_what_the_daemon_calls_and_no_more() -> None:
+    called = set()
+    for text in (path.read_text() for path in DAEMON.glob("*.py")):
+        if "import aioboto3" in text:
+            called |= set(re.findall(r'_client\.(?:get_paginator\("(\w+)"\)|(\w+)\()', text))
+    needed: set[str] = set()
+    for name in {"".join(pair) for pair in called} - {"get_paginator"}:
+        assert name in PERMISSIONS, f"which permission does {name} need? Say so here and in deploy/terraform/iam.tf"
+        needed |= PERMISSIONS[name]
+    allowed = set(re.findall(r'"((?:sqs|s3|autoscaling):\w+)"', (MODULE / "iam.tf").read_text()))
+    assert needed <= allowed
+    # The boot script and whoever ends an idle instance need the rest of Auto Scaling.
+    assert {name for name in allowed - needed if not name.startswith("autoscaling:")} == set()
+
+
+@pytest.fixture(scope="module")
+def user_data() -> str:
+    """The boot script as an instance gets it."""
+    if shutil.which("terraform") is None:
+        pytest.skip("terraform is not on the PATH")
+    arguments = {
+        "region": "eu-central-1",
+        "group_name": "transcriptd",
+        "launch_hook": "transcriptd-launch",
+        "launch_hook_seconds": 1800,
+        "stop_timeout_seconds": 360,
+        "http_port": 9464,
+        "release_uri": "s3://releases/transcriptd/0.1.0.tar.gz",
+        "release_sha256": "a" * 64,
+        "secrets": {"WEBHOOK_SECRET": "arn:aws:ssm:eu-central-1:123456789012:parameter/webhook"},
+        "settings": {"WEBHOOK_URL": 'https://app.example.com/$HOME/`id`/\\"'},
+    }
+    template = json.dumps(str(MODULE / "templates" / "user-data.sh.tftpl"))
+    done = subprocess.run(
+        ["terraform", "console"],
+        input=f"base64encode(templatefile({template}, {json.dumps(arguments)}))\n",
+        capture_output=True,
+        text=True,
+        cwd=MODULE.parent,  # a folder without .tf files: the console then needs no provider
+        check=True,
+    )
+    encoded = done.stdout.strip().strip('"')
+    return subprocess.run(["base64", "-d"], input=encoded, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_boot_script_is_bash(user_data: str) -> None:
+    subprocess.run(["bash", "-n"], input=user_data, text=True, check=True)
+    assert 'bash "$installer" --source "$source_dir"' in user_data
+
+
+def test_the_boot_script_writes_settings_as_they_are(user_data: str, tmp_path: Path) -> None:
+    """The shell expands nothing in them; a secret is read on the instance, quoted, into the same private file."""
+    target = tmp_path / "transcriptd.env"
+    begin, end = user_data.index("install -d -m 755 /etc/transcriptd\n"), user_data.index("# --- Release ---")
+    script = user_data[begin:end].replace("/etc/transcriptd/transcriptd.env", str(target))
+    script = script.replace("install -d -m 755 /etc/transcriptd\n", "")
+    script = "aws() { printf 'whsec_a\"b\\\\c\\n'; }\n" + script
+    subprocess.run(["bash", "-euo", "pipefail"], input=script, text=True, check=True)
+    assert target.read_text().splitlines() == [
+        'WEBHOOK_URL="https://app.example.com/$HOME/`id`/\\""',
+        'WEBHOOK_SECRET="whsec_a\\"b\\\\c"',
+    ]
+    assert target.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_module_passes_its_checks() -> None:
+    """`make tf-check`, as far as it gets here."""
+    if not (os.environ.get("TF_CHECK") or shutil.which("terraform")):
+        pytest.skip("terraform is not on the PATH")
+    done = subprocess.run([MODULE / "check.sh"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout
+    if missed := [line for line in done.stdout.splitlines() if line.startswith("not checked: validate")]:
+        pytest.skip(missed[0])

@@ -1,0 +1,146 @@
+"""EC2's instance metadata and the Auto Scaling service on loopback, with the real documents' shapes and switchable faults."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+from urllib.parse import parse_qs
+
+from daemon.embedded.loopback import LoopbackServer, QuietHandler
+
+INSTANCE_ID = "i-0123456789abcdef0"
+NAMESPACE = "http://autoscaling.amazonaws.com/doc/2011-01-01/"
+
+
+@dataclass
+class FakeEc2:
+    """`with FakeEc2() as ec2:`; `metadata` is what it serves by path, `calls` what the group was told."""
+
+    metadata: dict[str, str] = field(default_factory=lambda: {"instance-id": INSTANCE_ID})
+    refused: set[str] = field(default_factory=set)  # actions answered with a ValidationError
+    failing: int = 0  # so many actions fail first
+    metadata_down: bool = False
+    token_ttl_requests: int = 0
+    without_token: int = 0
+    calls: list[dict[str, str]] = field(default_factory=list)
+    tokens: set[str] = field(default_factory=set)
+    on_call: Callable[[dict[str, str]], None] = lambda _: None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __enter__(self) -> Self:
+        outer = self
+
+        class Handler(QuietHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_PUT(self) -> None:
+                if outer.metadata_down or self.path != "/latest/api/token":
+                    return self._answer(503, "")
+                outer.token_ttl_requests += 1
+                token = f"token-{outer.token_ttl_requests}"
+                outer.tokens.add(token)
+                return self._answer(200, token)
+
+            def do_GET(self) -> None:
+                if outer.metadata_down:
+                    return self._answer(503, "")
+                if self.headers.get("X-aws-ec2-metadata-token") not in outer.tokens:
+                    outer.without_token += 1
+                    return self._answer(401, "")
+                found = outer.metadata.get(self.path.removeprefix("/latest/meta-data/"))
+                return self._answer(404, "") if found is None else self._answer(200, found)
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+                call = {name: values[0] for name, values in parse_qs(body).items()}
+                with outer._lock:
+                    outer.calls.append(call)
+                    fails = outer.failing > 0
+                    outer.failing -= fails
+                action = call["Action"]
+                if fails:
+                    return self._answer(500, _error("InternalFailure", "switched on"))
+                if action in outer.refused:
+                    return self._answer(400, _error("ValidationError", "No active Lifecycle Action found"))
+                outer.on_call(call)
+                return self._answer(
+                    200,
+                    f'<{action}Response xmlns="{NAMESPACE}"><{action}Result/>'
+                    f"<ResponseMetadata><RequestId>r</RequestId></ResponseMetadata></{action}Response>",
+                )
+
+            def _answer(self, status: int, body: str) -> None:
+                data = body.encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+        self._server = LoopbackServer(Handler, "fake ec2").__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.__exit__(kind, error, trace)
+
+    @property
+    def url(self) -> str:
+        return self._server.base_url
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For a daemon on this instance, in the group `fleet`."""
+        return {
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT": self.url,
+            "AWS_ENDPOINT_URL_AUTO_SCALING": self.url,
+            "TRANSCRIPTD_HOST": "ec2",
+            "TRANSCRIPTD_AUTOSCALING_GROUP": "fleet",
+            "TRANSCRIPTD_LAUNCH_HOOK": "launching",
+            "TRANSCRIPTD_TERMINATION_HOOK": "terminating",
+            "TRANSCRIPTD_INTERRUPTION_POLL_SECONDS": "0.2",
+            "TRANSCRIPTD_HOOK_HEARTBEAT_SECONDS": "0.5",
+        }
+
+    # --- what happens to the instance
+
+    def interrupt(self, in_seconds: float) -> None:
+        ends_at = datetime.fromtimestamp(time.time() + in_seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        self.metadata["spot/instance-action"] = json.dumps({"action": "terminate", "time": ends_at})
+
+    def recommend_rebalance(self) -> None:
+        self.metadata["events/recommendations/rebalance"] = json.dumps({"noticeTime": "2026-11-22T10:00:00Z"})
+
+    def terminate(self) -> None:
+        self.metadata["autoscaling/target-lifecycle-state"] = "Terminated"
+
+    # --- what the group was told
+
+    def told(self) -> list[str]:
+        """The calls in order, in short: `complete launching CONTINUE`."""
+        return [_in_short(call) for call in list(self.calls)]
+
+
+def _in_short(call: dict[str, str]) -> str:
+    match call["Action"]:
+        case "CompleteLifecycleAction":
+            return f"complete {call['LifecycleHookName']} {call['LifecycleActionResult']}"
+        case "RecordLifecycleActionHeartbeat":
+            return f"heartbeat {call['LifecycleHookName']}"
+        case "TerminateInstanceInAutoScalingGroup":
+            return "terminate" + (" and shrink" if call["ShouldDecrementDesiredCapacity"] == "true" else "")
+        case "SetInstanceHealth":
+            return call["HealthStatus"]
+        case other:
+            return other
+
+
+def _error(code: str, message: str) -> str:
+    return (
+        f'<ErrorResponse xmlns="{NAMESPACE}"><Error><Type>Sender</Type><Code>{code}</Code>'
+        f"<Message>{message}</Message></Error><RequestId>r</RequestId></ErrorResponse>"
+    )

@@ -1,0 +1,165 @@
+"""How good the transcripts are, with the packaged models on a real telephone call of two people.
+
+`pytest -s` prints the measured figures.
+"""
+
+import statistics
+from functools import cache
+
+import jiwer
+import pytest
+
+from daemon.pipeline.pieces import Turn
+from daemon.transcript import Transcript
+from tests.integration.pipeline_fixture import loaded, options, sample_audio, transcribe
+from tests.measures import diarization_error_rate, start_errors, tokens, word_error_rate
+from tests.reference import reference_sentences, reference_turns
+
+DURATION_SECONDS = 30.0
+MAX_WER = 0.20
+MAX_DER = 0.20
+START_TOLERANCE_SECONDS = 0.3
+MIN_STARTS_IN_TOLERANCE = 0.8
+MIN_ERRORS_UNSURE = 0.7  # of the wrong words, those among the less sure half
+MIN_RANKING = 0.75  # how often a right word is surer than a wrong one (area under the ROC curve)
+MIN_RECOGNISED = 0.8  # of the sentences' first words, so that the measure above means something
+
+both_models = pytest.mark.parametrize("model", ["base", "tiny.en"])
+
+
+@cache
+def transcript_of(model: str) -> Transcript:
+    pipeline, _ = loaded()
+    return transcribe(pipeline, "accuracy", sample_audio(), options(model=model, align="auto"))
+
+
+def error_rate(turns: list[Turn]) -> float:
+    return diarization_error_rate(reference_turns(), turns, DURATION_SECONDS)
+
+
+def judged_words(transcript: Transcript) -> list[tuple[float, bool]]:
+    """For each word that was heard: how sure the transcript is of it, and whether it is right, by the same alignment.
+
+    A word that normalises to several tokens is right if all are; one to none, an `uh`, is not judged.
+    """
+    words = [word for segment in transcript.segments for word in segment.words]
+    owners = [(token, index) for index, word in enumerate(words) for token in tokens(word.word)]
+    said = [token for sentence in reference_sentences() for token in tokens(sentence.text)]
+    [alignment] = jiwer.process_words(" ".join(said), " ".join(token for token, _ in owners)).alignments
+    right = {
+        position
+        for chunk in alignment
+        if chunk.type == "equal"
+        for position in range(chunk.hyp_start_idx, chunk.hyp_end_idx)
+    }
+    judged: dict[int, bool] = {}
+    for position, (_, index) in enumerate(owners):
+        judged[index] = judged.get(index, True) and position in right
+    return [(words[index].score or 0.0, is_right) for index, is_right in judged.items()]
+
+
+def ranking(judged: list[tuple[float, bool]]) -> float:
+    """The share of pairs of a right and a wrong word in which the right one is surer; ties count half."""
+    right, wrong = ([score for score, is_right in judged if is_right is kind] for kind in (True, False))
+    wins = sum((sure > unsure) + (sure == unsure) / 2 for sure in right for unsure in wrong)
+    return wins / (len(right) * len(wrong))
+
+
+@both_models
+def test_words_are_right(model: str) -> None:
+    reference = " ".join(sentence.text for sentence in reference_sentences())
+    wer = word_error_rate([reference], [" ".join(segment.text for segment in transcript_of(model).segments)])
+    print(f"\n{model}: WER {wer:.3f}; seconds {transcript_of(model).timings_seconds}")
+    assert wer <= MAX_WER
+
+
+@both_models
+def test_speakers_of_the_transcript_are_right(model: str) -> None:
+    transcript = transcript_of(model)
+    der = error_rate([Turn(s.start, s.end, s.speaker) for s in transcript.segments if s.speaker])
+    print(f"\n{model}: DER of the transcript's segments {der:.3f}")
+    assert transcript.speakers == ["SPEAKER_00", "SPEAKER_01"]
+    assert der <= MAX_DER
+
+
+@pytest.mark.parametrize("bounds", [{}, {"min_speakers": 2, "max_speakers": 6}, {"num_speakers": 2}])
+def test_speaker_turns_are_right(bounds: dict[str, int]) -> None:
+    pipeline, _ = loaded()
+    assert pipeline._stages is not None
+    found = pipeline._stages.diarizer.diarize(sample_audio(), None, lambda _: None, **bounds)
+    der = error_rate(found.turns)
+    print(f"\nDER of the diarization with {bounds or 'no bounds'}: {der:.3f}")
+    assert der <= MAX_DER
+
+
+@both_models
+def test_sentences_begin_where_they_are_said(model: str) -> None:
+    words = [(word.word, word.start) for segment in transcript_of(model).segments for word in segment.words]
+    errors = start_errors(reference_sentences(), words)
+    recognised = [error for error in errors if error is not None]
+    hits = sum(abs(error) <= START_TOLERANCE_SECONDS for error in recognised)
+    print(f"\n{model}: {hits} of {len(recognised)} sentences begin within {START_TOLERANCE_SECONDS} s,", end=" ")
+    print(f"{len(errors) - len(recognised)} not recognised:", [e if e is None else round(e, 2) for e in errors])
+    assert len(recognised) >= MIN_RECOGNISED * len(errors)
+    assert hits >= MIN_STARTS_IN_TOLERANCE * len(recognised)
+
+
+@both_models
+def test_every_word_lies_inside_its_segment(model: str) -> None:
+    transcript = transcript_of(model)
+    end_of_last = 0.0
+    for segment in transcript.segments:
+        assert segment.words
+        assert segment.text == " ".join(word.word for word in segment.words)
+        assert (segment.start, segment.end) == (segment.words[0].start, segment.words[-1].end)
+        for word in segment.words:
+            assert end_of_last <= word.start <= word.end <= transcript.duration_seconds
+            assert word.score is not None
+            assert 0 <= word.score <= 1
+            assert word.speaker in transcript.speakers
+            end_of_last = word.end
+
+
+@both_models
+def test_wrong_words_are_among_the_unsure(model: str) -> None:
+    judged = judged_words(transcript_of(model))
+    middle = statistics.median(score for score, _ in judged)
+    wrong = [score for score, is_right in judged if not is_right]
+    unsure = sum(score < middle for score in wrong) / len(wrong)
+    area = ranking(judged)
+    print(
+        f"\n{model}: of {len(wrong)} wrong words among {len(judged)}, {unsure:.0%} below the median of {middle:.2f};",
+        end=" ",
+    )
+    print(
+        f"AUC {area:.2f}; mean score {statistics.mean(score for score, _ in judged):.2f}, {1 - len(wrong) / len(judged):.2f} right"
+    )
+    assert len(wrong) >= 3  # of fewer, a share says nothing
+    assert unsure >= MIN_ERRORS_UNSURE
+    assert area >= MIN_RANKING
+
+
+@both_models
+def test_segments_say_how_sure_their_words_are(model: str) -> None:
+    for segment in transcript_of(model).segments:
+        scores = [word.score or 0.0 for word in segment.words]
+        assert segment.confidence is not None
+        assert min(scores) - 1e-4 <= segment.confidence <= max(scores) + 1e-4
+
+
+@both_models
+def test_overlap_is_marked_where_it_is(model: str) -> None:
+    """The reference has both speaking at once for a few moments; nobody says that a segment overlaps elsewhere."""
+    turns = reference_turns()
+    for segment in transcript_of(model).segments:
+        assert segment.overlap == any(word.overlap for word in segment.words)
+        if segment.overlap:
+            others = {turn.speaker for turn in turns if turn.start < segment.end and segment.start < turn.end}
+            assert len(others) == 2
+
+
+def test_language_is_detected() -> None:
+    transcript = transcript_of("base")
+    assert transcript.language == "en"
+    assert transcript.language_probability is not None
+    assert transcript.language_probability > 0.9

@@ -1,0 +1,368 @@
+"""What Whisper can be trusted with: which language it is, what is no speech, what was missed, and each job's own words."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from daemon.pipeline.pieces import Chunk
+from daemon.pipeline.whisperx_pipeline import WhisperXPipeline
+from daemon.transcript import Transcript
+from tests.espeak import GERMAN, NUMBERS, SPANISH, speak
+from tests.integration.pipeline_fixture import loaded, make_wav2vec2, options, sample_audio, transcribe
+
+RATE = 16_000
+SOUNDS: dict[str, Callable[[], np.ndarray]] = {}
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> WhisperXPipeline:
+    return loaded()[0]
+
+
+@pytest.fixture
+def stages(pipeline: WhisperXPipeline) -> Any:
+    return pipeline._stages
+
+
+def text_of(transcript: Transcript) -> str:
+    return " ".join(segment.text for segment in transcript.segments)
+
+
+def codes_of(transcript: Transcript) -> list[str]:
+    return [warning.code for warning in transcript.warnings]
+
+
+def pause(seconds: float) -> np.ndarray:
+    return np.zeros(int(seconds * RATE), np.float32)
+
+
+def call(start: float, end: float) -> np.ndarray:
+    part: np.ndarray = sample_audio()[int(start * RATE) : int(end * RATE)]
+    return part
+
+
+# --- sounds that are no speech ------------------------------------------------------------------------------------
+
+
+def noise(exponent: float, seconds: float = 12.0) -> np.ndarray:
+    """White (0), pink (1) or brown (2): power falls with that exponent of the frequency."""
+    dice = np.random.default_rng(0)
+    spectrum = np.fft.rfft(dice.normal(size=int(seconds * RATE)))
+    spectrum /= np.maximum(np.arange(len(spectrum)), 1) ** (exponent / 2)
+    sound: np.ndarray = np.fft.irfft(spectrum)
+    return np.asarray(0.5 * sound / np.abs(sound).max(), np.float32)
+
+
+def tone(seconds: float = 12.0) -> np.ndarray:
+    sound: np.ndarray = 0.3 * np.sin(2 * np.pi * 440 * np.arange(int(seconds * RATE)) / RATE)
+    return sound.astype(np.float32)
+
+
+def beeps() -> np.ndarray:
+    """A busy line."""
+    return (tone() * (np.arange(12 * RATE) % (RATE // 2) < RATE // 4)).astype(np.float32)
+
+
+def music(seconds: int = 12) -> np.ndarray:
+    """Four chords in turn with a drum on every beat of half a second."""
+    sound = np.zeros(seconds * RATE)
+    dice = np.random.default_rng(0)
+    time = np.arange(RATE // 2) / RATE
+    chords = [(220, 277, 330), (196, 247, 294), (175, 220, 262), (196, 247, 294)]
+    for beat in range(seconds * 2):
+        start = beat * RATE // 2
+        for pitch in chords[beat // 4 % 4]:
+            for harmonic in (1, 2, 3, 4):
+                sound[start : start + len(time)] += (
+                    0.2 * np.sin(2 * np.pi * pitch * harmonic * time) / harmonic * np.exp(-2 * time)
+                )
+        sound[start : start + 2000] += 0.5 * dice.normal(size=2000) * np.exp(-np.arange(2000) / 400)
+    return np.asarray(0.6 * sound / np.abs(sound).max(), np.float32)
+
+
+SOUNDS.update(
+    silence=lambda: pause(12),
+    white=lambda: noise(0),
+    pink=lambda: noise(1),
+    brown=lambda: noise(2),
+    hiss=lambda: 0.002 * noise(0),
+    tone=tone,
+    beeps=beeps,
+    music=music,
+)
+
+
+@pytest.mark.parametrize("name", sorted(SOUNDS))
+def test_what_is_no_speech_has_no_text(pipeline: WhisperXPipeline, name: str) -> None:
+    transcript = transcribe(pipeline, name, SOUNDS[name](), options(model="base"))
+    assert (transcript.segments, transcript.language) == ([], None)
+    assert codes_of(transcript) in ([], ["chunk_gated"])  # beeps sound like speech to the detector
+
+
+@pytest.mark.parametrize("name", ["silence", "white", "pink", "brown", "hiss", "tone", "music"])
+@pytest.mark.parametrize("model", ["base", "tiny.en"])
+def test_what_speech_detection_took_for_speech_has_none_either(
+    pipeline: WhisperXPipeline, stages: Any, monkeypatch: pytest.MonkeyPatch, name: str, model: str
+) -> None:
+    take_all_for_speech(stages, monkeypatch)
+    transcript = transcribe(pipeline, name, SOUNDS[name](), options(model=model, diarize=False))
+    assert transcript.segments == []
+    assert codes_of(transcript) == ["chunk_gated"]
+    assert "0.0-12.0 s" in transcript.warnings[0].message
+
+
+def take_all_for_speech(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from daemon.pipeline.vad import Speech
+
+    def detect(audio: np.ndarray, *_: Any) -> Speech:
+        end = len(audio) / RATE
+        return Speech([Chunk(0.0, end, ((0.0, end),))], None)
+
+    monkeypatch.setattr(stages.detector, "detect", detect)
+
+
+# --- loops --------------------------------------------------------------------------------------------------------
+
+
+def test_a_looping_chunk_alone_is_decoded_again(
+    pipeline: WhisperXPipeline, stages: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first of two chunks comes back as a loop from the first pass."""
+    from daemon.pipeline.asr import Decoder
+
+    generate = Decoder._generate
+    warmer: list[int] = []
+    loop = Decoder(stages.whisper.get("tiny.en"), options(), "en").tokens(" I'm sorry." * 5)
+
+    def loops(self: Decoder, encoded: Any, languages: Any, **sampling: Any) -> Any:
+        results = generate(self, encoded, languages, **sampling)
+        if "sampling_temperature" in sampling:
+            warmer.append(len(languages))
+            return results
+        return [Looping(results[0], loop), *results[1:]]
+
+    monkeypatch.setattr(Decoder, "_generate", loops)
+    audio = np.concatenate([call(12.5, 14.3), pause(40), call(14.3, 20.2)])
+    transcript = transcribe(pipeline, "loop", audio, options(diarize=False))
+    assert warmer
+    assert set(warmer) == {1}
+    assert "sorry" not in text_of(transcript)
+    assert "Jersey" in text_of(transcript)
+    assert "Chicago" in text_of(transcript)
+
+
+class Looping:
+    """A result of CTranslate2's with other tokens, as likely as loops are to Whisper."""
+
+    def __init__(self, result: Any, tokens: list[int]) -> None:
+        self.sequences_ids = [tokens]
+        self.scores = [-0.1]
+        self.no_speech_prob = result.no_speech_prob
+
+
+# --- speech that was missed ---------------------------------------------------------------------------------------
+
+
+def test_quiet_speech_that_was_passed_over_is_found(
+    pipeline: WhisperXPipeline, stages: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Speech detection misses what lies between 16 and 26 s, as it does with a far voice; noise there stays nothing."""
+    from dataclasses import replace
+
+    detect = stages.detector.detect
+    loud, quiet = call(7.6, 21.6), 0.02 * call(12.4, 17.9)
+    floor = np.random.default_rng(0).normal(0, 1e-5, 60 * RATE).astype(np.float32)
+
+    def passes_over(audio: np.ndarray, *arguments: Any) -> Any:
+        speech = detect(audio, *arguments)
+        if len(audio) < 30 * RATE:  # a gap by itself
+            return speech
+        heard = [chunk for whole in speech.chunks for chunk in regions_of(whole) if not 15 < chunk.start < 27]
+        return replace(speech, chunks=heard)
+
+    def recording(middle: np.ndarray) -> np.ndarray:
+        audio = np.concatenate([loud, pause(4), middle, pause(4), loud])
+        return audio + floor[: len(audio)]
+
+    monkeypatch.setattr(stages.detector, "detect", passes_over)
+    transcript = transcribe(pipeline, "quiet", recording(quiet), options(model="base", language="en", diarize=False))
+    found = [segment for segment in transcript.segments if 16 < segment.start < 26]
+    assert "New Jersey" in " ".join(segment.text for segment in found)
+    assert codes_of(transcript) == []
+
+    instead = 0.02 * noise(1, len(quiet) / RATE)
+    transcript = transcribe(pipeline, "noise", recording(instead), options(model="base", language="en", diarize=False))
+    assert [segment for segment in transcript.segments if 16 < segment.start < 26] == []
+
+
+def regions_of(chunk: Chunk) -> list[Chunk]:
+    return [Chunk(start, end, ((start, end),)) for start, end in chunk.regions]
+
+
+# --- languages ----------------------------------------------------------------------------------------------------
+
+
+def test_a_minute_of_music_first_does_not_decide_the_language(pipeline: WhisperXPipeline) -> None:
+    audio = np.concatenate([music(60), speak(GERMAN, "de")])
+    transcript = transcribe(pipeline, "music", audio, options(model="base", diarize=False))
+    assert transcript.language == "de"
+    assert transcript.language_probability is not None
+    assert transcript.language_probability > 0.7
+    assert next(iter(transcript.language_probabilities)) == "de"
+    assert "Deutschland" in text_of(transcript)
+    assert all(segment.start >= 59 for segment in transcript.segments)
+
+
+def test_a_beginning_in_another_language_does_not_decide_either(pipeline: WhisperXPipeline) -> None:
+    german = speak(GERMAN, "de")
+    audio = np.concatenate([call(7, 30), *[german, pause(1)] * 4])
+    transcript = transcribe(pipeline, "mostly", audio, options(model="base", diarize=False, align="off"))
+    assert transcript.language == "de"
+    assert 0.5 < transcript.language_probabilities["de"] < 0.9
+    assert transcript.language_probabilities["en"] > 0.1
+    assert transcript.language_probability == transcript.language_probabilities["de"]
+
+
+def test_each_part_of_a_mixed_recording_is_written_in_its_language(pipeline: WhisperXPipeline) -> None:
+    audio = np.concatenate([call(7, 30), pause(2), speak(GERMAN, "de"), pause(2), speak(SPANISH, "es")])
+    transcript = transcribe(pipeline, "mixed", audio, options(model="base", diarize=False, multilingual=True))
+    assert transcript.language == "en"
+    by_language = {
+        language: " ".join(segment.text for segment in transcript.segments if segment.language == language)
+        for language in ("en", "de", "es")
+    }
+    assert "New Jersey" in by_language["en"]
+    assert "in Deutschland" in by_language["de"]
+    assert "Hoy vamos a hablar" in by_language["es"]
+    assert transcript.models.alignment == "attention"
+
+
+def test_the_aligner_is_that_of_the_language(
+    pipeline: WhisperXPipeline, stages: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    from daemon.pipeline.alignment import Aligner, Aligners
+
+    model = make_wav2vec2(tmp_path)
+    monkeypatch.setattr(stages, "aligners", Aligners((f"de={model}",), stages.device))
+    aligned: list[str] = []
+    align = Aligner.align
+
+    def counted(self: Aligner, passage: Any, audio: np.ndarray) -> Any:
+        aligned.append(passage.language)
+        return align(self, passage, audio)
+
+    monkeypatch.setattr(Aligner, "align", counted)
+    audio = np.concatenate([call(7, 30), pause(2), speak(GERMAN, "de")])
+    job = options(model="base", diarize=False, multilingual=True, align="auto", language="en")
+    transcript = transcribe(pipeline, "aligned", audio, job)
+    assert transcript.language == "en"
+    assert aligned
+    assert set(aligned) == {"de"}
+    assert transcript.models.alignment == ",".join(sorted((str(model), "attention")))
+    assert codes_of(transcript) == ["alignment_fallback"]
+    assert all(segment.words for segment in transcript.segments)
+
+
+@pytest.mark.parametrize("polled", [8, 2], ids=["all chunks", "some chunks"])
+def test_what_the_detection_encoded_is_not_encoded_again(
+    pipeline: WhisperXPipeline, stages: Any, monkeypatch: pytest.MonkeyPatch, polled: int
+) -> None:
+    """And the transcript is that of a job that encodes everything anew."""
+    from daemon.pipeline import encoding, recognition
+    from daemon.pipeline.language import voters
+
+    monkeypatch.setattr("daemon.pipeline.vad.CHUNK_SECONDS", 6)
+    monkeypatch.setattr(stages, "batch_size", 3)
+    monkeypatch.setattr(recognition, "voters", lambda chunks: voters(chunks, polled))
+    encode = encoding.encode
+    encoded: list[Chunk] = []
+
+    def counted(model: Any, audio: np.ndarray, chunks: Any) -> Any:
+        encoded.extend(chunks)
+        return encode(model, audio, chunks)
+
+    monkeypatch.setattr(encoding, "encode", counted)
+    monkeypatch.setattr(recognition, "encode", counted)
+    job = options(model="base", diarize=False)
+    reused = transcribe(pipeline, "reused", call(7, 30), job)
+    assert len(encoded) == len(set(encoded)) > 3
+
+    monkeypatch.setattr(recognition, "encode_rest", lambda model, audio, chunks, _: encode(model, audio, chunks))
+    anew = transcribe(pipeline, "anew", call(7, 30), job)
+    assert (reused.language, reused.language_probabilities) == (anew.language, anew.language_probabilities)
+    assert text_of(reused) == text_of(anew)
+
+
+# --- translation, prompts, numerals -------------------------------------------------------------------------------
+
+
+def test_a_translation_is_english(pipeline: WhisperXPipeline) -> None:
+    job = options(model="base", diarize=False, task="translate")
+    transcript = transcribe(pipeline, "translated", speak(GERMAN, "de"), job)
+    assert (transcript.task, transcript.language) == ("translate", "de")
+    assert {segment.language for segment in transcript.segments} == {"de"}
+    assert re.search(r"\bGood day\b.*\bweather in Germany\b.*\bsun\b", text_of(transcript))
+
+
+def test_words_of_a_translation_are_spaced_whatever_was_spoken(pipeline: WhisperXPipeline) -> None:
+    """Japanese is not, but the text is English."""
+    job = options(model="base", diarize=False, task="translate", language="ja")
+    transcript = transcribe(pipeline, "spaced", call(12.4, 20.2), job)
+    words = [word.word for segment in transcript.segments for word in segment.words]
+    assert "Chicago" in text_of(transcript)
+    assert " ".join(words) == text_of(transcript)
+    assert not any(" " in word for word in words)
+
+
+def test_a_vocabulary_spells_the_names_of_its_job_alone(pipeline: WhisperXPipeline) -> None:
+    audio = call(6.5, 14.3)
+    plain = options(model="base", language="en", diarize=False)
+    named = plain.model_copy(update={"vocabulary": ["Dianne"]})
+    before = transcribe(pipeline, "1", audio, plain)
+    spelt = transcribe(pipeline, "2", audio, named)
+    after = transcribe(pipeline, "3", audio, plain)
+    assert "Dianne" in text_of(spelt)
+    assert "Dianne" not in text_of(before)
+    assert after.segments == before.segments
+
+
+def test_terms_without_room_are_told_of(pipeline: WhisperXPipeline) -> None:
+    job = options(vocabulary=[f"Pneumonoultramicroscopic{number}" for number in range(100)], diarize=False)
+    transcript = transcribe(pipeline, "cut", call(12.4, 14.3), job)
+    assert codes_of(transcript) == ["vocabulary_cut"]
+
+
+def test_numbers_are_written_out_and_none_is_lost(pipeline: WhisperXPipeline, stages: Any) -> None:
+    from daemon.pipeline.whisper_models import numeral_tokens
+
+    audio = speak(NUMBERS, "en-us")
+    plain = options(model="base", language="en", diarize=False)
+    in_words = text_of(transcribe(pipeline, "words", audio, plain.model_copy(update={"suppress_numerals": True})))
+    digits = text_of(transcribe(pipeline, "digits", audio, plain))
+    assert "1984" in digits
+    assert "25" in digits
+    assert not re.search(r"[\d$]", in_words)
+    assert re.search(r"eighty.four.*twenty.five.*three hundred dollars", in_words)
+    model = stages.whisper.get("base")
+    assert numeral_tokens(model, None) is numeral_tokens(model, None)  # kept: a tokenizer would be needed otherwise
+
+
+def test_a_number_that_would_be_lost_stays_as_it_is(
+    pipeline: WhisperXPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from daemon.pipeline.asr import Decoder
+
+    read = Decoder._read
+
+    def drops_the_year(self: Decoder, result: Any) -> Any:
+        from dataclasses import replace
+
+        reading = read(self, result)
+        return replace(reading, text=re.sub(r" nineteen (hundred )?(and )?eighty.four", "", reading.text))
+
+    monkeypatch.setattr(Decoder, "_read", drops_the_year)
+    job = options(model="base", language="en", diarize=False, suppress_numerals=True)
+    assert "1984" in text_of(transcribe(pipeline, "lost", speak(NUMBERS, "en-us"), job))

@@ -1,0 +1,419 @@
+"""An interrupted job goes on where it was, and ends with the transcript of one that was not interrupted.
+
+Groups are made short here, so that half a minute of speech has several. Which share of a long recording may be lost is
+arithmetic: the test of two hours.
+"""
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from daemon.errors import Interrupted
+from daemon.options import JobOptions
+from daemon.pipeline.checkpoints import Checkpoints
+from daemon.pipeline.whisperx_pipeline import WhisperXPipeline
+from daemon.transcript import Transcript
+from tests.integration.pipeline_fixture import Recorder, loaded, make_wav2vec2, options, sample_audio, transcribe
+
+RATE = 16_000
+
+HEARD: dict[tuple[int, int], Any] = {}
+
+
+class GivesUp(Recorder):
+    """Gives the job up once so much of the stage is done."""
+
+    def __init__(self, stage: str, fraction: float) -> None:
+        super().__init__()
+        self._stage = stage
+        self._fraction = fraction
+
+    def check_cancelled(self) -> None:
+        if any(stage == self._stage and fraction >= self._fraction for stage, fraction in self.fractions):
+            raise Interrupted("the instance is going away")
+
+
+class Delivery:
+    """Runs a job in one folder, and counts the chunks that Whisper decodes in it."""
+
+    def __init__(self, folder: Path, decoded: list[int]) -> None:
+        self._folder = folder
+        self._decoded = decoded
+
+    def run(self, job: JobOptions, reporter: Recorder | None = None) -> tuple[Transcript, int]:
+        self._decoded.clear()
+        transcript = transcribe(loaded()[0], "resumed", sample_audio(), job, reporter or Recorder(), self._folder)
+        return transcript, sum(self._decoded)
+
+    def interrupted(self, job: JobOptions, stage: str, fraction: float) -> int:
+        self._decoded.clear()
+        with pytest.raises(Interrupted):
+            transcribe(loaded()[0], "resumed", sample_audio(), job, GivesUp(stage, fraction), self._folder)
+        return sum(self._decoded)
+
+    def names(self, prefix: str = "") -> list[str]:
+        return sorted(path.name for path in self._folder.iterdir() if path.name.startswith(prefix))
+
+    def largest(self) -> int:
+        """Chunks in the largest group."""
+        return max(len(json.loads((self._folder / name).read_text())["chunks"]) for name in self.names("asr-"))
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> WhisperXPipeline:
+    return loaded()[0]
+
+
+@pytest.fixture
+def stages(pipeline: WhisperXPipeline, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr("daemon.pipeline.vad.CHUNK_SECONDS", 3)
+    monkeypatch.setattr("daemon.pipeline.recognition.GROUP_SECONDS", 6)
+    monkeypatch.setattr(pipeline._stages, "batch_size", 2)
+    return pipeline._stages
+
+
+@pytest.fixture
+def heard(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Speech detection remembers what it found, which saves the tests some time."""
+    from daemon.pipeline import vad
+
+    detect = stages.detector.detect
+
+    def remembered(audio: np.ndarray, *arguments: Any) -> Any:
+        key = (len(audio), vad.CHUNK_SECONDS)
+        if key not in HEARD:
+            HEARD[key] = detect(audio, *arguments)
+        return HEARD[key]
+
+    monkeypatch.setattr(stages.detector, "detect", remembered)
+
+
+@pytest.fixture
+def decoded(stages: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the batches that Whisper decoded."""
+    from daemon.pipeline.asr import Decoder
+
+    decode = Decoder.decode
+    sizes: list[int] = []
+
+    def counted(self: Decoder, encoded: Any, audio: np.ndarray, chunks: Any) -> Any:
+        sizes.append(len(chunks))
+        return decode(self, encoded, audio, chunks)
+
+    monkeypatch.setattr(Decoder, "decode", counted)
+    return sizes
+
+
+@pytest.fixture
+def deliver(decoded: list[int], tmp_path: Path) -> Callable[[str], Delivery]:
+    """The deliveries of one job: those of the same name share a folder, as if it had been stored in between."""
+
+    def make(name: str) -> Delivery:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        return Delivery(folder, decoded)
+
+    return make
+
+
+def content(transcript: Transcript) -> dict[str, Any]:
+    """All but the time spent, which is each delivery's own."""
+    return transcript.model_dump(exclude={"timings_seconds"})
+
+
+# --- going on -----------------------------------------------------------------------------------------------------
+
+
+def test_a_job_killed_in_recognition_goes_on_there(deliver: Callable[[str], Delivery]) -> None:
+    job = options(model="base", diarize=False)  # detects the language; words by attention
+    whole, total = deliver("whole").run(job)
+    assert len(deliver("whole").names("asr-")) > 3
+    assert whole.language_probability is not None
+
+    first = deliver("killed").interrupted(job, "asr", 0.7)
+    assert 0.7 * total <= first < total
+    reporter = Recorder()
+    resumed, second = deliver("killed").run(job, reporter)
+
+    print(f"\n{total} chunks in all, {first} before the interruption, {second} after it")
+    assert content(resumed) == content(whole)
+    assert second <= total - first + deliver("whole").largest()
+    assert second < total / 2
+    # The progress goes on, too: it begins with the first group, which is there at once.
+    fractions = [fraction for stage, fraction in reporter.fractions if stage == "asr"]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
+    assert len(fractions) > len(deliver("killed").names("asr-"))
+    assert resumed.timings_seconds["asr"] < whole.timings_seconds["asr"]
+
+
+@pytest.mark.usefixtures("heard")
+def test_a_job_killed_again_and_again_goes_on(
+    deliver: Callable[[str], Delivery], stages: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from daemon.pipeline.alignment import Aligner, Aligners
+
+    model = make_wav2vec2(tmp_path)
+    monkeypatch.setattr(stages, "aligners", Aligners((f"en={model}",), stages.device))
+    align = Aligner.align
+    aligned: list[str] = []
+
+    def counted(self: Aligner, passage: Any, audio: np.ndarray) -> Any:
+        aligned.append(passage.text)
+        return align(self, passage, audio)
+
+    monkeypatch.setattr(Aligner, "align", counted)
+    job = options(align="wav2vec2", speaker_embeddings=True)
+    whole, total = deliver("whole").run(job)
+    assert whole.models.alignment == str(model)
+    assert whole.speaker_embeddings
+    passages = len(aligned)
+
+    first = deliver("killed").interrupted(job, "asr", 0.5)
+    aligned.clear()
+    second = deliver("killed").interrupted(job, "align", 0.6)
+    assert first + second <= total + deliver("whole").largest()
+    assert 0.6 * passages <= len(aligned) < passages
+    third = deliver("killed").interrupted(job, "diarize", 0.3)
+    assert third == 0
+    assert len(aligned) <= passages + deliver("whole").largest()
+    aligned.clear()
+    resumed, fourth = deliver("killed").run(job)
+    assert (fourth, aligned) == (0, [])
+    assert content(resumed) == content(whole)
+
+    # A job of which everything was finished but the transcript.
+    monkeypatch.setattr(stages.diarizer, "diarize", None)
+    again, fifth = deliver("killed").run(job)
+    assert fifth == 0
+    assert content(again) == content(whole)
+    assert deliver("killed").names() == deliver("whole").names()
+
+
+@pytest.mark.usefixtures("heard")
+def test_words_by_attention_in_place_of_wav2vec2_go_on(
+    deliver: Callable[[str], Delivery], stages: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from daemon.pipeline.alignment import Aligner, Aligners
+    from daemon.pipeline.asr import Decoder
+
+    model = make_wav2vec2(tmp_path)
+    monkeypatch.setattr(stages, "aligners", Aligners((f"en={model}",), stages.device))
+    attend = Decoder.align
+    attended: list[str] = []
+    tried: list[str] = []
+
+    def fails_late(self: Aligner, passage: Any, audio: np.ndarray) -> Any:
+        tried.append(passage.text)
+        if passage.chunk.start > 12:
+            raise ValueError("a bug")
+        return []
+
+    def counted(self: Decoder, encoded: Any, passages: Any) -> None:
+        attended.extend(passage.text for passage in passages)
+        attend(self, encoded, passages)
+
+    monkeypatch.setattr(Aligner, "align", fails_late)
+    monkeypatch.setattr(Decoder, "align", counted)
+    job = options(align="wav2vec2", diarize=False)
+    whole, _ = deliver("whole").run(job)
+    assert whole.models.alignment == "attention"
+    assert [(warning.code, warning.stage) for warning in whole.warnings] == [("alignment_fallback", "align")]
+    assert "a bug" in whole.warnings[0].message
+    names = deliver("whole").names("attend-")
+    assert len(names) > 3
+
+    # As if the job had been killed when the first two groups had their words.
+    killed = shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    sizes = [len(json.loads((killed / name).read_text())["passages"]) for name in names]
+    for name in names[2:]:
+        (killed / name).unlink()
+    attended.clear()
+    tried.clear()
+    resumed, again = deliver("killed").run(job)
+    assert (again, tried) == (0, [])
+    assert len(attended) == sum(sizes[2:])
+    assert content(resumed) == content(whole)
+    attended.clear()
+    assert content(deliver("killed").run(job)[0]) == content(whole)
+    assert attended == []
+
+
+@pytest.mark.usefixtures("heard")
+def test_basic_mode_goes_on(
+    deliver: Callable[[str], Delivery], monkeypatch: pytest.MonkeyPatch, stages: Any, decoded: list[int]
+) -> None:
+    from daemon.pipeline.asr import Decoder
+
+    monkeypatch.setattr("daemon.pipeline.recognition.PLAIN_WINDOW_SECONDS", 10)
+    decode, plainly = Decoder.decode, Decoder.decode_plainly
+    starts: list[float] = []
+
+    def fails_late(self: Decoder, encoded: Any, audio: np.ndarray, chunks: Any) -> Any:
+        if chunks[0].start > 12:
+            raise ValueError("a bug")
+        return decode(self, encoded, audio, chunks)
+
+    def counted(self: Decoder, audio: np.ndarray, window: Any, words: bool) -> Any:
+        starts.append(window.start)
+        return plainly(self, audio, window, words)
+
+    monkeypatch.setattr(Decoder, "decode", fails_late)
+    monkeypatch.setattr(Decoder, "decode_plainly", counted)
+    job = options(diarize=False)
+    whole, _ = deliver("whole").run(job)
+    windows = list(starts)
+    assert len(windows) > 2
+    assert [warning.code for warning in whole.warnings] == ["transcription_basic_mode"]
+
+    deliver("killed").interrupted(job, "asr", 0.6)  # of basic mode: batches fail before that
+    starts.clear()
+    resumed, again = deliver("killed").run(job)
+    assert again == 0  # the groups decoded before the failure
+    assert windows[0] not in starts
+    assert windows[-1] in starts
+    assert content(resumed) == content(whole)
+
+
+# --- what earlier deliveries warned of ----------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("heard")
+def test_warnings_of_earlier_deliveries_are_kept(
+    deliver: Callable[[str], Delivery], stages: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from daemon.pipeline.asr import Decoder
+
+    decode = Decoder.decode
+    diarize = stages.diarizer.diarize
+
+    def needs_memory(self: Decoder, encoded: Any, audio: np.ndarray, chunks: Any) -> Any:
+        if len(chunks) > 1:
+            raise RuntimeError("CUDA failed with error out of memory")
+        return decode(self, encoded, audio, chunks)
+
+    def needs_memory_too(*arguments: Any, batch_size: int, **bounds: Any) -> Any:
+        if batch_size > 16:
+            raise RuntimeError("CUDA out of memory")
+        return diarize(*arguments, batch_size=batch_size, **bounds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Decoder, "decode", needs_memory)
+        patch.setattr(stages.diarizer, "diarize", needs_memory_too)
+        first, total = deliver("job").run(options())
+    assert [(warning.code, warning.stage) for warning in first.warnings] == [
+        ("batch_reduced", "asr"),
+        ("batch_reduced", "diarize"),
+    ]
+    assert total > 0
+
+    resumed, again = deliver("job").run(options())
+    assert again == 0
+    assert content(resumed) == content(first)
+
+
+# --- what is not used ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("heard")
+def test_checkpoints_that_do_not_fit_are_done_again(
+    deliver: Callable[[str], Delivery], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = options()
+    whole, _ = deliver("whole").run(job)
+    names = deliver("whole").names("asr-")
+    assert len(names) > 4
+    spoiled = shutil.copytree(tmp_path / "whole", tmp_path / "spoiled")
+
+    def change(name: str, **values: Any) -> int:
+        data = json.loads((spoiled / name).read_text())
+        (spoiled / name).write_text(json.dumps({**data, **values}))
+        return len(data["chunks"])
+
+    lost = change(names[0], language="de") + change(names[1], compute_type="float16")
+    lost += change(names[2], with_words=False) + change(names[3], chunks=[{"secret": 1}])
+    turns = json.loads((spoiled / "diarize.json").read_text())
+    (spoiled / "diarize.json").write_text(json.dumps({**turns, "diarizer": "another"}))
+
+    resumed, again = deliver("spoiled").run(job)
+    assert again == lost
+    assert content(resumed) == content(whole)
+    assert sum("done again" in record.message for record in caplog.records) == 5
+    assert "secret" not in caplog.text
+
+    # Now everything is whole again.
+    assert deliver("spoiled").run(job)[1] == 0
+
+
+@pytest.mark.usefixtures("heard")
+def test_a_job_with_another_speech_detection_starts_anew(
+    deliver: Callable[[str], Delivery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = options(diarize=False)
+    deliver("job").run(job)
+    monkeypatch.setattr("daemon.pipeline.vad.CHUNK_SECONDS", 6)
+    whole, total = deliver("whole").run(job)
+    resumed, again = deliver("job").run(job)
+    assert again == total
+    assert content(resumed) == content(whole)
+
+
+def test_only_what_is_new_is_announced(stages: Any, tmp_path: Path) -> None:
+    pipeline = loaded()[0]
+    announced: list[str] = []
+    for _ in range(2):
+        pipeline.run(
+            "job", [sample_audio()[: 15 * RATE]], options(), Recorder(), Checkpoints(tmp_path, announced.append)
+        )
+    assert announced == [*(name for name in sorted(announced) if name.startswith("asr-")), "diarize.json"]
+    assert len(announced) == len(set(announced)) > 2
+
+
+# --- how much is lost ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shortest", "longest", "pause"),
+    [(29, 30, 0.2), (20, 30, 1), (20, 30, 10), (3, 30, 5), (5, 10, 25)],
+    ids=["dense", "usual", "slow", "mixed", "sparse"],
+)
+def test_of_two_hours_killed_at_90_percent_85_are_kept(
+    pipeline: WhisperXPipeline, shortest: float, longest: float, pause: float
+) -> None:
+    from daemon.pipeline.pieces import Chunk
+    from daemon.pipeline.recognition import GROUP_SECONDS, in_groups
+
+    dice = random.Random(1)
+    chunks: list[Chunk] = []
+    now = 0.0
+    while (end := now + dice.uniform(shortest, longest)) < 2 * 3600:
+        chunks.append(Chunk(now, end, ((now, end),)))
+        now = end + dice.uniform(0, 2 * pause)
+    groups = in_groups(chunks, GROUP_SECONDS)
+    assert [chunk for group in groups for chunk in group] == chunks
+    assert all(group[-1].end - group[0].start <= 300 for group in groups)
+
+    decoded = int(0.9 * len(chunks))
+    kept = 0
+    for group in groups:
+        if kept + len(group) > decoded:
+            break
+        kept += len(group)
+    print(f"\n{len(chunks)} chunks, {len(groups)} groups, {kept / len(chunks):.1%} kept")
+    assert kept >= 0.85 * len(chunks)
+
+
+def test_groups_are_no_longer_than_they_may_be(pipeline: WhisperXPipeline) -> None:
+    from daemon.pipeline.pieces import Chunk
+    from daemon.pipeline.recognition import in_groups
+
+    chunks = [Chunk(float(start), start + 10.0, ((start, start + 10.0),)) for start in (0, 10, 20, 60, 70)]
+    assert [[chunk.start for chunk in group] for group in in_groups(chunks, 30)] == [[0, 10, 20], [60, 70]]
+    assert [[chunk.start for chunk in group] for group in in_groups(chunks, 5)] == [[0], [10], [20], [60], [70]]
+    assert in_groups([], 30) == []

@@ -1,0 +1,159 @@
+"""Words with real models, and what aligners say of hostile texts: none is lost, and each has a time that can be."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from daemon.pipeline.pieces import Chunk, Passage
+from daemon.pipeline.words import MAX_WORD_SECONDS, Piece
+from daemon.transcript import Transcript
+from tests.integration.pipeline_fixture import loaded, make_wav2vec2, options, sample_audio, transcribe
+from tests.words import PIECES, SCORES, TEXTS, TIMES, assert_settled, chunks
+
+RATE = 16_000
+ROUNDING = 0.0011  # times are rounded to 1 ms
+
+
+@pytest.fixture(scope="module")
+def stages() -> Any:
+    return loaded()[0]._stages
+
+
+@pytest.fixture(scope="module")
+def aligner(stages: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from daemon.pipeline.alignment import Aligners
+
+    folder = make_wav2vec2(tmp_path_factory.mktemp("wav2vec2"))
+    return Aligners((f"en={folder}",), stages.device).get("en", required=False)
+
+
+# --- what an aligner may say --------------------------------------------------------------------------------------
+
+
+@given(PIECES, chunks(), st.sampled_from(["en", "ja"]))
+@settings(deadline=None)
+def test_attention_cannot_break_the_words(stages: Any, pieces: list[Piece], chunk: Chunk, language: str) -> None:
+    from daemon.pipeline.attention import attention_words
+
+    text = "".join(piece.text for piece in pieces)
+    assert_settled(attention_words(pieces, chunk, language), text, chunk)
+
+
+@given(TEXTS, st.lists(st.tuples(TIMES, TIMES, SCORES), max_size=12), chunks())
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_wav2vec2_cannot_break_the_words(
+    aligner: Any, parts: list[str], said: list[tuple[Any, Any, Any]], chunk: Chunk
+) -> None:
+    """Whatever whisperx returns for the text's words: too few of them, or any times."""
+    text = "".join(parts)
+    names = ("start", "end", "score")
+    found = [
+        {"word": word, **{name: value for name, value in zip(names, values, strict=True) if value is not None}}
+        for word, values in zip(text.split(), said, strict=False)
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("daemon.pipeline.alignment.whisperx_alignment.align", lambda *_: {"word_segments": found})
+        words = aligner.align(Passage(chunk, text, None, language="en"), sample_audio())
+    if words or found:
+        assert_settled(words, text, chunk)
+
+
+@given(TEXTS)
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_real_wav2vec2_times_numbers_and_signs(aligner: Any, parts: list[str]) -> None:
+    text = "".join(parts)
+    chunk = Chunk(1.0, 6.0, ((1.0, 2.5), (3.0, 6.0)))
+    words = aligner.align(Passage(chunk, text, None, language="en"), sample_audio())
+    if words or text.strip():
+        assert_settled(words, text, chunk)
+
+
+def test_what_wav2vec2_cannot_align_has_no_words(aligner: Any) -> None:
+    chunk = Chunk(1.0, 1.05, ((1.0, 1.05),))  # two frames for forty characters
+    text = " a text that is much too long for its time"
+    assert aligner.align(Passage(chunk, text, None, language="en"), sample_audio()) == []
+
+
+def test_numbers_have_times_and_scores_of_their_own(aligner: Any) -> None:
+    chunk = Chunk(0.0, 6.0, ((0.0, 6.0),))
+    words = aligner.align(Passage(chunk, " in 1984 it was 5 % or €20 …", None, language="en"), sample_audio())
+    assert [word.text for word in words] == [" in", " 1984", " it", " was", " 5", " %", " or", " €20 …"]
+    assert all(word.end > word.start and word.score is not None for word in words)
+
+
+# --- what they say of a real call ---------------------------------------------------------------------------------
+
+
+def assert_whole(transcript: Transcript, regions: list[tuple[float, float]]) -> None:
+    end_of_last = 0.0
+    for segment in transcript.segments:
+        assert segment.text == " ".join(word.word for word in segment.words)
+        assert (segment.start, segment.end) == (segment.words[0].start, segment.words[-1].end)
+        for word in segment.words:
+            assert end_of_last <= word.start <= word.end <= transcript.duration_seconds
+            end_of_last = word.end
+            assert word.end - word.start <= MAX_WORD_SECONDS + ROUNDING
+            assert not any(word.start < before[1] and after[0] < word.end for before, after in pairwise(regions))
+
+
+@pytest.mark.parametrize("model", ["tiny.en", "base"])
+@pytest.mark.parametrize("align", ["attention", "wav2vec2"])
+def test_every_word_of_a_call_has_a_time(
+    stages: Any, aligner: Any, monkeypatch: pytest.MonkeyPatch, model: str, align: str
+) -> None:
+    monkeypatch.setitem(stages.aligners._loaded, "en", aligner)
+    # The call twice, with 3 s of silence in between.
+    audio = np.concatenate([sample_audio(), np.zeros(3 * RATE, np.float32), sample_audio()])
+    job = options(model=model, align=align, language="en", diarize=False)
+    transcript = transcribe(loaded()[0], "words", audio, job)
+    assert transcript.models.alignment == ("attention" if align == "attention" else aligner.name)
+    assert transcript.warnings == []
+    assert len([word for segment in transcript.segments for word in segment.words]) > 100
+    speech = stages.detector.detect(audio, lambda _: None)
+    regions = [region for chunk in speech.chunks for region in chunk.regions]
+    assert len(regions) > 2
+    assert_whole(transcript, regions)
+
+
+def test_estimated_words_are_whole_too(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from daemon.pipeline.asr import Decoder
+
+    monkeypatch.setattr(Decoder, "align", lambda *_: None)
+    transcript = transcribe(loaded()[0], "words", sample_audio(), options(diarize=False))
+    assert [warning.code for warning in transcript.warnings] == ["alignment_fallback"]
+    speech = stages.detector.detect(sample_audio(), lambda _: None)
+    assert_whole(transcript, [region for chunk in speech.chunks for region in chunk.regions])
+
+
+def test_a_passage_that_wav2vec2_cannot_align_goes_to_attention(
+    stages: Any, aligner: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("daemon.pipeline.vad.CHUNK_SECONDS", 10)
+    align = type(aligner).align
+    failed: list[Passage] = []
+
+    def fails_at_first(self: Any, passage: Passage, audio: np.ndarray) -> Any:
+        if passage.chunk.start < 10:
+            failed.append(passage)
+            return []
+        return align(self, passage, audio)
+
+    monkeypatch.setitem(stages.aligners._loaded, "en", aligner)
+    monkeypatch.setattr(type(aligner), "align", fails_at_first)
+    job = options(align="wav2vec2", diarize=False)
+    first = transcribe(loaded()[0], "words", sample_audio(), job, folder=tmp_path)
+    assert failed
+    assert [(warning.code, warning.stage) for warning in first.warnings] == [("alignment_fallback", "align")]
+    assert first.models.alignment == aligner.name
+    assert all(word.score is not None for segment in first.segments for word in segment.words)
+
+    failed.clear()
+    resumed = transcribe(loaded()[0], "words", sample_audio(), job, folder=tmp_path)
+    assert failed == []
+    assert resumed.segments == first.segments
+    assert resumed.warnings == first.warnings

@@ -1,0 +1,121 @@
+"""Pipelines without a model that misbehave on purpose. A job says how in its `initial_prompt`; set-up classes always do."""
+
+import os
+import signal
+import time
+import uuid
+from collections.abc import Sequence
+
+import numpy as np
+
+from daemon.errors import DeviceFault
+from daemon.options import JobOptions
+from daemon.pipeline.checkpoints import Checkpoints
+from daemon.pipeline.reporter import Reporter
+from daemon.pipeline.settings import RunnerSettings
+from daemon.protocol import STAGES, Ready
+from daemon.transcript import SCHEMA_VERSION, Models, Segment, Transcript, TranscriptWarning, Word
+
+
+class ScriptedPipeline:
+    """Transcribes everything as "hello there". Prompts: sleep SECONDS, resume SECONDS (sleeps only if there is no checkpoint yet), vary SECONDS, say TEXT, leak BYTES, hang, sigkill, segv, exit, raise, cuda, warn."""
+
+    def __init__(self, settings: RunnerSettings) -> None:
+        self._settings = settings
+
+    def load(self) -> Ready:
+        return Ready("cpu", "scripted", "none", {"asr": "scripted"}, 0.01)
+
+    def run(
+        self,
+        job_id: str,
+        audio: Sequence[np.ndarray],
+        options: JobOptions,
+        reporter: Reporter,
+        checkpoints: Checkpoints,
+    ) -> Transcript:
+        reporter.progress("vad", 0.0)
+        command, _, argument = (options.initial_prompt or "").partition(" ")
+        match command:
+            case "sleep" | "vary":
+                deadline = time.monotonic() + float(argument)
+                while time.monotonic() < deadline:
+                    reporter.check_cancelled()
+                    reporter.progress("asr", 0.5)
+                    time.sleep(0.05)
+            case "leak":
+                self._leaked = b"x" * int(argument)
+            case "resume":
+                if checkpoints.load("asr-00000.json") != ["kept"]:
+                    checkpoints.save("asr-00000.json", ["kept"])
+                    time.sleep(float(argument))
+            case "hang":
+                time.sleep(3600)
+            case "sigkill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "segv":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "exit":
+                os._exit(3)
+            case "raise":
+                raise ValueError("scripted failure")
+            case "cuda":
+                raise DeviceFault("CUDA error: an illegal memory access was encountered")
+        for stage in STAGES:
+            reporter.progress(stage, 1.0)
+            reporter.stage_done(stage, 0.001)
+        duration = len(audio[0]) / 16_000
+        speaker = "SPEAKER_00" if options.diarize else None
+        # As with a real model, whose timings differ: no two runs of a "vary" job have the same outputs.
+        said: tuple[str, ...] = ("hello", uuid.uuid4().hex if command == "vary" else "there")
+        if command == "say":
+            said = tuple(argument.split())
+        words = [Word(word=word, start=0.0, end=0.1, score=0.9, speaker=speaker, overlap=None) for word in said]
+        return Transcript(
+            schema_version=SCHEMA_VERSION,
+            job_id=job_id,
+            task=options.task,
+            language="en",
+            language_probability=None,
+            language_probabilities={},
+            duration_seconds=duration,
+            speakers=[speaker] if speaker else [],
+            speaker_embeddings=None,
+            segments=[
+                Segment(
+                    start=0.0,
+                    end=0.1,
+                    text=" ".join(said),
+                    speaker=speaker,
+                    overlap=None,
+                    confidence=0.9,
+                    language="en",
+                    avg_logprob=-0.1,
+                    words=words,
+                )
+            ],
+            models=Models(
+                asr="scripted", vad="none", alignment=None, diarization=None, device="cpu", compute_type="none"
+            ),
+            timings_seconds=dict.fromkeys(STAGES, 0.001),
+            redactions={},
+            warnings=[TranscriptWarning(code="scripted", stage="asr", message="asked for")]
+            if command == "warn"
+            else [],
+        )
+
+
+class RaisesInSetup(ScriptedPipeline):
+    def load(self) -> Ready:
+        raise RuntimeError("no such model")
+
+
+class ExitsInSetup(ScriptedPipeline):
+    def load(self) -> Ready:
+        os._exit(5)
+
+
+class HangsInSetup(ScriptedPipeline):
+    def load(self) -> Ready:
+        time.sleep(3600)
+        return super().load()

@@ -1,0 +1,80 @@
+"""Gaps that are heard again."""
+
+import numpy as np
+import pytest
+
+from daemon.pipeline.coverage import could_be_speech, gaps, with_missed
+from daemon.pipeline.levels import is_steady, levels
+from daemon.pipeline.pieces import SAMPLE_RATE, Chunk
+
+RATE = SAMPLE_RATE
+
+
+def noise(seconds: float, level: float) -> np.ndarray:
+    return np.random.default_rng(0).normal(0, level, int(seconds * RATE)).astype(np.float32)
+
+
+def voice(seconds: float, level: float) -> np.ndarray:
+    """A buzz of 120 Hz that comes and goes four times a second, as vowels do."""
+    time = np.arange(int(seconds * RATE)) / RATE
+    buzz = sum(np.sin(2 * np.pi * 120 * harmonic * time) / harmonic for harmonic in range(1, 30))
+    return (level * buzz * (np.sin(2 * np.pi * 4 * time) > 0)).astype(np.float32)
+
+
+def span(start: float, end: float) -> Chunk:
+    return Chunk(start, end, ((start, end),))
+
+
+def test_levels_are_decibels_of_full_scale() -> None:
+    assert levels(np.ones(RATE, np.float32)) == pytest.approx(np.zeros(50))
+    assert levels(np.zeros(RATE, np.float32)) == pytest.approx(np.full(50, -90.0))
+    assert len(levels(np.zeros(100, np.float32))) == 0
+
+
+def test_gaps_keep_away_from_speech() -> None:
+    assert gaps([], 10.0) == []  # there is nothing beside which speech could have gone under
+    assert gaps([span(2.0, 5.0), span(5.5, 8.0)], 12.0) == [(0.0, 1.8), (8.2, 12.0)]
+    assert gaps([span(0.0, 12.0)], 12.0) == []
+    assert gaps([span(50.0, 60.0), span(100.0, 110.0)], 500.0) == [
+        (39.8, 49.8),
+        (60.2, 70.2),
+        (89.8, 99.8),
+        (110.2, 120.2),
+    ]
+
+
+def test_only_what_stands_out_and_has_a_pitch_is_heard_again() -> None:
+    floor = -60.0
+    assert could_be_speech(voice(2.0, 0.01) + noise(2.0, 0.001), floor)
+    assert not could_be_speech(noise(2.0, 0.001), floor)  # the noise itself
+    assert not could_be_speech(noise(2.0, 0.1), floor)  # a louder one: applause, rain
+    assert not could_be_speech(voice(0.3, 0.01), floor)  # a click
+
+
+def test_speech_that_was_missed_takes_its_place_in_time() -> None:
+    audio = noise(12.0, 0.0001)
+    audio[4 * RATE : 7 * RATE] += voice(3.0, 0.01)
+    heard: list[int] = []
+
+    def detect(gap: np.ndarray) -> list[Chunk]:
+        heard.append(len(gap))
+        return [Chunk(1.0, 3.0, ((1.0, 2.0), (2.5, 3.0)))]
+
+    found = with_missed([span(0.0, 3.0), span(8.0, 10.0)], audio, detect)
+    assert heard == [pytest.approx(4.6 * RATE, abs=1)]  # the gap after 10 s is quiet
+    assert [chunk.doubtful for chunk in found] == [False, True, False]
+    assert [found[1].start, found[1].end] == pytest.approx([4.2, 6.2])
+    assert list(found[1].regions[1]) == pytest.approx([5.7, 6.2])
+
+
+@pytest.mark.parametrize("audio", [np.zeros(RATE * 30, np.float32), np.zeros(0, np.float32)])
+def test_digital_silence_is_not_heard_again(audio: np.ndarray) -> None:
+    chunks = [span(0.0, 1.0)] if len(audio) else []
+    assert with_missed(chunks, audio, lambda _: [span(0.0, 1.0)]) == chunks
+
+
+def test_steady_sounds() -> None:
+    tone = np.sin(2 * np.pi * 440 * np.arange(3 * RATE) / RATE).astype(np.float32)
+    for steady in (tone, noise(3.0, 0.1), np.zeros(3 * RATE, np.float32), np.zeros(0, np.float32)):
+        assert is_steady(steady, 0.0, 3.0)
+    assert not is_steady(voice(3.0, 0.1), 0.0, 3.0)

@@ -1,0 +1,92 @@
+"""What a dead letter carries: nothing of the original is lost, and SQS never refuses it for its size or its number of attributes."""
+
+import base64
+import json
+from typing import Any
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from daemon.dead_letter import (
+    MAX_MESSAGE_ATTRIBUTES,
+    MAX_MESSAGE_BYTES,
+    OLDER_MESSAGE_BYTES,
+    OURS,
+    attributes_of_copy,
+    message_bytes,
+)
+
+FAILURE = {"code": "invalid_json", "traceback": 'File "a.py"\n' * 600, "original_message_id": "m-1"}
+
+# Whatever SQS takes: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/APIReference/API_MessageAttributeValue.html
+ALPHABET = st.characters(exclude_categories=["Cs"], exclude_characters="\x00\ufffe\uffff")
+NAMES = st.one_of(
+    st.sampled_from([*OURS, "errorcode", "traceparent", "Fаilure"]),  # the last with a Cyrillic letter
+    st.text(ALPHABET, min_size=1, max_size=256),
+)
+TYPES = st.sampled_from(["", ".foo", ".json", ".ünï", "." + "x" * 200])
+LONG = st.sampled_from(["a", "ü", '"', "\n", "\u202e", "語"]).flatmap(
+    lambda letter: st.integers(1, 60_000).map(lambda times: letter * times)
+)
+VALUES = st.one_of(
+    st.builds(
+        lambda kind, suffix, text: {"DataType": kind + suffix, "StringValue": text},
+        st.sampled_from(["String", "Number"]),
+        TYPES,
+        st.text(ALPHABET, min_size=1) | LONG,
+    ),
+    st.builds(
+        lambda suffix, data: {"DataType": "Binary" + suffix, "BinaryValue": data},
+        TYPES,
+        st.binary(min_size=1) | st.integers(1, 60_000).map(bytes),
+    ),
+)
+ATTRIBUTES = st.dictionaries(NAMES, VALUES, max_size=MAX_MESSAGE_ATTRIBUTES)
+TEN: dict[str, Any] = {f"a{number}": {"DataType": "Binary", "BinaryValue": bytes([number])} for number in range(10)}
+
+
+def more_of(copy: dict[str, Any]) -> dict[str, Any]:
+    """The attributes that Failure carries, as they were."""
+    carried = json.loads(copy["Failure"]["StringValue"])["more_attributes"]
+    return {
+        name: {part: base64.b64decode(text) if part == "BinaryValue" else text for part, text in value.items()}
+        for name, value in carried.items()
+    }
+
+
+@given(ATTRIBUTES, st.sampled_from([OLDER_MESSAGE_BYTES, MAX_MESSAGE_BYTES]), st.none() | st.integers(0, 20_000))
+@example(TEN, OLDER_MESSAGE_BYTES, None)
+@example(TEN, OLDER_MESSAGE_BYTES, 0)
+@example({"ErrorCode": TEN["a0"], "Failure": TEN["a1"]}, MAX_MESSAGE_BYTES, None)
+def test_nothing_is_lost_and_everything_fits(attributes: dict[str, Any], limit: int, room: int | None) -> None:
+    """`room` is what the original leaves of the limit; None: it is small."""
+    body = "{}" if room is None else "x" * (limit - room - message_bytes("", attributes))
+    if message_bytes(body, attributes) > limit:
+        return  # SQS would not have brought it
+    copy = attributes_of_copy(body, attributes, FAILURE)
+    assert len(copy) <= MAX_MESSAGE_ATTRIBUTES
+    assert message_bytes(body, copy) <= limit
+    if copy == attributes:
+        assert room is not None, "the reason goes only where there is no room for it"
+        return
+    assert copy["ErrorCode"] == {"DataType": "String", "StringValue": "invalid_json"}
+    assert {name: value for name, value in copy.items() if name not in OURS} | more_of(copy) == attributes
+
+
+def test_the_traceback_gives_way_first() -> None:
+    for room, said in ((12_000, True), (1_000, False)):
+        copy = attributes_of_copy("x" * (OLDER_MESSAGE_BYTES - room), {}, FAILURE)
+        assert bool(json.loads(copy["Failure"]["StringValue"])["traceback"]) == said
+
+
+def test_a_redriven_dead_letter_says_why_it_failed_this_time_and_still_carries_everything() -> None:
+    first = attributes_of_copy("{}", TEN, FAILURE)
+    again = attributes_of_copy("{}", first, {**FAILURE, "code": "object_missing"})
+    assert again["ErrorCode"]["StringValue"] == "object_missing"
+    assert {name: value for name, value in again.items() if name not in OURS} | more_of(again) == TEN
+
+
+def test_a_value_that_no_send_takes_is_left_out() -> None:
+    """SQS brings none; if it did, the copy would be refused again and again."""
+    empty: dict[str, Any] = {"a": {"DataType": "String", "StringValue": ""}, "b": {"DataType": "Binary"}}
+    assert set(attributes_of_copy("{}", empty, FAILURE)) == set(OURS)

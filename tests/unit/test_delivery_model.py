@@ -1,0 +1,599 @@
+"""Exactly one outcome for every delivery, proved by search: real poller, lease, processor, queue adapter and results run
+on several simulated hosts against an SQS and an S3 that misbehave in every documented way, while hosts crash, stand
+still and lose their network. Hypothesis looks for an order of events that breaks a promise, and shrinks it.
+
+What is promised of each delivery is judged by `Account`, a second and simpler notion of the lease.
+"""
+
+import asyncio
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, cast, get_args
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from daemon.config import Settings
+from daemon.delivery import Delivery
+from daemon.errors import NoAudio, RunnerCrashed, StorageUnavailable, TranscriptdError
+from daemon.job import Job
+from daemon.lease import MARGIN_SHARE
+from daemon.manifest import MANIFEST_NAME, InputObject, Manifest, StoredOutput
+from daemon.metrics import Metrics
+from daemon.outputs import OutputFile
+from daemon.poller import Poller
+from daemon.processor import Processor
+from daemon.results import Results
+from daemon.sqs import Queue, Received
+from daemon.storage import StoredObject
+from daemon.transcript import Models, Transcript
+from daemon.transcription import ProgressHandler, Transcriber
+from daemon.webhook import WebhookSender
+from tests.conftest import settings_with
+from tests.fakes import FakeSqs, FakeStorage, Fault, Machine, Mishap, SqsConnection, StoredMessage
+from tests.virtual_time import Clock
+
+VISIBILITY_SECONDS = 120.0
+QUARANTINE_DELIVERIES = 3
+MAX_ATTEMPTS = 3
+MOST_WORKERS = 3
+
+# What a job does to the daemon that works on it.
+Kind = Literal["fine", "flaky", "stormy", "failing", "faulty", "hopeless", "invalid", "endless", "poison"]
+# Where jobs that must not succeed end: the code of their dead letter.
+DEAD_LETTER_CODES: dict[Kind, str] = {
+    "failing": "runner_crashed",
+    "faulty": "internal_error",
+    "hopeless": "no_audio_stream",
+    "invalid": "invalid_message",
+    "endless": "job_timeout",
+    "poison": "crash_suspect",
+}
+SILENCE = Transcript(
+    schema_version="1.0",
+    job_id="any",
+    task="transcribe",
+    language=None,
+    language_probability=None,
+    language_probabilities={},
+    duration_seconds=1,
+    speakers=[],
+    speaker_embeddings=None,
+    segments=[],
+    models=Models(asr="a", vad="v", alignment=None, diarization=None, device="cpu", compute_type="int8"),
+    timings_seconds={},
+    redactions={},
+    warnings=[],
+)
+# After each step: long enough for a heartbeat, for a lease to end.
+MOMENTS = st.sampled_from([0.0, 0.1, 1.0, 7.0, 25.0, 40.0, 130.0])
+SECONDS = st.sampled_from([0.0, 1.0, 50.0, 200.0, 600.0])
+
+
+@dataclass
+class Account:
+    """What one delivery's worker did to the message, and until when it can prove that the message is its own."""
+
+    message: Received
+    worker: "Worker"
+    proven_until: float
+    calls: list[str] = field(default_factory=list)
+    accepted: set[str] = field(default_factory=set)
+    in_flight: int = 0
+    ended: bool = False
+    silent: bool = False  # it left no note of its end, or not in time
+
+
+@dataclass
+class Watch:
+    """The accounts of all deliveries, and every promise that was found broken."""
+
+    clock: Clock
+    sqs: FakeSqs
+    accounts: dict[str, Account] = field(default_factory=dict)
+    failures: Counter[str] = field(default_factory=Counter)  # message id → failures of the job's own
+    broken: list[str] = field(default_factory=list)
+
+    def received(self, message: Received, worker: "Worker", sent_at: float) -> None:
+        lease_seconds = VISIBILITY_SECONDS * (1 - MARGIN_SHARE)
+        self.accounts[message.receipt_handle] = Account(message, worker, sent_at + lease_seconds)
+
+    def acts(self, message: Received, name: str) -> Account:
+        """A call that names the delivery, or the publishing of its result, is about to leave the worker."""
+        account = self.accounts[message.receipt_handle]
+        account.calls.append(name)
+        story = f"{account.worker.name} {message.receipt_handle} {' '.join(account.calls)}"
+        if not re.fullmatch(
+            r"(extend )*(publish )?(extend )*((delete )*|(retry )*|(release )*|(dead )+(delete )*)",
+            " ".join([*account.calls, ""]),
+        ):
+            self.broken.append(f"{story}: more than one outcome, or work after an outcome")
+        if name != "extend" and name in account.accepted:
+            self.broken.append(f"{story}: done twice")
+        if account.in_flight and name != "publish":
+            self.broken.append(f"{story}: the one before is still in flight")
+        if self.clock.now >= account.proven_until:
+            self.broken.append(f"{story}: {self.clock.now - account.proven_until:.3f} s after the loss")
+        stored = self.sqs.receipts[message.receipt_handle].message
+        if not stored.disturbed and not stored.deleted and not self.sqs.owns(message.receipt_handle):
+            self.broken.append(f"{story}: the lease was no longer ours")
+        return account
+
+    def fell_silent(self, worker: "Worker") -> None:
+        """The worker died or stands still: what it holds now may look as if it had killed its host."""
+        for account in self.accounts.values():
+            account.silent |= account.worker is worker and not account.ended
+
+    def silent(self, message_id: str) -> int:
+        return sum(each.silent for each in self.accounts.values() if each.message.message_id == message_id)
+
+
+class WatchedQueue(Queue):
+    """The real adapter; every call is entered in the delivery's account."""
+
+    def __init__(self, worker: "Worker") -> None:
+        super().__init__(cast(Any, SqsConnection(worker.world.sqs, worker.machine)), worker.settings)
+        self._worker = worker
+        self._watch = worker.world.watch
+
+    async def receive(self, max_messages: int) -> list[Received]:
+        sent_at = self._watch.clock.now
+        messages = await super().receive(max_messages)
+        for message in messages:
+            self._watch.received(message, self._worker, sent_at)
+        return messages
+
+    async def extend(self, message: Received, seconds: float) -> None:
+        sent_at = self._watch.clock.now
+        await self._watched(message, "extend", super().extend(message, seconds))
+        proven_until = sent_at + seconds - VISIBILITY_SECONDS * MARGIN_SHARE
+        self._watch.accounts[message.receipt_handle].proven_until = proven_until
+
+    async def release(self, message: Received) -> None:
+        await self._watched(message, "release", super().release(message))
+
+    async def retry(self, message: Received, delay_seconds: float) -> None:
+        await self._watched(message, "retry", super().retry(message, delay_seconds))
+
+    async def delete(self, message: Received) -> None:
+        await self._watched(message, "delete", super().delete(message))
+
+    async def dead_letter(self, message: Received, error: TranscriptdError, attempt: int) -> None:
+        await self._watched(message, "dead", super().dead_letter(message, error, attempt))
+
+    async def _watched(self, message: Received, name: str, call: Coroutine[Any, Any, None]) -> None:
+        if not self._worker.machine.alive:
+            call.close()
+            raise asyncio.CancelledError
+        account = self._watch.acts(message, name)
+        account.in_flight += 1
+        try:
+            await call
+        finally:
+            account.in_flight -= 1
+        account.accepted.add(name)
+
+
+class WatchedResults(Results):
+    """The real results; marks the deliveries whose note S3 did not take."""
+
+    watch: Watch
+
+    async def end(self, job: Job, message_id: str, receive_count: int, *args: Any, **kwargs: Any) -> None:
+        try:
+            await super().end(job, message_id, receive_count, *args, **kwargs)
+        except TranscriptdError:
+            self.watch.accounts[f"{message_id}/{receive_count}"].silent = True
+            raise
+
+
+class WatchedProcessor(Processor):
+    """The real processor; tells when it is through with a delivery."""
+
+    watch: Watch
+
+    async def process(self, message: Received, leave: asyncio.Event) -> None:
+        await super().process(message, leave)
+        self.watch.accounts[message.receipt_handle].ended = True
+
+
+class ScriptedTranscriber(Transcriber):
+    """Does to its worker what the job's kind says, and publishes through the real Results."""
+
+    def __init__(self, worker: "Worker", results: Results) -> None:
+        self._worker = worker
+        self._settings = worker.settings
+        self._results = results
+        self._watch = worker.world.watch
+
+    async def transcribe(self, job: Job, delivery: Delivery, on_progress: ProgressHandler) -> bool:
+        kind, seconds = self._worker.world.jobs[job.job_id]
+        message_id = delivery.message.message_id
+        on_progress("asr", 0.5)
+        await asyncio.sleep(seconds)
+        match kind:
+            case "poison":
+                self._worker.machine.die()
+                raise asyncio.CancelledError
+            case "endless":
+                await asyncio.sleep(10 * self._worker.settings.job_timeout_seconds)
+            case "hopeless":
+                raise NoAudio("there is no sound")
+            case "stormy" if delivery.message.receive_count == 1:
+                raise StorageUnavailable("S3 failed")
+            case "failing" | "faulty" | "flaky" if kind != "flaky" or not self._watch.failures[message_id]:
+                self._watch.failures[message_id] += 1
+                raise ZeroDivisionError if kind == "faulty" else RunnerCrashed("the runner died")
+        files = [
+            OutputFile("json", "transcript.json", "application/json", delivery.message.receipt_handle.encode()),
+            OutputFile("md", "transcript.md", "text/markdown", delivery.message.receipt_handle.encode()),
+        ]
+        delivery.manifest, ours = await self._results.publish(
+            job, files, partial(self._describe, job, delivery), delivery.proceed
+        )
+        return ours
+
+    def _describe(self, job: Job, delivery: Delivery, stored: list[StoredOutput]) -> Manifest:
+        """Called at the last moment before the manifest is written."""
+        found = InputObject(**job.input.model_dump(), etag="e", size_bytes=1)
+        manifest = self._manifest(job, delivery, found, SILENCE, stored)
+        if self._worker.machine.alive:
+            self._watch.acts(delivery.message, "publish")
+        return manifest
+
+
+class Worker:
+    """A daemon on a host of its own: the real parts, put together as the launcher does it."""
+
+    def __init__(self, world: "DeliveryModel", name: str) -> None:
+        self.world = world
+        self.name = name
+        self.settings: Settings = settings_with(
+            worker_id=name,
+            visibility_timeout_seconds=VISIBILITY_SECONDS,
+            heartbeat_seconds=VISIBILITY_SECONDS / 4,
+            quarantine_deliveries=QUARANTINE_DELIVERIES,
+            max_attempts=MAX_ATTEMPTS,
+            retry_max_seconds=60,
+            job_timeout_seconds=1200,
+            queue_timeout_seconds=15,  # the slowest network here takes 12 s for a call
+        )
+        self.machine = Machine(world.clock, on_death=lambda: world.watch.fell_silent(self), pause=self.pause)
+        self.metrics = Metrics()
+        self.stop, self.drain_seconds = asyncio.Event(), 0.0
+        self.loop = world.clock.open_loop()
+        self.life = self.loop.create_task(self._live())
+
+    async def _live(self) -> None:
+        queue = WatchedQueue(self)
+        results = WatchedResults(FakeStorage(self.world.objects, self.machine))
+        results.watch = self.world.watch
+        processor = WatchedProcessor(
+            self.settings,
+            queue=queue,
+            results=results,
+            transcriber=ScriptedTranscriber(self, results),
+            webhooks=WebhookSender(self.settings),
+            metrics=self.metrics,
+        )
+        processor.watch = self.world.watch
+        poller = Poller(self.settings, queue, processor, self.metrics, lambda: None)
+        polling, stopping = asyncio.create_task(poller.run()), asyncio.create_task(self.stop.wait())
+        await asyncio.wait((polling, stopping), return_when=asyncio.FIRST_COMPLETED)
+        poller.quiet()
+        await asyncio.wait((polling,))
+        await poller.drain(self.drain_seconds, asyncio.Event())
+        polling.result()
+
+    def pause(self) -> None:
+        self.loop.paused = True
+        self.world.watch.fell_silent(self)
+
+    def drain(self, seconds: float) -> None:
+        self.drain_seconds = seconds
+        self.stop.set()
+
+    def check(self) -> None:
+        """A living worker has no fault of its own."""
+        if self.machine.alive and self.life.done():
+            self.life.result()
+            assert self.stop.is_set(), "the poller ended by itself"
+        outcomes = {sample.labels["outcome"] for family in self.metrics.jobs.collect() for sample in family.samples}
+        assert "unsettled" not in outcomes, "an error escaped"
+
+    def bury(self) -> None:
+        self.machine.die()
+        self.world.clock.close_loop(self.loop)
+
+
+class DeliveryModel(RuleBasedStateMachine):
+    """Rules: what may happen to producers, hosts, network, SQS and S3. Teardown: all of it ends, and every message must."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.monkeypatch = pytest.MonkeyPatch()
+        self.clock.patch(self.monkeypatch)
+        self.sqs = FakeSqs(self.clock)
+        self.watch = Watch(self.clock, self.sqs)
+        self.objects: dict[str, StoredObject] = {}
+        self.manifests: dict[str, str] = {}  # key → ETag
+        self.jobs: dict[str, tuple[Kind, float]] = {}
+        self.workers: list[Worker] = []
+        self.hired = 0
+
+    @initialize(kinds=st.lists(st.sampled_from(get_args(Kind)), min_size=1, max_size=3), seconds=SECONDS)
+    def begin(self, kinds: list[Kind], seconds: float) -> None:
+        """Something to lose from the first step on."""
+        for kind in kinds:
+            self.send_job(kind, seconds)
+        self.start_worker()
+        self.advance(1)
+
+    # --- producers ------------------------------------------------------------------------------------------------
+
+    @rule(kind=st.sampled_from(get_args(Kind)), seconds=SECONDS)
+    def send_job(self, kind: Kind, seconds: float) -> None:
+        job_id = f"{kind}-{len(self.jobs)}"
+        self.jobs[job_id] = kind, seconds
+        self.sqs.send(self._body(job_id))
+
+    @precondition(lambda self: self.jobs)
+    @rule(which=st.integers(0, 9))
+    def send_again(self, which: int) -> None:
+        self.sqs.send(self._body(list(self.jobs)[which % len(self.jobs)]))
+
+    def _body(self, job_id: str) -> str:
+        source = (
+            {"bucket": "recordings", "key": "a.wav"} if self.jobs[job_id][0] != "invalid" else {"bucket": "recordings"}
+        )
+        return json.dumps({"version": 1, "job_id": job_id, "input": source})
+
+    # --- hosts ----------------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: len(self.workers) < MOST_WORKERS)
+    @rule()
+    def start_worker(self) -> None:
+        self.hired += 1
+        self.workers.append(Worker(self, f"w{self.hired}"))
+
+    @precondition(lambda self: self.workers)
+    @rule(which=st.integers(0, MOST_WORKERS), then=MOMENTS)
+    def crash(self, which: int, then: float) -> None:
+        self._worker(which).machine.die()
+        self.advance(then)
+
+    @precondition(lambda self: self.workers)
+    @rule(
+        which=st.integers(0, MOST_WORKERS),
+        calls=st.integers(1, 8),
+        mishap=st.sampled_from(get_args(Mishap)),
+        then=MOMENTS,
+    )
+    def strike_at_call(self, which: int, calls: int, mishap: Mishap, then: float) -> None:
+        machine = self._worker(which).machine
+        machine.calls_left, machine.mishap = calls, mishap
+        self.advance(then)
+
+    @precondition(lambda self: self.workers)
+    @rule(which=st.integers(0, MOST_WORKERS), seconds=st.sampled_from([0.0, 30.0, 300.0]), then=MOMENTS)
+    def drain(self, which: int, seconds: float, then: float) -> None:
+        self._worker(which).drain(seconds)
+        self.advance(then)
+
+    @precondition(lambda self: self.workers)
+    @rule(which=st.integers(0, MOST_WORKERS), paused=st.booleans(), then=MOMENTS)
+    def stand_still(self, which: int, paused: bool, then: float) -> None:
+        worker = self._worker(which)
+        if paused:
+            worker.pause()
+        worker.loop.paused = paused
+        self.advance(then)
+
+    # --- network, SQS, S3 -----------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.workers)
+    @rule(
+        which=st.integers(0, MOST_WORKERS),
+        operations=st.sets(
+            st.sampled_from(["receive", "visibility", "delete", "dead_letter", "read", "write"]), min_size=1
+        ),
+        fault=st.sampled_from(get_args(Fault)),
+        then=MOMENTS,
+    )
+    def break_network(self, which: int, operations: set[str], fault: Fault, then: float) -> None:
+        self._worker(which).machine.faults.update(dict.fromkeys(operations, fault))
+        self.advance(then)
+
+    @precondition(lambda self: self.workers)
+    @rule(which=st.integers(0, MOST_WORKERS), seconds=st.sampled_from([0.02, 0.5, 3.0, 6.0]), then=MOMENTS)
+    def slow_network(self, which: int, seconds: float, then: float) -> None:
+        self._worker(which).machine.latency_seconds = seconds
+        self.advance(then)
+
+    @precondition(lambda self: self.workers)
+    @rule(which=st.integers(0, MOST_WORKERS))
+    def repair_network(self, which: int) -> None:
+        self._worker(which).machine.faults.clear()
+
+    @rule(
+        stale=st.sampled_from(["ignored", "error", "disturbs"]),
+        duplicates=st.integers(0, 3),
+        deletes=st.sampled_from(["work", "fail", "lost"]),
+        then=MOMENTS,
+    )
+    def sqs_behaves(self, stale: Any, duplicates: int, deletes: Any, then: float) -> None:
+        self.sqs.stale, self.sqs.duplicates, self.sqs.deletes = stale, duplicates, deletes
+        self.advance(then)
+
+    # --- time -----------------------------------------------------------------------------------------------------
+
+    @rule(seconds=st.sampled_from([40.0, 100.0, 130.0, 700.0]))
+    def advance(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        for worker in self.workers[:]:
+            worker.check()
+            if worker.life.done() or not worker.machine.alive:
+                worker.bury()
+                self.workers.remove(worker)
+
+    @invariant()
+    def nothing_is_broken(self) -> None:
+        assert not self.watch.broken, "\n".join(self.watch.broken)
+        for key, stored in self.objects.items():
+            if key.endswith(MANIFEST_NAME):
+                assert self.manifests.setdefault(key, stored.etag) == stored.etag, f"{key} was published twice"
+        assert self.manifests.keys() <= self.objects.keys(), "a result was removed"
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    def teardown(self) -> None:
+        try:
+            if not self.watch.broken:
+                self._settle()
+                self.nothing_is_broken()
+                self._check_the_end()
+        finally:
+            for worker in self.workers:
+                worker.bury()
+            self.monkeypatch.undo()
+
+    def _settle(self) -> None:
+        """All faults end, and the fleet is kept running until every message is gone."""
+        if any(worker.loop.paused for worker in self.workers):
+            self.advance(VISIBILITY_SECONDS)  # who stands still wakes when its leases have ended
+        self.sqs.stale, self.sqs.duplicates, self.sqs.deletes = "ignored", 0, "work"
+        for worker in self.workers:
+            worker.loop.paused = False
+            worker.machine.faults.clear()
+            worker.machine.calls_left = 0
+        limit = self.clock.now + 3600 * (2 + len(self.sqs.pending()))
+        while self.sqs.pending():
+            assert self.clock.now < limit, f"never settled: {self.sqs.pending()}"
+            if not any(not worker.stop.is_set() for worker in self.workers):
+                self.start_worker()
+            self.advance(60)
+
+    def _check_the_end(self) -> None:
+        published = {json.loads(self.objects[key].body)["job_id"] for key in self.manifests}
+        letters: dict[str, set[str]] = {}
+        for request in self.sqs.dead:
+            failure = json.loads(request["MessageAttributes"]["Failure"]["StringValue"])
+            letters.setdefault(failure["original_message_id"], set()).add(failure["code"])
+        for message in self.sqs.messages:
+            job_id = json.loads(message.body)["job_id"]
+            self._check_message(message, job_id, job_id in published, letters.get(message.message_id, set()))
+
+    def _check_message(self, message: StoredMessage, job_id: str, published: bool, codes: set[str]) -> None:
+        kind = self.jobs[job_id][0]
+        assert published or codes, f"{message} was lost"
+        wanted = DEAD_LETTER_CODES.get(kind)
+        assert not (published and wanted), f"{message} cannot have a result"
+        assert codes <= {wanted, "crash_suspect"}, f"{message} is a dead letter for {codes}"
+        if "crash_suspect" in codes and not message.disturbed:  # deliveries that live side by side look like dead ones
+            assert self.watch.silent(message.message_id) >= QUARANTINE_DELIVERIES, f"{message} is no suspect"
+        if wanted in codes and kind in ("failing", "faulty"):
+            assert self.watch.failures[message.message_id] >= MAX_ATTEMPTS, f"{message} had attempts left"
+
+    def _worker(self, which: int) -> Worker:
+        return self.workers[which % len(self.workers)]
+
+
+@pytest.fixture
+def _quiet() -> Iterator[None]:
+    """Hours of logs are not read by anybody."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+@pytest.mark.usefixtures("_quiet")
+def test_every_delivery_ends_in_exactly_one_outcome() -> None:
+    run_state_machine_as_test(
+        DeliveryModel,
+        settings=settings(stateful_step_count=25, suppress_health_check=list(HealthCheck)),
+    )
+
+
+# --- stories: what the search found once, or finds seldom ------------------------------------------------------------
+
+
+@pytest.fixture
+def model(_quiet: None) -> Iterator[DeliveryModel]:
+    """The model, moved by hand. At the end its promises are checked as after a search."""
+    model = DeliveryModel()
+    yield model
+    model.teardown()
+    model.nothing_is_broken()
+
+
+def test_who_stood_still_past_the_lease_publishes_nothing(model: DeliveryModel) -> None:
+    model.begin(["fine"], 50.0)
+    model.advance(48)
+    model.strike_at_call(0, 2, "pauses_after", then=130.0)  # while the last output is on its way
+    assert model.workers[0].loop.paused
+    model.start_worker()
+    model.stand_still(0, False, then=10.0)
+
+
+def test_a_retry_whose_answer_was_lost_is_not_repeated_on_another_workers_lease(model: DeliveryModel) -> None:
+    model.begin(["failing"], 50.0)
+    model.start_worker()
+    model.break_network(0, {"visibility"}, "deaf", then=100.0)
+
+
+def test_writes_that_the_client_repeats_do_not_make_a_suspect(model: DeliveryModel) -> None:
+    model.send_job("fine", 200.0)
+    for _ in range(QUARANTINE_DELIVERIES - 1):
+        model.start_worker()
+        model.break_network(0, {"write"}, "repeated", then=0.16)  # while the note of the beginning is on its way
+        model.repair_network(0)
+        model.advance(5)
+        model.crash(0, then=130.0)
+
+
+def test_interruptions_at_the_very_beginning_do_not_make_a_suspect(model: DeliveryModel) -> None:
+    for _ in range(2):  # as many as there are slots, or the drain waits for a receive first
+        model.send_job("fine", 200.0)
+    for seconds in (27.0, 39.0, 39.0):  # the note of the beginning is on its way; from the second on it is read first
+        model.start_worker()
+        model.slow_network(0, 6.0, then=seconds)
+        model.drain(0, 0.0, then=130.0)
+
+
+def test_of_two_that_publish_at_the_same_time_one_wins(model: DeliveryModel) -> None:
+    model.begin(["fine"], 50.0)
+    model.sqs_behaves("ignored", 1, "work", then=0.0)
+    model.start_worker()
+    model.advance(47)
+    model.strike_at_call(0, 2, "pauses_after", then=25.0)
+    assert model.workers[0].loop.paused
+    model.nothing_is_broken()  # sees the manifest that must stay
+    model.stand_still(0, False, then=5.0)
+    assert sum("publish" in account.calls for account in model.watch.accounts.values()) == 2
+
+
+def test_a_suspect_that_could_not_be_deleted_has_spent_no_attempt(model: DeliveryModel) -> None:
+    model.begin(["failing"], 200.0)
+    model.crash(0, then=0.0)
+    model.sqs_behaves("ignored", 3, "fail", then=0.0)  # three more deliveries, side by side
+    for _ in range(3):
+        model.start_worker()
+    model.advance(2)
+    assert len(model.sqs.dead) == 1
+    model.drain(0, 0.0, then=25.0)  # when its receive has ended
+    model.drain(0, 0.0, then=130.0)  # now at most two look as if they had died, and the message comes back

@@ -1,0 +1,103 @@
+"""The packaged weights: put together once, verified, and safe to ask for from several processes."""
+
+import hashlib
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from daemon.embedded import models
+from daemon.errors import ModelUnavailable
+
+PARTS = {"alpha": b"first half, ", "beta": b"second half"}
+
+
+@pytest.fixture(autouse=True)
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Small packages in place of the real ones, and an empty cache."""
+    for number, (name, data) in enumerate(PARTS.items(), start=1):
+        folder = tmp_path / "site" / f"weights_{name}"
+        (folder / "data").mkdir(parents=True)
+        (folder / "__init__.py").write_text("raise ImportError('must not be imported')")
+        (folder / "data" / f"model.bin.part{number}").write_bytes(data)
+    for name in models.BASE_SMALL_FILES:
+        (tmp_path / "site" / "weights_alpha" / "data" / name).write_text(name)
+    tiny = tmp_path / "site" / "weights_tiny"
+    (tiny / "model").mkdir(parents=True)
+    (tiny / "__init__.py").touch()
+    (tiny / "model" / "model.bin").write_bytes(b"tiny")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(models, "BASE_PACKAGES", ("weights_alpha", "weights_beta"))
+    monkeypatch.setattr(models, "BASE_SHA256", hashlib.sha256(b"".join(PARTS.values())).hexdigest())
+    monkeypatch.setattr(models, "TINY_EN_PACKAGE", "weights_tiny")
+    return tmp_path / "site"
+
+
+def test_base_is_joined_from_its_parts(tmp_path: Path) -> None:
+    folder = models.whisper_base()
+    assert folder == tmp_path / "cache" / "transcriptd" / "models" / "base"
+    assert (folder / "model.bin").read_bytes() == b"first half, second half"
+    assert sorted(path.name for path in folder.iterdir()) == sorted(["model.bin", *models.BASE_SMALL_FILES])
+
+
+def test_base_is_made_once() -> None:
+    made = (models.whisper_base() / "model.bin").stat()
+    again = (models.whisper_base() / "model.bin").stat()
+    assert (again.st_ino, again.st_mtime_ns) == (made.st_ino, made.st_mtime_ns)
+
+
+def test_damaged_cache_is_replaced() -> None:
+    model = models.whisper_base() / "model.bin"
+    model.write_bytes(b"half writ")
+    models.whisper_base()
+    assert model.read_bytes() == b"first half, second half"
+
+
+def test_damaged_package_is_refused_and_leaves_nothing_behind(packages: Path) -> None:
+    (packages / "weights_beta" / "data" / "model.bin.part2").write_bytes(b"second harf")
+    with pytest.raises(ModelUnavailable, match="damaged"):
+        models.whisper_base()
+    folder = models.cache_dir() / "base"
+    assert sorted(path.name for path in folder.iterdir()) == sorted(models.BASE_SMALL_FILES)
+
+
+def test_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "BASE_PACKAGES", ("weights_alpha", "weights_gamma"))
+    with pytest.raises(ModelUnavailable, match=r"weights_gamma.*transcriptd\[embedded\]"):
+        models.whisper_base()
+
+
+def test_many_at_once_get_the_same_whole_model() -> None:
+    def make(_: int) -> bytes:
+        models.whisper_tiny_en()
+        return (models.whisper_base() / "model.bin").read_bytes()
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(make, range(64))) == {b"first half, second half"}
+    assert not list(models.cache_dir().rglob(".*"))
+
+
+def test_tiny_en_is_a_folder_of_that_name(packages: Path) -> None:
+    folder = models.whisper_tiny_en()
+    assert folder.name == "tiny.en"
+    assert (folder / "model.bin").read_bytes() == b"tiny"
+    assert models.whisper_tiny_en() == folder
+
+
+def test_tiny_en_follows_a_package_that_moved(packages: Path) -> None:
+    link = models.cache_dir() / "tiny.en"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(packages / "gone")
+    assert (models.whisper_tiny_en() / "model.bin").read_bytes() == b"tiny"
+
+
+def test_finding_models_imports_no_library() -> None:
+    code = (
+        "import sys; from daemon.embedded import models; models.voice_encoder(); "
+        "print({'torch', 'numpy', 'resemblyzer', 'webrtcvad'} & set(sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "set()"

@@ -1,0 +1,334 @@
+"""The job contract: what is accepted, what is refused, and in which words."""
+
+import json
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from daemon.config import Settings
+from daemon.errors import Fate, InvalidJob
+from daemon.job import parse_job, peek_job_id, peek_webhook_url
+from daemon.options import SubtitleOptions
+
+SETTINGS = Settings(
+    queue_url="http://localhost/queue",
+    dlq_url="http://localhost/dlq",
+    input_buckets=("media",),
+    output_bucket="results",
+    output_buckets=("archive",),
+    model="/models/base",
+    models=("tiny.en", "large-v3", "large-v3-turbo"),
+    webhook_hosts=("app.example.com",),
+    webhook_secret=(SecretStr("whsec_x"),),
+)
+
+
+def body(**changes: Any) -> str:
+    return json.dumps({"job_id": "job-1", "input": {"bucket": "media", "key": "a.wav"}, **changes})
+
+
+def options(**changes: Any) -> str:
+    return body(options=changes)
+
+
+def test_job_id_and_input_are_enough() -> None:
+    job = parse_job(body(), SETTINGS)
+    assert job.output_bucket == "results"
+    assert job.output_key("manifest.json") == "transcripts/job-1/manifest.json"
+    assert job.options.model == "base"
+    assert (job.options.min_speakers, job.options.max_speakers) == (2, 6)
+    assert job.options.formats == ["json", "md"]
+    assert job.options.diarize is True
+
+
+def test_everything_that_can_be_said_is_taken() -> None:
+    job = parse_job(
+        body(
+            version=1,
+            input={"bucket": "media", "key": "ü/ä b.mp4", "version_id": "v1"},
+            output={"bucket": "archive", "prefix": "2026/11"},
+            options={
+                "model": "large-v3",
+                "task": "translate",
+                "language": "de",
+                "diarize": False,
+                "num_speakers": 3,
+                "formats": ["md", "md"],
+                "align": "attention",
+                "channels": "mix",
+                "initial_prompt": "Hi.",
+                "hotwords": "Yankee",
+                "audio_url": "https://media.example.com/a.mp4?X-Amz-Signature=1",
+                "vocabulary": ["Dianne", "New Jersey"],
+                "suppress_numerals": True,
+                "multilingual": True,
+            },
+            webhook={"url": "https://app.example.com/hooks?a=1"},
+            metadata={"anything": ["echoed", {"back": None}]},
+        ),
+        SETTINGS,
+    )
+    assert job.output_key("x") == "2026/11/job-1/x"
+    assert job.options.formats == ["md"]
+    assert job.options.vocabulary == ["Dianne", "New Jersey"]
+    assert (job.options.suppress_numerals, job.options.multilingual) == (True, True)
+    assert (job.options.num_speakers, job.options.min_speakers, job.options.max_speakers) == (3, None, None)
+    assert job.webhook_url == "https://app.example.com/hooks?a=1"
+
+
+REFUSED = {
+    "not JSON": ("{", "invalid_json", "not JSON"),
+    "NaN is not JSON": ('{"job_id": NaN}', "invalid_json", "NaN"),
+    "a nesting bomb": ("[" * 100_000, "invalid_json", "not JSON"),
+    "an array": ("[]", "invalid_json", "JSON array"),
+    "no input": ('{"job_id": "a"}', "invalid_message", "input is missing"),
+    "no key": ('{"job_id": "a", "input": {"bucket": "media"}}', "invalid_message", "input.key is missing"),
+    "another version": (body(version=2), "invalid_message", "version"),
+    "unknown field": (body(inputs={}), "unknown_field", 'did you mean "input"?'),
+    "unknown option": (options(modle="base"), "unknown_field", 'unknown option "options.modle"; did you mean "model"?'),
+    "unknown option, nothing near": (options(zzz=1), "unknown_field", "known here: model, task"),
+    "unknown model": (options(model="large-v33"), "unknown_model", 'did you mean "large-v3"?'),
+    "unknown format": (options(formats=["mdx"]), "unknown_format", 'did you mean "md"?'),
+    "unknown subtitle option": (
+        options(subtitles={"max_line": 1}),
+        "unknown_field",
+        'unknown option "options.subtitles.max_line"; did you mean "max_lines"?',
+    ),
+    "subtitles too wide": (
+        options(subtitles={"max_chars_per_line": 1000}),
+        "invalid_message",
+        '"options.subtitles.max_chars_per_line": input should be less than or equal to 100; got 1000',
+    ),
+    "subtitles for ever": (
+        options(subtitles={"max_duration_seconds": 1e9}),
+        "invalid_message",
+        "less than or equal to 60",
+    ),
+    "no subtitles": (options(subtitles=None), "invalid_message", "options.subtitles"),
+    "no format": (options(formats=[]), "invalid_message", "options.formats"),
+    "unknown language": (options(language="english"), "unknown_language", '"english" is not a Whisper language code'),
+    "German in English": (options(model="tiny.en", language="de"), "unknown_language", "knows English alone"),
+    "many languages in English": (options(model="tiny.en", multilingual=True), "unknown_language", "multilingual"),
+    "a long vocabulary": (options(vocabulary=["a"] * 101), "invalid_message", "options.vocabulary"),
+    "a long term": (options(vocabulary=["a" * 101]), "invalid_message", "options.vocabulary"),
+    "no term": (options(vocabulary=[""]), "invalid_message", "options.vocabulary"),
+    "min over max": (options(min_speakers=4, max_speakers=2), "invalid_speakers", "min_speakers (4) is larger"),
+    "num with min": (options(num_speakers=2, min_speakers=2), "invalid_speakers", "give it alone"),
+    "no speakers": (options(num_speakers=0), "invalid_message", "options.num_speakers"),
+    "a number as text": (options(num_speakers="2"), "invalid_message", "valid integer"),
+    "turbo translates": (options(model="large-v3-turbo", task="translate"), "unsupported_task", "large-v3-turbo"),
+    "English translates": (options(model="tiny.en", task="translate"), "unsupported_task", "tiny.en"),
+    "audio from a script": (options(audio_url="javascript:alert(1)"), "invalid_message", "options.audio_url"),
+    "audio in the URL": (options(audio_url="data:audio/wav;base64,AA"), "invalid_message", "options.audio_url"),
+    "audio without TLS": (options(audio_url="http://a.example/b"), "invalid_message", "must be https"),
+    "audio from a host without scheme": (options(audio_url="//a.example/b"), "invalid_message", "must be https"),
+    "audio from a host in disguise": (options(audio_url="///a.example/b"), "invalid_message", "must be https"),
+    "audio from a host in backslashes": (options(audio_url="\\\\a.example/b"), "invalid_message", "characters"),
+    "audio from no host": (options(audio_url="https:b"), "invalid_message", "must be https"),
+    "audio after a line break": (options(audio_url="\njavascript:alert(1)"), "invalid_message", "characters"),
+    "audio at a bad port": (options(audio_url="https://a.example:b/"), "invalid_message", "not a URL"),
+    "audio with a password": (options(audio_url="https://u:p@a.example/b"), "invalid_message", "password"),
+    "audio at no place": (options(audio_url=""), "invalid_message", "options.audio_url"),
+    "a long audio URL": (options(audio_url="a" * 4097), "invalid_message", "options.audio_url"),
+    "speakers of channels": (
+        options(channels="split", diarize=True),
+        "invalid_speakers",
+        "each channel is one speaker",
+    ),
+    "a number of channels": (options(channels="split", num_speakers=2), "invalid_speakers", "options.num_speakers"),
+    "other channels": (options(channels="left"), "invalid_message", "'mix' or 'split'"),
+    "a track before the first": (options(audio_track=-1), "invalid_message", "options.audio_track"),
+    "a track that no file has": (options(audio_track=1000), "invalid_message", "options.audio_track"),
+    "a track by its name": (options(audio_track=True), "invalid_message", "options.audio_track"),
+    "a slash in the id": (body(job_id="a/b"), "invalid_job_id", '"a/b"'),
+    "dots as id": (body(job_id=".."), "invalid_job_id", '".."'),
+    "a line break in the id": (body(job_id="a\n"), "invalid_job_id", "a\\n"),
+    "a long id": (body(job_id="a" * 129), "invalid_job_id", "aaa"),
+    "another bucket": (body(input={"bucket": "other", "key": "a"}), "bucket_not_allowed", '"other"'),
+    "another output": (body(output={"bucket": "other"}), "bucket_not_allowed", '"other"'),
+    "a bucket that is none": (body(input={"bucket": "a/../b", "key": "a"}), "invalid_message", "input.bucket"),
+    "a climbing prefix": (body(output={"prefix": "a/../b"}), "invalid_message", "output.prefix"),
+    "another webhook": (body(webhook={"url": "https://evil.example/"}), "webhook_not_allowed", "evil.example"),
+    "a plain webhook": (body(webhook={"url": "http://app.example.com/"}), "webhook_not_allowed", "https"),
+    "a password in it": (body(webhook={"url": "https://u:p@app.example.com/"}), "webhook_not_allowed", "password"),
+    "a broken URL": (body(webhook={"url": "https://app.example.com:x/"}), "webhook_not_allowed", "not a URL"),
+    "an infinite number": (
+        '{"job_id": "a", "input": {"bucket": "media", "key": "a"}, "metadata": {"a": 1e999}}',
+        "invalid_message",
+        "metadata",
+    ),
+    "a key of many bytes": (body(input={"bucket": "media", "key": "語" * 1000}), "invalid_message", "1024 bytes"),
+    "a climbing key": (body(input={"bucket": "media", "key": "a/../../other/b"}), "invalid_message", "climbs out"),
+    "a prefix of many bytes": (body(output={"prefix": "語" * 400}), "invalid_message", "512 bytes"),
+    "a prefix that reads backwards": (body(output={"prefix": "a\u202eb"}), "invalid_message", "invisible"),
+    "a prefix with a line break": (body(output={"prefix": "a\u2028b"}), "invalid_message", "invisible"),
+    "an endless number": (body()[:-1] + ', "metadata": {"a": ' + "9" * 5000 + "}}", "invalid_json", "digits"),
+    "half an emoji": (body(metadata={"a": ["\ud83d"]}), "invalid_message", "surrogate"),
+    "half an emoji as a name": (body(metadata={"\ud83d": 1}), "invalid_message", "surrogate"),
+    "half an emoji elsewhere": (body(input={"bucket": "media", "key": "\ud83d"}), "invalid_message", "input.key"),
+    "metadata of many storeys": (
+        body()[:-1] + ', "metadata": {"a": ' + "[" * 64 + "]" * 64 + "}}",
+        "invalid_message",
+        "nested",
+    ),
+    "huge metadata": (body(metadata={"a": "x" * 20_000}), "invalid_message", "metadata"),
+}
+
+
+@pytest.mark.parametrize(("text", "code", "words"), REFUSED.values(), ids=REFUSED.keys())
+def test_refused_in_words(text: str, code: str, words: str) -> None:
+    with pytest.raises(InvalidJob) as caught:
+        parse_job(text, SETTINGS)
+    assert caught.value.code == code
+    assert words in caught.value.message
+    assert caught.value.fate is Fate.DEAD_LETTER
+    assert len(caught.value.message) < 1000
+
+
+PRIVATE = "sig=f00dcafe"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        body(webhook={"url": f"http://app.example.com/?{PRIVATE}"}),
+        body(webhook={"url": f"https://evil.example/?{PRIVATE}"}),
+        body(webhook={"url": f"https://app.example.com:port/?{PRIVATE}"}),
+        body(webhook={"url": f"https://{PRIVATE}:p@app.example.com/"}),
+        body(webhook={"url": f"https://u:{PRIVATE}[@app.example.com/"}),
+        body(webhook={"url": f"https://app.example.com/?{PRIVATE}" + "a" * 3000}),
+        body(webhook=f"https://app.example.com/?{PRIVATE}"),
+        body(webhook={"url": [f"https://app.example.com/?{PRIVATE}"]}),
+        body(metadata=PRIVATE),
+        body(metadata={"a": PRIVATE * 2000}),
+        body(metadata={"a": [PRIVATE, "\ud83d"]}),
+        options(initial_prompt=PRIVATE * 100),
+        options(hotwords=[PRIVATE]),
+    ],
+)
+def test_a_refusal_quotes_nothing_private(text: str) -> None:
+    """Messages of errors are logged; a webhook's URL may hold a token, a prompt what was said."""
+    with pytest.raises(InvalidJob) as caught:
+        parse_job(text, SETTINGS)
+    said = "".join(traceback.format_exception(caught.value))
+    assert PRIVATE not in said
+    assert "f00d" not in said
+
+
+@pytest.mark.parametrize("key", ["a/../b", "a//b", "%2e%2e/b", "a\\..\\b", "a\x00b", "a\nb", "\u202ea", "ａ/．．/b"])
+def test_odd_keys_of_inputs_are_keys_like_others(key: str) -> None:
+    """S3 takes nearly anything for a key; it never becomes a path here."""
+    assert parse_job(body(input={"bucket": "media", "key": key}), SETTINGS).input.key == key
+
+
+@given(st.text())
+def test_every_output_stays_below_its_prefix(prefix: str) -> None:
+    try:
+        job = parse_job(body(output={"prefix": prefix}), SETTINGS)
+    except InvalidJob:
+        return
+    key = job.output_key("manifest.json")
+    assert key == f"{prefix}{'' if prefix == '' or prefix.endswith('/') else '/'}job-1/manifest.json"
+    assert key.isprintable()
+    assert not {"..", "\0"} & {*key.split("/")}
+    assert not key.startswith("/")
+    assert len(key.encode()) <= 1024
+
+
+def test_any_nesting_is_a_job_or_a_refusal() -> None:
+    for depth in range(50, 1050, 25):
+        for field in ("input", "options", "webhook", "metadata", "job_id", "else"):
+            for begin, end in (("[", "]"), ('{"a":', "}")):
+                nested = begin * depth + "1" + end * depth
+                with suppress(InvalidJob):
+                    parse_job(body()[:-1] + f', "{field}": {nested}}}', SETTINGS).model_dump_json()
+
+
+def test_a_given_bound_moves_a_default_out_of_its_way() -> None:
+    assert parse_job(options(max_speakers=1), SETTINGS).options.min_speakers == 1
+    assert parse_job(options(min_speakers=9), SETTINGS).options.max_speakers == 9
+
+
+def test_channels_that_are_split_are_not_diarized_whatever_the_default() -> None:
+    assert SETTINGS.diarize
+    split = parse_job(options(channels="split"), SETTINGS).options
+    assert (split.channels, split.diarize, split.min_speakers, split.max_speakers) == ("split", False, None, None)
+    assert parse_job(options(channels="split", diarize=False), SETTINGS).options == split
+    assert parse_job(options(channels="mix", diarize=True), SETTINGS).options.diarize
+
+
+def test_the_audio_track_is_the_first_unless_the_job_names_one() -> None:
+    assert parse_job(body(), SETTINGS).options.audio_track is None
+    assert parse_job(options(audio_track=2), SETTINGS).options.audio_track == 2
+    digests = {parse_job(options(audio_track=track), SETTINGS).options.digest() for track in (None, 0, 1)}
+    assert len(digests) == 3
+
+
+def test_even_a_bad_message_can_be_reported() -> None:
+    bad = body(options={"modle": 1}, webhook={"url": "https://app.example.com/h"})
+    assert peek_job_id(bad) == "job-1"
+    assert peek_webhook_url(bad, SETTINGS) == "https://app.example.com/h"
+    assert peek_job_id(body(job_id="../x")) is None
+    assert peek_webhook_url(body(webhook={"url": "https://evil.example/"}), SETTINGS) is None
+
+
+def test_the_digest_covers_every_option(make_settings: Callable[..., Settings]) -> None:
+    one, same, other = (
+        parse_job(text, SETTINGS).options.digest() for text in (options(), body(), options(language="en"))
+    )
+    assert one == same != other
+    assert parse_job(options(subtitles={"max_lines": 1}), SETTINGS).options.digest() not in (one, other)
+
+
+def test_subtitle_options_are_given_one_by_one() -> None:
+    subtitles = parse_job(options(subtitles={"max_lines": 1, "max_duration_seconds": 5}), SETTINGS).options.subtitles
+    assert subtitles == SubtitleOptions(max_lines=1, max_duration_seconds=5.0)
+    assert subtitles.max_chars_per_line == 42
+
+
+@pytest.mark.parametrize("url", ["https://a.example/b?c=d&e=%20#f", "../a.mp4", "a.mp4", "/media/a.mp4?b", "./a:b"])
+def test_a_page_may_play_https_or_what_lies_beside_it(url: str) -> None:
+    assert parse_job(options(audio_url=url), SETTINGS).options.audio_url == url
+
+
+def test_a_presigned_url_is_kept_where_it_is_needed() -> None:
+    presigned, plain = (
+        parse_job(text, SETTINGS).options for text in (options(audio_url="https://a.example/?k=secret"), body())
+    )
+    assert "secret" not in presigned.model_dump_json()
+    assert presigned.digest() == plain.digest()
+    with pytest.raises(InvalidJob) as caught:
+        parse_job(options(audio_url="http://a.example/?k=secret"), SETTINGS)
+    assert "secret" not in caught.value.message
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(JSON)
+def test_any_json_is_a_job_or_a_refusal(value: Any) -> None:
+    with pytest.raises(InvalidJob):
+        parse_job(json.dumps(value), SETTINGS)
+
+
+@given(st.sampled_from(["job_id", "input", "output", "options", "webhook", "metadata", "version"]), JSON)
+def test_any_value_of_any_field_is_a_job_or_a_refusal(name: str, value: Any) -> None:
+    try:
+        parse_job(body(**{name: value}), SETTINGS)
+    except InvalidJob as error:
+        assert len(error.message) < 1000  # noqa: PT017
+
+
+@given(st.text())
+def test_any_text_is_a_refusal(text: str) -> None:
+    with pytest.raises(InvalidJob):
+        parse_job(text, SETTINGS)

@@ -1,0 +1,541 @@
+"""Decoding in a real child process: what comes out of good files, bad files and hostile files."""
+
+import ast
+import asyncio
+import contextlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from daemon import decoder, media
+from daemon.errors import (
+    DecodeLimit,
+    DiskFull,
+    MediaTooLong,
+    MediaUnreadable,
+    NoAudio,
+    TranscriptdError,
+)
+from daemon.media import Audio, DecodeLimits, decode
+from tests.decoding import LIMITS, decoded, delay, refused
+from tests.media import (
+    AUDIO_FILES,
+    RATE,
+    chirp,
+    make_audio,
+    make_late_audio,
+    make_recording,
+    make_text,
+    make_truncated_mp4,
+    make_video,
+    make_wav,
+    sample_call,
+    silence,
+)
+
+AAC_FRAME = 1024 / RATE  # an encoder pads with up to two of these
+
+
+def children(parent: int) -> set[int]:
+    """Processes that `parent` started and that still run."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            state, its_parent = stat.read_text().rpartition(")")[2].split()[:2]
+            if int(its_parent) == parent and state != "Z":
+                found.add(int(stat.parent.name))
+    return found
+
+
+def waiting(pids: set[int]) -> set[int]:
+    """Those that have confined themselves and now sleep, waiting for their input to open."""
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            status = Path(f"/proc/{pid}/status").read_text()
+            if "NoNewPrivs:\t1" in status and "State:\tS" in status:
+                found.add(pid)
+    return found
+
+
+@asynccontextmanager
+async def stuck_decode(tmp_path: Path, limits: DecodeLimits = LIMITS) -> AsyncIterator[tuple[asyncio.Task[Audio], int]]:
+    """A decode whose input never opens: the task, and the pid of its child once that has confined itself."""
+    source = tmp_path / "pipe"
+    os.mkfifo(source)
+    before = children(os.getpid())
+    task = asyncio.create_task(decode(source, tmp_path / "stuck.f32", limits))
+    try:
+        for _ in range(1000):
+            if pids := waiting(children(os.getpid()) - before):
+                break
+            await asyncio.sleep(0.01)
+        yield task, pids.pop()
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+# --- what players play --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", AUDIO_FILES)
+async def test_audio_file_keeps_its_sound_and_its_times(tmp_path: Path, suffix: str) -> None:
+    audio, sound = await decoded(make_audio(tmp_path / f"a.{suffix}"))
+    assert 2.0 <= audio.duration_seconds <= 2.0 + 2 * AAC_FRAME
+    # MPEG-TS cannot say that an encoder's first frame is padding, so players delay the sound by it as well.
+    assert delay(sound, chirp()) == (AAC_FRAME if suffix == "ts" else 0.0)
+    assert not audio.has_video
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "mov"])
+async def test_video_file_keeps_its_sound_and_its_times(tmp_path: Path, suffix: str) -> None:
+    audio, sound = await decoded(make_recording(tmp_path / f"v.{suffix}"))
+    assert delay(sound, chirp()) == 0.0
+    assert audio.codec == "aac"
+    assert audio.has_video
+
+
+async def test_h264_video_of_the_demo(tmp_path: Path) -> None:
+    make_video(sample_call(), tmp_path / "call.mp4", seconds=5)
+    audio, sound = await decoded(tmp_path / "call.mp4")
+    _, speech = await decoded(sample_call_in(tmp_path))
+    assert audio.duration_seconds == pytest.approx(5, abs=0.1)
+    assert abs(delay(sound, speech[: len(sound)])) < 0.001
+    assert audio.has_video
+
+
+def sample_call_in(directory: Path) -> Path:
+    copy = directory / "call.wav"
+    copy.write_bytes(sample_call().read_bytes())
+    return copy
+
+
+@pytest.mark.parametrize("rate", [8000, 44100, 48000])
+async def test_other_sample_rates(tmp_path: Path, rate: int) -> None:
+    _, sound = await decoded(make_audio(tmp_path / "a.flac", rate=rate))
+    assert len(sound) == pytest.approx(2 * RATE, abs=2)
+    assert delay(sound, chirp()) == 0.0
+
+
+async def test_stereo_is_mixed_without_becoming_louder(tmp_path: Path) -> None:
+    both = np.stack([chirp(), chirp()], axis=1)
+    _, sound = await decoded(make_wav(tmp_path / "a.wav", both))
+    np.testing.assert_allclose(sound, chirp(), atol=1e-4)
+
+
+async def test_each_microphone_of_a_wide_recorder_is_heard(tmp_path: Path) -> None:
+    channels = np.zeros((RATE, 12), np.float32)
+    channels[:, 3] = 0.5  # the place of the subwoofer in surround sound
+    channels[:, 11] = 0.5
+    _, sound = await decoded(make_wav(tmp_path / "a.wav", channels))
+    np.testing.assert_allclose(sound, 1 / 12, atol=1e-4)
+
+
+async def test_format_that_changes_in_the_middle(tmp_path: Path) -> None:
+    first = make_audio(tmp_path / "16.mp3", rate=16000).read_bytes()
+    second = make_audio(tmp_path / "44.mp3", rate=44100).read_bytes()
+    (tmp_path / "both.mp3").write_bytes(first + second)
+    audio, sound = await decoded(tmp_path / "both.mp3")
+    assert audio.duration_seconds == pytest.approx(4, abs=0.2)
+    assert np.abs(sound[-RATE:]).max() > 0.4
+
+
+async def test_cover_art_is_no_video(tmp_path: Path) -> None:
+    image = b"\x89PNG\r\n\x1a\n" + b"\0" * 100
+    picture = b"\x00image/png\x00\x03\x00" + image
+    frame = b"APIC" + len(picture).to_bytes(4, "big") + b"\0\0" + picture
+    size = bytes((len(frame) >> shift) & 0x7F for shift in (21, 14, 7, 0))
+    path = make_audio(tmp_path / "a.mp3")
+    path.write_bytes(b"ID3\x03\0\0" + size + frame + path.read_bytes())
+    with av.open(str(path)) as container:
+        assert container.streams.video  # FFmpeg calls it a video stream
+    audio, _ = await decoded(path)
+    assert not audio.has_video
+
+
+async def test_silence_is_a_recording(tmp_path: Path) -> None:
+    _, sound = await decoded(make_wav(tmp_path / "a.wav", silence()))
+    assert len(sound) == 2 * RATE
+    assert not sound.any()
+
+
+async def test_values_that_are_not_sound_are_tamed(tmp_path: Path) -> None:
+    wild = np.array([0.25] * 100 + [np.nan, np.inf, -np.inf, 1e30, -1e30, 1.5] + [0.25] * 100, np.float32)
+    _, sound = await decoded(make_wav(tmp_path / "a.wav", wild))
+    np.testing.assert_array_equal(sound, [0.25] * 100 + [0, 0, 0, 2, -2, 1.5] + [0.25] * 100)
+
+
+# --- times are those that a player shows --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "ts"])
+async def test_sound_that_starts_after_the_picture(tmp_path: Path, suffix: str) -> None:
+    _, sound = await decoded(make_recording(tmp_path / f"v.{suffix}", start=1.5))
+    assert not sound[: round(1.4 * RATE)].any()
+    assert delay(sound, chirp()) == pytest.approx(1.5, abs=0.01)
+
+
+async def test_gap_in_the_middle_becomes_silence(tmp_path: Path) -> None:
+    _, sound = await decoded(make_recording(tmp_path / "v.mkv", codec="pcm_s16le", gap=1.5))
+    assert len(sound) == pytest.approx(3.5 * RATE, abs=RATE // 50)
+    assert not sound[round(1.05 * RATE) : round(2.45 * RATE)].any()
+    assert delay(sound[2 * RATE :], chirp()[RATE:]) == pytest.approx(0.5, abs=0.01)
+
+
+async def test_time_starts_with_the_container(tmp_path: Path) -> None:
+    _, sound = await decoded(make_late_audio(tmp_path / "a.mkv", start=30))
+    assert delay(sound, chirp()) == 0.0
+
+
+# --- files that cannot be used ------------------------------------------------------------------------------------
+
+
+async def test_video_without_audio(tmp_path: Path) -> None:
+    make_video(None, tmp_path / "v.mp4", seconds=1)
+    error = await refused(tmp_path / "v.mp4", NoAudio)
+    assert "no audio stream" in error.message
+    assert "1 video" in error.message
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * 5000, np.random.default_rng(7).bytes(50_000)], ids=["0", "zeros", "noise"]
+)
+async def test_bytes_that_are_no_media(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.mp4").write_bytes(content)
+    await refused(tmp_path / "a.mp4", MediaUnreadable)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.mp3", "a"])
+async def test_text(tmp_path: Path, name: str) -> None:
+    error = await refused(make_text(tmp_path / name), MediaUnreadable)
+    assert "not media" in error.message
+
+
+async def test_truncated_mp4(tmp_path: Path) -> None:
+    error = await refused(make_truncated_mp4(tmp_path / "a.mp4"), MediaUnreadable)
+    assert "cut off or damaged" in error.message
+    assert "moov atom not found" in str(error.detail)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "mp3", "flac", "ogg", "mkv"])
+async def test_other_truncated_files_give_what_they_have(tmp_path: Path, suffix: str) -> None:
+    path = make_audio(tmp_path / f"a.{suffix}")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    audio, _ = await decoded(path)
+    assert 0.4 < audio.duration_seconds < 1.6
+
+
+async def test_header_without_sound(tmp_path: Path) -> None:
+    await refused(make_wav(tmp_path / "a.wav", np.zeros(0, np.int16)), MediaUnreadable)
+
+
+async def test_damage_in_the_middle_is_survived_and_times_hold(tmp_path: Path) -> None:
+    path = make_audio(tmp_path / "a.flac", chirp(10))
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + len(content) // 20] = bytes(len(content) // 20)
+    path.write_bytes(content)
+    audio, sound = await decoded(path)
+    assert audio.duration_seconds == pytest.approx(10, abs=0.5)
+    assert delay(sound[-RATE:], chirp(10)[-RATE:]) == pytest.approx(0, abs=0.15)
+
+
+async def test_mostly_damaged(tmp_path: Path) -> None:
+    path = make_recording(tmp_path / "v.mp4")
+    content = path.read_bytes()
+    start, end = content.index(b"mdat") + 4, content.index(b"moov") - 4
+    path.write_bytes(content[:start] + np.random.default_rng(1).bytes(end - start) + content[end:])
+    error = await refused(path, MediaUnreadable)
+    assert "damaged" in error.message
+
+
+def mutants(directory: Path, count: int) -> Iterator[bytes]:
+    """Small files of every kind with some of their bytes replaced: always the same ones."""
+    seeds = [make_audio(directory / f"a.{suffix}", chirp(0.3)) for suffix in AUDIO_FILES]
+    seeds += [make_recording(directory / f"v.{suffix}", chirp(0.3)) for suffix in ("mp4", "mkv", "avi")]
+    random = np.random.default_rng(2026)
+    for number in range(count):
+        content = bytearray(seeds[number % len(seeds)].read_bytes())
+        header = number % 2 == 0  # half of the damage hits the part that parsers read first
+        for position in random.integers(0, min(len(content), 200) if header else len(content), 1 + number % 20):
+            content[position] = random.integers(256)
+        yield bytes(content)
+
+
+async def test_mutated_files_end_in_audio_or_in_our_errors(tmp_path: Path) -> None:
+    outcomes = []
+    for number, content in enumerate(mutants(tmp_path, 24)):
+        path = tmp_path / f"mutant-{number}"
+        path.write_bytes(content)
+        try:
+            await decode(path, path.with_suffix(".f32"), LIMITS)
+            outcomes.append("audio")
+        except (MediaUnreadable, NoAudio, MediaTooLong, DecodeLimit) as error:
+            assert not path.with_suffix(".f32").exists()
+            outcomes.append(error.code)
+    assert {"audio", "media_unreadable"} <= set(outcomes)
+
+
+def test_many_mutated_files_neither_crash_nor_hang_the_decoder(tmp_path: Path) -> None:
+    for number, content in enumerate(mutants(tmp_path, 2000)):
+        (tmp_path / f"mutant-{number}").write_bytes(content)
+    program = """
+import collections, io, pathlib, sys
+from daemon.decoder import decode
+from daemon.errors import TranscriptdError
+outcomes = collections.Counter()
+for number, path in enumerate(sorted(pathlib.Path(sys.argv[1]).glob("mutant-*"))):
+    try:
+        with path.open("rb") as source:
+            decode(source, [io.BytesIO(), io.BytesIO()], 60, audio_track=None, split=number % 2 == 0)
+        outcomes["audio"] += 1
+    except TranscriptdError as error:
+        outcomes[error.code] += 1
+    except MemoryError:  # a damaged size: the child answers with decode_limit
+        outcomes["decode_limit"] += 1
+print(sorted(outcomes))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=False, timeout=180
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert {"audio", "media_unreadable"} <= set(ast.literal_eval(done.stdout))
+
+
+# --- files that reach for more than themselves --------------------------------------------------------------------
+
+
+@pytest.fixture
+async def web() -> AsyncIterator[tuple[int, list[bytes]]]:
+    """A loopback HTTP server: its port and the requests it received."""
+    requests: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        requests.append(await reader.readline())
+        writer.write(b"HTTP/1.0 404 Not Found\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1], requests
+
+
+def hostile_files(directory: Path, bait: Path, port: int) -> Iterator[Path]:
+    """Small texts that FFmpeg understands as an order to open something else."""
+    url = f"http://127.0.0.1:{port}/bait.wav"
+    texts = {}
+    for place, target in {"file": f"file://{bait}", "path": str(bait), "name": bait.name, "web": url}.items():
+        texts[f"{place}.m3u8"] = (
+            f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:2.0,\n{target}\n#EXT-X-ENDLIST\n"
+        )
+        texts[f"{place}.ffconcat"] = f"ffconcat version 1.0\nfile '{target}'\n"
+        texts[f"{place}.mpd"] = (
+            '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
+            'mediaPresentationDuration="PT2S" profiles="urn:mpeg:dash:profile:isoff-on-demand:2011"><Period>'
+            '<AdaptationSet mimeType="audio/mp4"><Representation id="1" bandwidth="1000" codecs="mp4a.40.2">'
+            f"<BaseURL>{target}</BaseURL></Representation></AdaptationSet></Period></MPD>"
+        )
+    texts["web.sdp"] = (
+        f"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio {port} RTP/AVP 0\n"
+        f"a=control:rtsp://127.0.0.1:{port}/x\n"
+    )
+    for name, text in texts.items():
+        path = directory / name
+        path.write_text(text)
+        yield path
+
+
+async def test_playlists_open_nothing(tmp_path: Path, web: tuple[int, list[bytes]]) -> None:
+    port, requests = web
+    for path in hostile_files(tmp_path, make_wav(tmp_path / "bait.wav"), port):
+        await refused(path, MediaUnreadable)
+    assert requests == []
+
+
+def test_playlists_open_nothing_even_when_their_name_is_known(tmp_path: Path) -> None:
+    """The second line of defence: the demuxer is chosen, and must fail at opening what the text names."""
+    paths = {path.name: path for path in hostile_files(tmp_path, make_wav(tmp_path / "bait.wav"), 9)}
+    for name in ("file.m3u8", "path.m3u8", "path.ffconcat", "name.ffconcat", "web.m3u8", "web.sdp"):
+        with paths[name].open("rb") as source, pytest.raises(MediaUnreadable):  # an open file has a name
+            decoder.decode(source, [io.BytesIO()], 60, audio_track=None, split=False)
+
+
+async def test_the_bait_works_on_a_decoder_without_containment(tmp_path: Path, web: tuple[int, list[bytes]]) -> None:
+    port, requests = web
+    paths = {path.name: path for path in hostile_files(tmp_path, make_wav(tmp_path / "bait.wav"), port)}
+    with av.open(str(paths["path.ffconcat"]), options={"safe": "0"}) as container:
+        assert sum(frame.samples for frame in container.decode(audio=0)) == 2 * RATE
+
+    def fetch() -> None:
+        with contextlib.suppress(av.FFmpegError):
+            av.open(
+                str(paths["web.m3u8"]), options={"allowed_extensions": "ALL", "protocol_whitelist": "file,http,tcp"}
+            ).close()
+
+    await asyncio.to_thread(fetch)
+    assert requests
+
+
+# --- limits -------------------------------------------------------------------------------------------------------
+
+
+async def test_recording_that_is_too_long(tmp_path: Path) -> None:
+    path = make_wav(tmp_path / "a.wav", silence(6))
+    error = await refused(path, MediaTooLong, DecodeLimits(5, 30, 2**31))
+    assert "5 s" in error.message
+    audio, _ = await decoded(path, DecodeLimits(6, 30, 2**31))
+    assert audio.duration_seconds == 6
+
+
+async def test_small_file_that_unpacks_to_hours(tmp_path: Path) -> None:
+    path = make_wav(tmp_path / "a.wav", np.zeros(2000, np.int16), rate=1)  # 2000 samples, one each second
+    assert path.stat().st_size < 5000
+    await refused(path, MediaTooLong)
+
+
+async def test_timestamps_that_claim_hours(tmp_path: Path) -> None:
+    path = make_late_audio(tmp_path / "a.mkv", gap=10 * 3600)
+    await refused(path, MediaTooLong)
+    audio = await decode(path, tmp_path / "out.f32", DecodeLimits(11 * 3600, 30, 2**31))
+    assert audio.duration_seconds == pytest.approx(10 * 3600 + 2, abs=0.01)
+    assert audio.paths[0].stat().st_blocks * 512 < 2**20  # the silence takes no room on the disk
+
+
+async def test_header_that_claims_hours_is_not_believed(tmp_path: Path) -> None:
+    path = make_wav(tmp_path / "a.wav")
+    content = bytearray(path.read_bytes())
+    content[40:44] = (0x7FFFFF00).to_bytes(4, "little")
+    path.write_bytes(content)
+    audio, _ = await decoded(path)
+    assert audio.duration_seconds == 2
+
+
+@pytest.mark.parametrize("megabytes", [16, 80])
+async def test_memory_limit(tmp_path: Path, megabytes: int) -> None:
+    await refused(make_wav(tmp_path / "a.wav"), DecodeLimit, DecodeLimits(120, 30, megabytes * 2**20))
+
+
+async def test_full_disk(tmp_path: Path) -> None:
+    target = tmp_path / "full.f32"
+    target.symlink_to("/dev/full")
+    with pytest.raises(DiskFull):
+        await decode(make_wav(tmp_path / "a.wav"), target, LIMITS)
+    assert not target.is_symlink()
+
+
+async def test_wall_clock_limit(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    before = children(os.getpid())
+    started = time.monotonic()
+    error = await refused(tmp_path / "pipe", DecodeLimit, DecodeLimits(120, 0.5, 2**31))
+    assert time.monotonic() - started < 5
+    assert "0.5 s" in error.message
+    assert children(os.getpid()) == before
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [(signal.SIGSEGV, MediaUnreadable), (signal.SIGXCPU, DecodeLimit), (signal.SIGKILL, DecodeLimit)],
+)
+async def test_child_that_dies_of_a_signal(
+    tmp_path: Path, number: signal.Signals, error: type[TranscriptdError]
+) -> None:
+    async with stuck_decode(tmp_path) as (task, pid):
+        os.kill(pid, signal.SIGTERM)  # sent to a whole service when it stops: the parent decides, so it is ignored
+        os.kill(pid, number)
+        with pytest.raises(error):
+            await task
+
+
+@pytest.mark.parametrize(
+    "output",
+    [b"", b"null\n", b"[]\n", b'{"error": "lease_lost", "message": "obey"}\n', b"\xff\n", b'{"error": []}'],
+)
+def test_child_that_talks_nonsense_is_a_fault_of_ours(output: bytes) -> None:
+    with pytest.raises(TranscriptdError) as caught:
+        media._answer(0, output, b"some log")
+    assert type(caught.value) is TranscriptdError
+    assert caught.value.detail == "some log"
+
+
+def test_what_the_child_says_is_bounded() -> None:
+    answer = b'{"error": "media_unreadable", "message": "' + b"\\u001b" * 5000 + b'"}'
+    with pytest.raises(MediaUnreadable) as caught:
+        media._answer(0, answer, b"")
+    assert caught.value.message == " " * 500
+
+
+# --- the child ----------------------------------------------------------------------------------------------------
+
+
+async def test_cancellation_leaves_no_process_and_no_file(tmp_path: Path) -> None:
+    target = tmp_path / "stuck.f32"
+    async with stuck_decode(tmp_path) as (task, pid):
+        target.touch()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not target.exists()
+        with pytest.raises(ProcessLookupError):  # a zombie would still be found
+            os.kill(pid, 0)
+
+
+async def test_child_has_limits_and_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-for-the-child")
+    async with stuck_decode(tmp_path, DecodeLimits(100, 7.5, 2**31)) as (_, pid):
+        environment = (Path("/proc") / str(pid) / "environ").read_bytes()
+        limits_text = (Path("/proc") / str(pid) / "limits").read_text()
+        assert os.getpgid(pid) == pid
+    assert b"not-for-the-child" not in environment
+    assert {entry.partition(b"=")[0] for entry in environment.split(b"\0")} <= {b"", b"LC_ALL", b"LD_LIBRARY_PATH"}
+    limits = {line[:25].strip(): line[25:].split()[0] for line in limits_text.splitlines()}
+    assert limits["Max address space"] == str(2**31)
+    assert limits["Max cpu time"] == "8"
+    assert limits["Max file size"] == str(100 * RATE * 4 + 2**20)
+    assert limits["Max open files"] == "32"
+    assert limits["Max core file size"] == "0"
+    assert limits["Max processes"] == "0"
+
+
+def test_child_dies_with_its_parent(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    program = (
+        "import asyncio, sys; from pathlib import Path; from daemon.media import DecodeLimits, decode\n"
+        "asyncio.run(decode(Path(sys.argv[1]), Path(sys.argv[2]), DecodeLimits(9, 99, 2**31)))"
+    )
+    deadline = time.monotonic() + 15
+    with subprocess.Popen([sys.executable, "-c", program, tmp_path / "pipe", tmp_path / "out.f32"]) as parent:
+        while not (orphans := waiting(children(parent.pid))) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        parent.kill()
+    assert orphans
+    while waiting(orphans) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not waiting(orphans)
+
+
+def test_the_poller_side_imports_nothing_heavy() -> None:
+    program = "import sys, daemon.media; print(sorted({'av', 'numpy', 'torch', 'pydantic', 'daemon.decoder'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+async def test_decoding_the_sample_call_is_quick(tmp_path: Path) -> None:
+    path = sample_call_in(tmp_path)
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        audio, _ = await decoded(path)
+        times.append(time.perf_counter() - started)
+    assert audio.duration_seconds == 30
+    assert min(times) < 1.5  # 0.2 s as a rule; slack for a loaded machine
