@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from daemon.embedded.recordings import make_video, sample_call
-from tests.acceptance.world import SECRET, World, open_world, repeated_call
+from tests.acceptance.world import PATIENCE_SECONDS, SECRET, World, open_world, repeated_call
 from tests.media import make_wav
 
 
@@ -116,7 +116,7 @@ def dead_letters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Wor
         world.settings |= {**PLANTED, "DEBUG": "true"}
         upload_recordings(world, tmp_path_factory.mktemp("recordings"))
         with world.daemon() as daemon:
-            assert daemon.wait_until_ready(60), daemon.log_tail()
+            assert daemon.wait_until_ready(PATIENCE_SECONDS), daemon.log_tail()
             for name, case in CASES.items():
                 message = {
                     "job_id": name,

@@ -10,7 +10,7 @@ import pytest
 
 from daemon.crashpoints import VARIABLE
 from daemon.embedded.recordings import sample_call
-from tests.acceptance.world import World, open_world
+from tests.acceptance.world import PATIENCE_SECONDS, World, open_world
 
 POINTS = (
     "told",
@@ -31,13 +31,12 @@ FAILING_POINTS = ("decided", "dead-lettered", "settled")
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     with open_world(visibility_timeout_seconds=4, heartbeat_seconds="1", retry_base_seconds="0.1") as world:
-        world.settings["TRANSCRIPTD_VISIBILITY_TIMEOUT_SECONDS"] = "4"
         world.upload("call.wav", sample_call())
         world.upload("notes.txt", b"nobody spoke " * 100)
         yield world
 
 
-def run_supervised(world: World, crashes: str, until_done: float = 150) -> int:
+def run_supervised(world: World, crashes: str, until_done: float = 2 * PATIENCE_SECONDS) -> int:
     """Restart the daemon whenever it dies, as systemd would, until the queue is empty; how often it died."""
     deaths = 0
     deadline = time.monotonic() + until_done
@@ -94,14 +93,14 @@ def test_a_job_that_kills_its_host_is_quarantined(world: World) -> None:
     world.publish("killer", "call.wav", options={"initial_prompt": "sleep 30"})
     for number in range(2):
         with world.daemon(f"victim-{number}", quarantine_deliveries="2") as daemon:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + PATIENCE_SECONDS
             while not list(daemon.log_entries("job started")):
                 assert time.monotonic() < deadline, daemon.log_tail()
                 time.sleep(0.1)
             daemon.process.kill()
             daemon.process.wait()
     with world.daemon("last", quarantine_deliveries="2"):
-        failed = world.wait_for("killer", "job.failed", 30)
+        failed = world.wait_for("killer", "job.failed")
     assert failed["data"]["error"]["code"] == "crash_suspect"
     (letter,) = world.dead_letters()
     assert letter["failure"]["code"] == "crash_suspect"
@@ -112,12 +111,12 @@ def test_interruptions_spend_no_attempt(world: World) -> None:
     world.publish("drained", "call.wav", options={"initial_prompt": "sleep 4"})
     for number in range(4):
         with world.daemon(f"drained-{number}", drain_timeout_seconds="0", max_attempts="2") as daemon:
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + PATIENCE_SECONDS
             while not list(daemon.log_entries("job started")):
                 assert time.monotonic() < deadline, daemon.log_tail()
                 time.sleep(0.1)
             assert daemon.stop() == 1
             assert world.queue_depth() == (1, 0), "released at once"
     with world.daemon("finisher", max_attempts="2"):
-        world.wait_for("drained", "job.completed", 60)
+        world.wait_for("drained", "job.completed")
     assert json.loads(world.outputs("drained")["manifest.json"])["attempt"] == 1

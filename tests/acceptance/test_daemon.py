@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from daemon.embedded.recordings import sample_call
-from tests.acceptance.world import World, open_world, repeated_call
+from tests.acceptance.world import PATIENCE_SECONDS, World, open_world, repeated_call
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def world() -> Iterator[World]:
 
 def test_a_job_becomes_outputs_events_metrics_and_one_summary_line(world: World) -> None:
     with world.daemon(webhook_progress_seconds="0.1", input_buckets="media") as daemon:
-        assert daemon.wait_until_ready(60), daemon.log_tail()
+        assert daemon.wait_until_ready(PATIENCE_SECONDS), daemon.log_tail()
         world.publish("job-1", "call.wav", metadata={"tenant": 7}, options={"initial_prompt": "warn"})
         completed = world.wait_for("job-1", "job.completed")
         world.wait_until_empty()
@@ -79,7 +79,7 @@ def test_a_job_becomes_outputs_events_metrics_and_one_summary_line(world: World)
 def test_a_presigned_audio_url_is_in_the_page_and_nowhere_else(world: World) -> None:
     presigned = "https://media.example.com/call.wav?X-Amz-Signature=planted"
     with world.daemon() as daemon:
-        assert daemon.wait_until_ready(60), daemon.log_tail()
+        assert daemon.wait_until_ready(PATIENCE_SECONDS), daemon.log_tail()
         world.publish("job-1", "call.wav", options={"formats": ["json", "html"], "audio_url": presigned})
         completed = world.wait_for("job-1", "job.completed")
         world.wait_until_empty()
@@ -93,7 +93,7 @@ def test_a_presigned_audio_url_is_in_the_page_and_nowhere_else(world: World) -> 
 
 def test_a_redelivered_finished_job_is_recognised(world: World) -> None:
     with world.daemon() as daemon:
-        assert daemon.wait_until_ready(60)
+        assert daemon.wait_until_ready(PATIENCE_SECONDS)
         world.publish("job-1", "call.wav")
         first = world.wait_for("job-1", "job.completed")
         world.wait_until_empty()
@@ -118,7 +118,7 @@ def test_a_redelivered_finished_job_is_recognised(world: World) -> None:
 def test_an_odd_prefix_is_taken_literally(world: World) -> None:
     prefix = "x//%2e%2e\\..\\ü+ &語/"
     with world.daemon() as daemon:
-        assert daemon.wait_until_ready(60)
+        assert daemon.wait_until_ready(PATIENCE_SECONDS)
         world.publish("job-1", "call.wav", output={"prefix": prefix})
         world.wait_for("job-1", "job.completed")
         world.wait_until_empty()
@@ -130,7 +130,7 @@ def test_an_odd_prefix_is_taken_literally(world: World) -> None:
 def test_a_job_id_used_twice_for_different_recordings_is_refused(world: World) -> None:
     world.upload("other.wav", sample_call())
     with world.daemon() as daemon:
-        assert daemon.wait_until_ready(60)
+        assert daemon.wait_until_ready(PATIENCE_SECONDS)
         world.publish("job-1", "call.wav")
         world.wait_for("job-1", "job.completed")
         world.publish("job-1", "other.wav")
@@ -140,12 +140,12 @@ def test_a_job_id_used_twice_for_different_recordings_is_refused(world: World) -
 
 def test_sigterm_lets_the_job_in_hand_finish(world: World) -> None:
     with world.daemon() as daemon:
-        assert daemon.wait_until_ready(60)
+        assert daemon.wait_until_ready(PATIENCE_SECONDS)
         world.publish("job-1", "call.wav", options={"initial_prompt": "sleep 3"})
         world.wait_for("job-1", "job.started")
         daemon.process.send_signal(signal.SIGTERM)
         world.publish("job-2", "call.wav")
-        assert daemon.process.wait(30) == 0
+        assert daemon.process.wait(PATIENCE_SECONDS) == 0
     assert "manifest.json" in world.outputs("job-1")
     assert world.events("job-2") == []
     assert world.queue_depth() == (1, 0), "what was not begun is there for another daemon"
@@ -154,7 +154,7 @@ def test_sigterm_lets_the_job_in_hand_finish(world: World) -> None:
 @pytest.mark.parametrize("how", ["deadline", "second signal"])
 def test_what_cannot_finish_is_released(world: World, how: str) -> None:
     with world.daemon(drain_timeout_seconds="1" if how == "deadline" else "300") as daemon:
-        assert daemon.wait_until_ready(60)
+        assert daemon.wait_until_ready(PATIENCE_SECONDS)
         world.publish("job-1", "call.wav", options={"initial_prompt": "sleep 60"})
         world.wait_for("job-1", "job.progress")
         daemon.process.send_signal(signal.SIGTERM)
@@ -162,7 +162,7 @@ def test_what_cannot_finish_is_released(world: World, how: str) -> None:
             time.sleep(1.5)
             for _ in range(5):  # impatience must not deadlock it
                 daemon.process.send_signal(signal.SIGTERM)
-        assert daemon.process.wait(30) == 1
+        assert daemon.process.wait(PATIENCE_SECONDS) == 1
     assert world.queue_depth() == (1, 0)
     (summary,) = daemon.log_entries("job finished")
     assert (summary["outcome"], summary["reason"]) == ("released", "interrupted")
@@ -173,14 +173,14 @@ def test_what_cannot_finish_is_released(world: World, how: str) -> None:
 def test_another_daemon_continues_from_the_checkpoints(world: World) -> None:
     world.publish("job-1", "call.wav", options={"initial_prompt": "resume 60"})
     with world.daemon("first", drain_timeout_seconds="0") as daemon:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not [name for name in world.outputs("job-1") if name.endswith("/asr-00000.json")]:
             assert time.monotonic() < deadline, daemon.log_tail()
             time.sleep(0.1)
         assert daemon.stop() == 1
     assert world.queue_depth() == (1, 0)
     with world.daemon("second") as daemon:
-        world.wait_for("job-1", "job.completed", 40)
+        world.wait_for("job-1", "job.completed")
         world.wait_until_empty()
         (line,) = daemon.log_entries("checkpoints restored")
         assert line["checkpoints"] == 1
@@ -192,9 +192,9 @@ def test_another_daemon_continues_from_the_checkpoints(world: World) -> None:
 
 def test_a_runner_crash_costs_an_attempt_and_the_attempts_end_in_the_dead_letter_queue(world: World) -> None:
     with world.daemon(retry_base_seconds="0.1", max_attempts="2", runner_restart_base_seconds="0.1") as daemon:
-        assert daemon.wait_until_ready(60)
+        assert daemon.wait_until_ready(PATIENCE_SECONDS)
         world.publish("job-1", "call.wav", options={"initial_prompt": "sigkill"})
-        failed = world.wait_for("job-1", "job.failed", 90)
+        failed = world.wait_for("job-1", "job.failed")
         world.publish("job-2", "call.wav")
         world.wait_for("job-2", "job.completed")
         metrics = daemon.get("/metrics")
@@ -211,7 +211,7 @@ def test_large_objects_arrive_whole(world: World, megabytes: int) -> None:
     times = megabytes * 1024 * 1024 // sample_call().stat().st_size
     world.upload("large.wav", repeated_call(world.folder / "large.wav", times))
     with world.daemon() as daemon:
-        assert daemon.wait_until_ready(60)
+        assert daemon.wait_until_ready(PATIENCE_SECONDS)
         world.publish("job-1", "large.wav")
         world.wait_for("job-1", "job.completed")
     manifest = json.loads(world.outputs("job-1")["manifest.json"])
@@ -220,7 +220,7 @@ def test_large_objects_arrive_whole(world: World, megabytes: int) -> None:
 
 def test_settings_that_cannot_work_are_refused_with_their_own_status(world: World) -> None:
     with world.daemon(heartbeat_seconds="100") as daemon:
-        assert daemon.process.wait(20) == 78
+        assert daemon.process.wait(PATIENCE_SECONDS) == 78
     assert "at most a third" in daemon.log_path.read_text()
 
 
@@ -232,7 +232,7 @@ def test_a_runner_that_cannot_start_ends_the_daemon_before_it_receives(world: Wo
         "runner_restart_base_seconds": "0.1",
     }
     with world.daemon(**settings) as daemon:
-        assert daemon.process.wait(60) == 70
+        assert daemon.process.wait(PATIENCE_SECONDS) == 70
     assert world.queue_depth() == (1, 0)
     (line,) = daemon.log_entries("start-up failed")
     assert "no such model" in line["error"]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from daemon.embedded.process import DaemonProcess
-from tests.acceptance.world import World, open_world
+from tests.acceptance.world import PATIENCE_SECONDS, World, open_world
 from tests.chaos import proxy as proxy_module
 from tests.chaos.proxy import Lie, Proxy
 from tests.chaos.schedule import Fault
@@ -22,7 +22,7 @@ from tests.media import chirp, make_wav
 from tests.receiver import OK, Behaviour, Receiver, threaded_receiver
 
 SETTINGS: dict[str, Any] = {
-    "visibility_timeout_seconds": "30",  # what an answer was lost for comes back after so long
+    "visibility_timeout_seconds": 30,  # what an answer was lost for comes back after so long
     "heartbeat_seconds": "3",
     "queue_timeout_seconds": "1",
     "queue_backoff_max_seconds": "1",
@@ -40,8 +40,7 @@ SETTINGS: dict[str, Any] = {
 ENOUGH_CALLS = 4  # that went wrong: each but the first came after another had ended
 # What all parts together may send with back-off and jitter; a loop without them makes hundreds of calls a second.
 MOST_CALLS_A_SECOND = 10
-LIVE_SECONDS = 5.0  # a bound on life, not a measure of speed
-PATIENCE_SECONDS = 60.0
+LIVE_SECONDS = 20.0  # a bound on life, not a measure of speed
 
 
 @dataclass
@@ -79,7 +78,7 @@ class Site:
         for job_id in job_ids:
             self.world.wait_for(job_id, "job.completed")
             assert json.loads(self.world.outputs(job_id)["manifest.json"])["attempt"] == 1
-        self.world.wait_until_empty(PATIENCE_SECONDS)
+        self.world.wait_until_empty()
         assert self.world.dead_letters() == []
         self.assert_alive()
 
@@ -104,7 +103,7 @@ def site() -> Iterator[Site]:
         proxy = stack.enter_context(Proxy(world.aws.endpoint_url, ["daemon"], lambda _: None))
         world.settings["AWS_ENDPOINT_URL"] = proxy.urls["daemon"]
         daemon = stack.enter_context(world.daemon())
-        assert daemon.wait_until_ready(60), daemon.log_tail()
+        assert daemon.wait_until_ready(PATIENCE_SECONDS), daemon.log_tail()
         yield Site(world, proxy, daemon)
         assert daemon.stop() == 0
         assert [line for line in daemon.log_entries() if line["event"] == "unstructured"] == []

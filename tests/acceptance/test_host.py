@@ -7,7 +7,7 @@ import pytest
 
 from daemon.embedded.process import DaemonProcess
 from daemon.launcher import EXIT_HOST_ENDS, EXIT_SETUP_FAILED
-from tests.acceptance.world import World, open_world
+from tests.acceptance.world import PATIENCE_SECONDS, World, open_world
 from tests.ec2 import FakeEc2
 from tests.media import chirp, make_wav
 
@@ -26,7 +26,7 @@ def world(ec2: FakeEc2) -> Iterator[World]:
         yield world
 
 
-def wait_until(happened: Callable[[], bool], what: str, timeout_seconds: float = 60) -> None:
+def wait_until(happened: Callable[[], bool], what: str, timeout_seconds: float = PATIENCE_SECONDS) -> None:
     deadline = time.monotonic() + timeout_seconds
     while not happened():
         assert time.monotonic() < deadline, f"not within {timeout_seconds} s: {what}"
@@ -34,7 +34,7 @@ def wait_until(happened: Callable[[], bool], what: str, timeout_seconds: float =
 
 
 def exit_of(daemon: DaemonProcess) -> int:
-    return daemon.process.wait(60)
+    return daemon.process.wait(PATIENCE_SECONDS)
 
 
 def publish(world: World, job_id: str, seconds: float) -> None:
@@ -44,7 +44,7 @@ def publish(world: World, job_id: str, seconds: float) -> None:
 def test_the_group_may_count_on_it_once_the_models_are_loaded(ec2: FakeEc2, world: World) -> None:
     ec2.failing = 2  # the service fails first
     with world.daemon() as daemon:
-        assert daemon.wait_until_ready(60)
+        assert daemon.wait_until_ready(PATIENCE_SECONDS)
         wait_until(lambda: len(ec2.calls) == 3, "the launch hook was completed")
         publish(world, "job-1", 0)
         world.wait_for("job-1", "job.completed")
@@ -73,7 +73,7 @@ def test_a_termination_waits_for_the_job_in_hand(ec2: FakeEc2, world: World) -> 
         wait_until(lambda: "heartbeat terminating" in ec2.told(), "the hook is kept alive")
         publish(world, "later", 0)
         assert exit_of(daemon) == EXIT_HOST_ENDS
-    world.wait_for("in-hand", "job.completed", 1)
+    world.wait_for("in-hand", "job.completed")
     assert world.events("later") == []
     told = ec2.told()
     assert told.count("heartbeat terminating") > 2
@@ -87,7 +87,7 @@ def test_a_rebalance_finishes_the_job_in_hand_and_asks_for_the_end(ec2: FakeEc2,
         world.wait_for("in-hand", "job.started")
         ec2.recommend_rebalance()
         assert exit_of(daemon) == EXIT_HOST_ENDS
-    world.wait_for("in-hand", "job.completed", 1)
+    world.wait_for("in-hand", "job.completed")
     told = [call for call in ec2.told() if not call.startswith("heartbeat")]
     assert told == ["complete launching CONTINUE", "terminate", "complete terminating CONTINUE"]
 
@@ -95,13 +95,13 @@ def test_a_rebalance_finishes_the_job_in_hand_and_asks_for_the_end(ec2: FakeEc2,
 def test_a_spot_interruption_releases_what_cannot_finish_in_time(ec2: FakeEc2, world: World) -> None:
     with world.daemon() as daemon:
         publish(world, "short", 1)
-        world.wait_for("short", "job.started")
+        world.wait_for("short", "job.progress")  # it is on the device: the other one cannot get there first
         publish(world, "long", 3000)
         world.wait_for("long", "job.started")
-        ec2.interrupt(in_seconds=50)  # 20 s more than what is kept for the release
+        ec2.interrupt(in_seconds=60)  # 30 s more than what is kept for the release
         assert exit_of(daemon) == EXIT_HOST_ENDS
         stopped = next(daemon.log_entries("stopped"))
-    world.wait_for("short", "job.completed", 1)
+    world.wait_for("short", "job.completed")
     assert stopped["clean"] is False
     assert world.queue_depth() == (1, 0)  # visible at once, for another instance
     assert ec2.told() == ["complete launching CONTINUE"]
@@ -109,7 +109,7 @@ def test_a_spot_interruption_releases_what_cannot_finish_in_time(ec2: FakeEc2, w
 
 def test_metadata_that_fail_end_nothing(ec2: FakeEc2, world: World) -> None:
     with world.daemon() as daemon:
-        assert daemon.wait_until_ready(60)
+        assert daemon.wait_until_ready(PATIENCE_SECONDS)
         ec2.metadata_down = True
         wait_until(lambda: any(daemon.log_entries("instance metadata unavailable")), "the failure is seen")
         publish(world, "job-1", 0)

@@ -30,7 +30,7 @@ CHANNELS = ("CHANNEL_00", "CHANNEL_01")
 
 def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "daemon", "demo", *arguments], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-m", "daemon", "demo", *arguments], capture_output=True, text=True, timeout=600, check=False
     )
 
 

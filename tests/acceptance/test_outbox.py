@@ -11,7 +11,7 @@ from standardwebhooks import Webhook
 
 from daemon.embedded.process import DaemonProcess
 from daemon.embedded.recordings import sample_call
-from tests.acceptance.world import SECRET, World, open_world
+from tests.acceptance.world import PATIENCE_SECONDS, SECRET, World, open_world
 from tests.receiver import OK, Behaviour, ReceivedEvent, Receiver, threaded_receiver
 
 DOWN = Behaviour(status=503)
@@ -32,7 +32,9 @@ def receiver() -> Iterator[Receiver]:
         yield receiver
 
 
-def wait_until(true: Callable[[], bool], what: str, daemon: DaemonProcess, timeout_seconds: float = 60) -> None:
+def wait_until(
+    true: Callable[[], bool], what: str, daemon: DaemonProcess, timeout_seconds: float = PATIENCE_SECONDS
+) -> None:
     deadline = time.monotonic() + timeout_seconds
     while not true():
         assert time.monotonic() < deadline, (what, daemon.log_tail())
@@ -56,7 +58,7 @@ def finals(receiver: Receiver) -> list[ReceivedEvent]:
 
 
 def publish_and_wait_for_the_outbox(world: World, receiver: Receiver, daemon: DaemonProcess, key: str) -> None:
-    assert daemon.wait_until_ready(60), daemon.log_tail()
+    assert daemon.wait_until_ready(PATIENCE_SECONDS), daemon.log_tail()
     world.publish("job-1", key, webhook={"url": receiver.url})
     wait_until(lambda: outbox_depth(world) == 1, "the event is in the outbox", daemon)
     world.wait_until_empty()
@@ -98,13 +100,13 @@ def test_an_event_outlives_its_receivers_outage_and_a_restart(
 
 def test_a_daemon_that_leaves_between_two_tries_hands_the_event_over(world: World, receiver: Receiver) -> None:
     with world.daemon("first", **PATIENT) as first:
-        assert first.wait_until_ready(60), first.log_tail()
+        assert first.wait_until_ready(PATIENCE_SECONDS), first.log_tail()
         world.publish("job-1", "call.wav", webhook={"url": receiver.url})
         wait_until(lambda: len(finals(receiver)) == 1, "the first try", first)
         world.wait_until_empty()
         first.process.send_signal(signal.SIGTERM)
         first.process.send_signal(signal.SIGINT)  # a second signal: without patience
-        assert first.process.wait(15) == 0
+        assert first.process.wait(PATIENCE_SECONDS) == 0
     assert outbox_depth(world) == 1
     receiver.default = OK
     with world.daemon("second", **PATIENT) as second:

@@ -17,6 +17,9 @@ from daemon.embedded.process import DaemonProcess
 from daemon.embedded.receiver import SeenEvent, WebhookReceiver
 from daemon.embedded.recordings import sample_call
 
+# How long anything may take: a bound on life on a busy machine, not a measure of speed.
+PATIENCE_SECONDS = 180.0
+
 SECRET = "whsec_" + base64.b64encode(b"a secret for tests alone, 32 byte").decode()
 
 
@@ -71,7 +74,9 @@ class World:
     def events(self, job_id: str | None) -> list[SeenEvent]:
         return [seen for seen in list(self.seen) if seen.event["data"]["job_id"] == job_id]
 
-    def wait_for(self, job_id: str | None, event_type: str, timeout_seconds: float = 60) -> dict[str, Any]:
+    def wait_for(
+        self, job_id: str | None, event_type: str, timeout_seconds: float = PATIENCE_SECONDS
+    ) -> dict[str, Any]:
         """The first event of this type about the job."""
         found: list[dict[str, Any]] = []
 
@@ -117,7 +122,7 @@ class World:
         ]
         return int(attributes[names[0]]), int(attributes[names[1]])
 
-    def wait_until_empty(self, timeout_seconds: float = 30) -> None:
+    def wait_until_empty(self, timeout_seconds: float = PATIENCE_SECONDS) -> None:
         deadline = time.monotonic() + timeout_seconds
         while self.queue_depth() != (0, 0):
             if time.monotonic() > deadline:
@@ -138,7 +143,8 @@ def repeated_call(target: Path, times: int) -> Path:
 
 
 @contextmanager
-def open_world(visibility_timeout_seconds: int = 120, **settings: str) -> Iterator[World]:
+def open_world(*, visibility_timeout_seconds: int = 120, **settings: str) -> Iterator[World]:
+    """An empty world. The lease is said once, for the queue and for the daemons; `settings` are further ones for these."""
     with (
         tempfile.TemporaryDirectory(prefix="transcriptd-test-") as folder,
         EmbeddedAws(visibility_timeout_seconds) as aws,
@@ -151,6 +157,7 @@ def open_world(visibility_timeout_seconds: int = 120, **settings: str) -> Iterat
                 holder[0].arrived.notify_all()
 
         with WebhookReceiver(SECRET, on_event) as receiver:
+            settings["visibility_timeout_seconds"] = str(visibility_timeout_seconds)
             named = {f"TRANSCRIPTD_{name.upper()}": value for name, value in settings.items()}
             world = World(aws, receiver, Path(folder), named)
             holder.append(world)

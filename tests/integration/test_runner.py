@@ -120,7 +120,7 @@ async def test_a_crash_fails_the_job_and_the_process_is_replaced(
 
 
 async def test_a_hanging_job_is_found_and_killed(make_settings: MakeSettings, tmp_path: Path) -> None:
-    settings = make_settings(runner_stall_seconds=1)
+    settings = make_settings(runner_stall_seconds=3)
     async with running(settings) as runner:
         with pytest.raises(RunnerStalled):
             await do(runner, settings, tmp_path, "hang")
@@ -129,9 +129,9 @@ async def test_a_hanging_job_is_found_and_killed(make_settings: MakeSettings, tm
 
 
 async def test_progress_keeps_a_slow_job_alive(make_settings: MakeSettings, tmp_path: Path) -> None:
-    settings = make_settings(runner_stall_seconds=1)
+    settings = make_settings(runner_stall_seconds=4)
     async with running(settings) as runner:
-        await do(runner, settings, tmp_path, "sleep 2.5")
+        await do(runner, settings, tmp_path, "sleep 6")
         assert restarts(runner) == {}
 
 
@@ -143,7 +143,7 @@ async def test_cancelling_frees_the_process_for_the_next_job(make_settings: Make
         job.cancel()
         with pytest.raises(asyncio.CancelledError):
             await job
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await do(runner, settings, tmp_path, None, "job-2")
         assert restarts(runner) == {}
 

@@ -255,7 +255,7 @@ class FakeOutbox(Outbox):
 
     async def until(self, settled: int) -> None:
         """Wait until so many messages were put off or deleted."""
-        async with asyncio.timeout(10), self.changed:
+        async with asyncio.timeout(20), self.changed:
             await self.changed.wait_for(lambda: len(self.deleted) + len(self.put_offs) >= settled)
 
     async def _tell(self) -> None:
@@ -427,7 +427,7 @@ async def test_a_fault_of_ours_leaves_the_event_on_the_queue(caplog: pytest.LogC
 
     async with OutboxWorker(settings, bench.outbox, attempt, bench.metrics):
         await bench.outbox.add(entry("http://127.0.0.1/").body())
-        async with asyncio.timeout(5), bench.outbox.changed:
+        async with asyncio.timeout(20), bench.outbox.changed:
             await bench.outbox.changed.wait_for(lambda: bench.outbox.receives >= 3)
     assert bench.outbox.deleted == []
     assert [record.message for record in caplog.records if record.exc_info] == ["outbox event failed unexpectedly"]
@@ -440,7 +440,7 @@ async def test_an_outage_is_said_once_and_waited_out(
     async with Receiver() as receiver, working(queue_backoff_max_seconds=0.05) as bench:
         bench.outbox.failing = {"receive"}
         await bench.outbox.add(entry(receiver.url).body())
-        async with asyncio.timeout(5), bench.outbox.changed:
+        async with asyncio.timeout(20), bench.outbox.changed:
             await bench.outbox.changed.wait_for(lambda: bench.outbox.receives >= 10)
         bench.outbox.failing = set()
         await bench.outbox.until(1)
@@ -458,7 +458,7 @@ async def test_a_call_that_fails_leaves_the_event_and_the_worker_goes_on(
         bench.outbox.failing = {call}
         await bench.outbox.add(entry(receiver.url).body())
         await receiver.wait_for(1)
-        async with asyncio.timeout(5), bench.outbox.changed:
+        async with asyncio.timeout(20), bench.outbox.changed:
             after = bench.outbox.receives
             await bench.outbox.changed.wait_for(lambda: bench.outbox.receives >= after + 3)
         bench.outbox.failing = set()
@@ -498,7 +498,7 @@ async def test_what_comes_after_the_stop_is_released_untried() -> None:
         bench = Bench(settings)
         bench.outbox.hold = asyncio.Event()
         async with OutboxWorker(settings, bench.outbox, sender.attempt, bench.metrics) as worker:
-            async with asyncio.timeout(5), bench.outbox.changed:
+            async with asyncio.timeout(20), bench.outbox.changed:
                 await bench.outbox.changed.wait_for(lambda: bench.outbox.receives == 1)
             await bench.outbox.add(entry(receiver.url).body())
             worker.stop()
@@ -579,7 +579,7 @@ async def test_from_the_quick_tries_through_the_queue_to_the_receiver(aws: Embed
         sender.send(receiver.url, one)
         async with asyncio.timeout(20):
             await delivered.wait()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while await asyncio.to_thread(depth, aws):  # noqa: ASYNC110  # another process's state
                 await asyncio.sleep(0.05)
     assert len(receiver.events) == 4

@@ -98,7 +98,7 @@ async def test_a_second_signal_shortens_the_drain(make_settings: MakeSettings) -
         poller.quiet()
         await task
         asyncio.get_running_loop().call_later(0.2, hurry.set)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             assert not await poller.drain(60, hurry)
 
 
@@ -111,7 +111,7 @@ async def test_an_outage_is_backed_off_and_told_once(
         await asyncio.sleep(2.5)
         assert 1 <= len(queue.calls) <= 12, "it must neither stop nor spin"
         queue.failing.clear()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(20):
             await processor.done.wait()
     messages = [record.message for record in caplog.records]
     assert messages.count("queue unavailable") == 1
@@ -125,7 +125,7 @@ async def test_a_closed_gate_stops_receiving(make_settings: MakeSettings) -> Non
         await asyncio.sleep(0.3)
         assert queue.calls == []
         reason.clear()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await processor.done.wait()
 
 
@@ -136,6 +136,6 @@ async def test_a_fault_of_ours_ends_the_poller_instead_of_leaking_a_slot(make_se
 
     poller = poller_of(make_settings(), FakeQueue(waiting=[received()]), Broken())
     with pytest.raises(ZeroDivisionError):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await poller.run()
     assert poller.jobs_in_flight == 0
