@@ -2,6 +2,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
 UV := $(BIN)/uv
+COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint types docs fmt bench accuracy long chaos search soak autoscale tf-check lock clean
@@ -55,8 +56,9 @@ autoscale: setup ## simulate the fleet at three scales and write docs/capacity.m
 tf-check: ## check deploy/terraform with what is there: terraform, checkov; TF_CHECK=… for machines without a registry
 	@deploy/terraform/check.sh
 
-lock: setup ## resolve pyproject.toml into requirements.lock
-	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
+lock: setup ## resolve pyproject.toml into requirements.lock, and what of it an instance needs into deploy/requirements.lock
+	$(COMPILE) --upgrade --all-extras --output-file requirements.lock pyproject.toml
+	$(COMPILE) --extra install --constraints requirements.lock --output-file deploy/requirements.lock pyproject.toml
 
 clean: ## remove what the targets made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,167 @@
+#!/usr/bin/env bash
+# Installs transcriptd: user, virtual environment from the hashed lock, unit, model weights. Run again it changes only
+# what differs, so the instances' boot script, image builds and upgrades by hand all call it. docs/deploy.md tells more.
+set -euo pipefail
+umask 022
+
+usage() {
+  cat << 'USAGE'
+install.sh [--source DIR] [--models FROM] [--python PROGRAM] [--wheelhouse DIR] [--root DIR] [--no-gpu]
+
+  --source DIR      the unpacked release (default: the one that this script lies in)
+  --models FROM     where model weights come from: hub, s3://bucket/prefix, or none (default: hub)
+  --python PROGRAM  Python 3.11 or newer (default: the newest on the PATH)
+  --wheelhouse DIR  install Python packages from here alone, without any network (default: DIR/wheelhouse if it is there)
+  --root DIR        install into the system tree below DIR, such as a mounted image: nothing is started or checked there
+  --no-gpu          do not ask for a GPU and its driver: for image builds on cheap instances, and for CPUs
+
+The settings are yours to write: /etc/transcriptd/transcriptd.env is made from the example only where there is none.
+Afterwards: systemctl restart transcriptd
+USAGE
+}
+
+say() { echo "install: $*"; }
+die() {
+  echo "install: $*" >&2
+  exit 1
+}
+
+source_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+models=hub python='' wheelhouse='' root='' gpu=yes
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --source) source_dir=$(cd "${2:?--source needs a folder}" && pwd) && shift ;;
+    --models) models=${2:?--models needs hub, none or s3://bucket/prefix} && shift ;;
+    --python) python=${2:?--python needs a program} && shift ;;
+    --wheelhouse) wheelhouse=$(cd "${2:?--wheelhouse needs a folder}" && pwd) && shift ;;
+    --root) root=$(cd "${2:?--root needs a folder}" && pwd) && shift ;;
+    --no-gpu) gpu=no ;;
+    -h | --help) usage && exit ;;
+    *) usage >&2 && die "unknown option $1" ;;
+  esac
+  shift
+done
+[ "$root" != / ] || root=''
+case "$models" in hub | none | s3://?*) ;; *) die "--models is hub, none or s3://bucket/prefix, not $models" ;; esac
+[ "$(id -u)" -eq 0 ] || die 'must be run as root: it makes a user and writes to /opt, /etc and /usr/lib'
+for tool in systemctl systemd-sysusers systemd-tmpfiles; do
+  command -v "$tool" > /dev/null || die "$tool is missing: transcriptd runs under systemd"
+done
+
+lock=$source_dir/deploy/requirements.lock
+[ -f "$lock" ] || die "$lock is missing: --source must name an unpacked release, with deploy/ in it"
+wheel=$(find "$source_dir" -maxdepth 1 -name 'transcriptd-*.whl' -print -quit)
+[ -n "$wheel" ] || die "no transcriptd-*.whl in $source_dir: deploy/release.sh makes a release with one"
+if [ -z "$wheelhouse" ] && [ -d "$source_dir/wheelhouse" ]; then wheelhouse=$source_dir/wheelhouse; fi
+
+# --- The GPU -----------------------------------------------------------------------------------------------------------
+
+# CUDA 12.x runs on this driver and newer, by minor version compatibility:
+# https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html
+least_driver=525.60.13
+
+check_driver() {
+  local driver
+  command -v nvidia-smi > /dev/null \
+    || die 'nvidia-smi is missing: use an AMI with the NVIDIA driver, or --no-gpu for a machine without a GPU'
+  driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1) \
+    || die "the NVIDIA driver does not answer (nvidia-smi): $driver; reboot, or replace the instance"
+  [ "$(printf '%s\n' "$least_driver" "$driver" | sort --version-sort | head -n 1)" = "$least_driver" ] \
+    || die "the NVIDIA driver is $driver; CUDA 12 needs $least_driver or newer: use a newer AMI"
+  say "NVIDIA driver $driver"
+}
+
+if [ "$gpu" = yes ] && [ -z "$root" ]; then check_driver; fi
+
+# --- Files of the system -----------------------------------------------------------------------------------------------
+
+# put MODE SOURCE TARGET: written only where it differs, and never half.
+put() {
+  local target=$root$3
+  if cmp --silent "$2" "$target"; then return; fi
+  mkdir -p "$(dirname "$target")"
+  install -m "$1" "$2" "$target.new"
+  mv -f "$target.new" "$target"
+  say "wrote $target"
+}
+
+units=$source_dir/deploy/systemd
+put 644 "$units/sysusers.conf" /usr/lib/sysusers.d/transcriptd.conf
+put 644 "$units/tmpfiles.conf" /usr/lib/tmpfiles.d/transcriptd.conf
+put 644 "$units/transcriptd.service" /usr/lib/systemd/system/transcriptd.service
+if [ ! -e "$root/etc/transcriptd/transcriptd.env" ]; then
+  put 600 "$units/transcriptd.env.example" /etc/transcriptd/transcriptd.env
+  say "edit $root/etc/transcriptd/transcriptd.env before the start"
+fi
+systemd-sysusers ${root:+--root="$root"} transcriptd.conf
+# Existing rules of the system that cannot be applied in an image are none of our business: only our file is named.
+systemd-tmpfiles ${root:+--root="$root"} --create transcriptd.conf
+
+# --- The virtual environment -------------------------------------------------------------------------------------------
+
+# One folder for each release, and a link to the one in use: an upgrade is never half done, and going back is quick.
+digest=$(cat "$lock" "$wheel" | sha256sum | cut -c -12)
+version=$(basename "$wheel" | cut -d- -f2)
+base=/opt/transcriptd
+venv=$root$base/releases/$version-$digest
+
+newest_python() {
+  local candidate
+  for candidate in ${python:-python3.13 python3.12 python3.11 python3}; do
+    if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then
+      command -v "$candidate"
+      return
+    fi
+  done
+  die "${python:-no python3 on the PATH} is Python 3.11 or newer with venv and ensurepip: install python3-venv, or say --python"
+}
+
+make_venv() {
+  local interpreter uv=${UV:-$venv/bin/uv} from=() pip_from=()
+  if [ -n "$wheelhouse" ]; then
+    from=(--offline --no-index --find-links "$wheelhouse")
+    pip_from=(--no-index --find-links "$wheelhouse")
+  fi
+  interpreter=$(newest_python)
+  say "building $venv with $interpreter"
+  rm -rf "$venv"
+  "$interpreter" -m venv ${UV:+--without-pip} "$venv"
+  if [ -z "${UV:-}" ]; then
+    sed -n '/^uv==/,/[^\\]$/p' "$lock" > "$venv/uv.lock"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes "${pip_from[@]}" --requirement "$venv/uv.lock"
+  fi
+  "$uv" pip sync --quiet --compile-bytecode --python "$venv/bin/python" --require-hashes "${from[@]}" "$lock"
+  "$uv" pip install --quiet --compile-bytecode --python "$venv/bin/python" --no-deps "${from[@]}" "$wheel"
+  touch "$venv/.complete"
+}
+
+[ -e "$venv/.complete" ] || make_venv
+if [ "$(readlink "$root$base/venv" || true)" != "releases/$version-$digest" ]; then
+  ln -sfn "releases/$version-$digest" "$root$base/venv.new"
+  mv -fT "$root$base/venv.new" "$root$base/venv"
+  say "in use: $root$base/venv -> releases/$version-$digest"
+fi
+# Room for the one in use and the two before it.
+find "$root$base/releases" -mindepth 1 -maxdepth 1 ! -name "$version-$digest" -printf '%T@ %p\0' \
+  | sort --zero-terminated --numeric-sort --reverse | tail --zero-terminated --lines +3 | cut --zero-terminated -d' ' -f2- \
+  | xargs --null --no-run-if-empty rm -rf
+
+# --- Model weights -----------------------------------------------------------------------------------------------------
+
+fetch_models() {
+  local from=() cache=$root/var/cache/transcriptd
+  if [ "$models" != hub ]; then from=(--from "$models"); fi
+  export HF_HOME=$cache/huggingface TORCH_HOME=$cache/torch
+  "$venv/bin/transcriptd" models fetch --env-file "$root/etc/transcriptd/transcriptd.env" "${from[@]}"
+  "$venv/bin/transcriptd" models verify --env-file "$root/etc/transcriptd/transcriptd.env"
+  # The numbers are the root's own.
+  chown -R "$(awk -F: '$1 == "transcriptd" { print $3 ":" $4 }' "$root/etc/passwd")" "$cache"
+}
+
+if [ "$models" != none ]; then fetch_models; fi
+
+# --- The unit ----------------------------------------------------------------------------------------------------------
+
+if [ -z "$root" ] && [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+systemctl ${root:+--root="$root"} --quiet enable transcriptd.service
+say "transcriptd $version is installed"

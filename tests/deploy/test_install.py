@@ -1,0 +1,340 @@
+"""deploy/release.sh and deploy/install.sh: what they make, into a root of their own, and that running again is safe."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from base64 import urlsafe_b64encode
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.programs import require_program
+
+REPOSITORY = Path(__file__).parents[2]
+DEPLOY = REPOSITORY / "deploy"
+BIN = Path(sys.executable).parent
+NAME = "transcriptd-0.2.0"
+
+
+# --- packages made by hand, so that an installation takes a second and no network
+
+
+def make_wheel(folder: Path, name: str, version: str, files: dict[str, str]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path, info = folder / f"{name}-{version}-py3-none-any.whl", f"{name}-{version}.dist-info"
+    contents = {
+        **files,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/entry_points.txt": f"[console_scripts]\n{name} = {name}:main\n",
+    }
+    record = ""
+    with zipfile.ZipFile(path, "w") as wheel:
+        for file, content in contents.items():
+            digest = urlsafe_b64encode(hashlib.sha256(content.encode()).digest()).rstrip(b"=").decode()
+            record += f"{file},sha256={digest},{len(content)}\n"
+            wheel.writestr(zipfile.ZipInfo(file), content)
+        wheel.writestr(zipfile.ZipInfo(f"{info}/RECORD"), record + f"{info}/RECORD,,\n")
+    return path
+
+
+TELLING = """
+import json, os, sys
+def main():
+    told = {name: os.environ[name] for name in ("HF_HOME", "TORCH_HOME")}
+    with open(os.environ["TOLD"], "a") as file:
+        file.write(json.dumps([sys.argv[1:], told]) + "\\n")
+"""
+
+
+def make_release(folder: Path, version: str = "0.2.0") -> Path:
+    """An unpacked release of a daemon that writes down how it was called, and of the one package that it needs."""
+    release = folder / f"transcriptd-{version}"
+    shutil.copytree(DEPLOY, release / "deploy", ignore=shutil.ignore_patterns(".terraform"))
+    needed = make_wheel(release / "wheelhouse", "needed", "1.0", {"needed.py": "VALUE = 1\n"})
+    digest = hashlib.sha256(needed.read_bytes()).hexdigest()
+    (release / "deploy" / "requirements.lock").write_text(f"needed==1.0 \\\n    --hash=sha256:{digest}\n")
+    make_wheel(release, "transcriptd", version, {"transcriptd.py": TELLING, "release.py": f"VERSION = {version!r}\n"})
+    return release
+
+
+@dataclass
+class Machine:
+    """A system tree with nothing in it, and the newest release."""
+
+    root: Path
+    release: Path
+    told: Path
+
+    def install(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", self.release / "deploy" / "install.sh", "--root", self.root, "--models", "none", *arguments],
+            env={**os.environ, "UV": str(BIN / "uv"), "TOLD": str(self.told), **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def installed(self, *arguments: str) -> str:
+        done = self.install(*arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    @property
+    def venv(self) -> Path:
+        return self.root / "opt/transcriptd/venv"
+
+    def release_in_use(self) -> str:
+        command = [self.venv / "bin/python", "-c", "import needed, release; print(release.VERSION)"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    def files(self) -> dict[str, float]:
+        """Every file and link, with the time of its last change."""
+        return {str(path): path.lstat().st_mtime for path in self.root.rglob("*") if not path.is_dir()}
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    for program in ("systemd-sysusers", "systemd-tmpfiles", "systemctl"):
+        require_program(program)
+    if os.getuid() != 0:
+        pytest.skip("install.sh must be run as root")
+    (tmp_path / "root").mkdir()
+    return Machine(tmp_path / "root", make_release(tmp_path), tmp_path / "told")
+
+
+def test_all_that_the_unit_names_is_there_afterwards(machine: Machine) -> None:
+    machine.installed()
+    root = machine.root
+    assert machine.release_in_use() == "0.2.0"
+    assert os.access(machine.venv / "bin/transcriptd", os.X_OK)
+    unit = root / "usr/lib/systemd/system/transcriptd.service"
+    assert unit.read_text() == (DEPLOY / "systemd/transcriptd.service").read_text()
+    assert (root / "etc/systemd/system/multi-user.target.wants/transcriptd.service").is_symlink()
+    user = next(line for line in (root / "etc/passwd").read_text().splitlines() if line.startswith("transcriptd:"))
+    assert user.endswith(":/usr/sbin/nologin")
+    assert (root / "var/lib/transcriptd/scratch").stat().st_uid == int(user.split(":")[2])
+    assert (root / "etc/transcriptd/transcriptd.env").stat().st_mode & 0o777 == 0o600
+
+
+def test_again_it_changes_nothing(machine: Machine) -> None:
+    machine.installed()
+    before = machine.files()
+    assert machine.installed().splitlines() == ["install: transcriptd 0.2.0 is installed"]
+    assert machine.files() == before
+
+
+def test_what_a_person_wrote_stays(machine: Machine) -> None:
+    settings = machine.root / "etc/transcriptd/transcriptd.env"
+    settings.parent.mkdir(parents=True)
+    settings.write_text("WEBHOOK_SECRET=mine\n")
+    settings.chmod(0o644)
+    machine.installed()
+    assert settings.read_text() == "WEBHOOK_SECRET=mine\n"
+    assert settings.stat().st_mode & 0o777 == 0o600, "it holds secrets, however it came there"
+
+
+def test_an_upgrade_and_the_way_back(machine: Machine, tmp_path: Path) -> None:
+    machine.installed()
+    old, machine.release = machine.release, make_release(tmp_path, "0.3.0")
+    machine.installed()
+    assert machine.release_in_use() == "0.3.0"
+    machine.release = old
+    assert "building" not in machine.installed(), "the older one is still there"
+    assert machine.release_in_use() == "0.2.0"
+
+
+def test_three_releases_are_kept(machine: Machine, tmp_path: Path) -> None:
+    for minor in range(2, 7):
+        if minor > 2:
+            machine.release = make_release(tmp_path, f"0.{minor}.0")
+        machine.installed()
+    kept = {path.name.partition("-")[0] for path in (machine.root / "opt/transcriptd/releases").iterdir()}
+    assert kept == {"0.4.0", "0.5.0", "0.6.0"}
+
+
+def test_an_installation_that_was_cut_off_is_done_again(machine: Machine) -> None:
+    machine.installed()
+    release = (machine.root / "opt/transcriptd/releases").iterdir().__next__()
+    (release / ".complete").unlink()
+    shutil.rmtree(next(release.glob("lib/python*/site-packages/needed-*")))
+    next(release.glob("lib/python*/site-packages/needed.py")).unlink()
+    assert "building" in machine.installed()
+    assert machine.release_in_use() == "0.2.0"
+
+
+def test_a_package_with_another_hash_is_refused_and_the_release_in_use_stays(machine: Machine, tmp_path: Path) -> None:
+    machine.installed()
+    machine.release = make_release(tmp_path, "0.3.0")
+    make_wheel(machine.release / "wheelhouse", "needed", "1.0", {"needed.py": "VALUE = 'planted'\n"})
+    refused = machine.install()
+    assert refused.returncode != 0
+    assert "hash" in refused.stderr.lower()
+    assert machine.release_in_use() == "0.2.0"
+
+
+@pytest.mark.parametrize(("source", "options"), [("hub", []), ("s3://mirror/models", ["--from", "s3://mirror/models"])])
+def test_models_are_fetched_and_verified_into_the_daemons_cache(
+    machine: Machine, source: str, options: list[str]
+) -> None:
+    cache = machine.root / "var/cache/transcriptd"
+    cache.mkdir(parents=True)
+    (cache / "weights").touch()
+    machine.installed("--models", source)
+    calls = [json.loads(line) for line in machine.told.read_text().splitlines()]
+    where = {"HF_HOME": str(cache / "huggingface"), "TORCH_HOME": str(cache / "torch")}
+    settings = ["--env-file", str(machine.root / "etc/transcriptd/transcriptd.env")]
+    assert calls == [[["models", "fetch", *settings, *options], where], [["models", "verify", *settings], where]]
+    assert (cache / "weights").stat().st_uid == (machine.root / "var/lib/transcriptd/scratch").stat().st_uid
+    unit = (DEPLOY / "systemd/transcriptd.service").read_text()
+    assert "HF_HOME=/var/cache/transcriptd/huggingface TORCH_HOME=/var/cache/transcriptd/torch" in unit
+
+
+def nvidia_smi(folder: Path, script: str) -> str:
+    """A PATH with this nvidia-smi, which also lacks what could change the real system."""
+    folder.mkdir()
+    program = folder / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        ("echo 470.256.02", "the NVIDIA driver is 470.256.02; CUDA 12 needs 525.60.13 or newer"),
+        ("echo 'No devices were found'; exit 6", "does not answer (nvidia-smi): No devices were found"),
+    ],
+)
+def test_a_driver_that_cannot_work_is_refused_before_anything_is_written(
+    machine: Machine, tmp_path: Path, script: str, says: str
+) -> None:
+    path = nvidia_smi(tmp_path / "bin", script)
+    refused = subprocess.run(
+        ["bash", machine.release / "deploy" / "install.sh", "--models", "none"],
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 1
+    assert says in refused.stderr
+    assert "wrote" not in refused.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--models", "http://example.com"], "--models is hub, none or s3://bucket/prefix"),
+        (["--fast"], "unknown option --fast"),
+        (["--source", "/usr"], "deploy/requirements.lock is missing"),
+        (["--python", "/bin/false"], "/bin/false is Python 3.11 or newer"),
+    ],
+)
+def test_what_cannot_work_is_said(machine: Machine, arguments: list[str], says: str) -> None:
+    refused = machine.install(*arguments)
+    assert refused.returncode == 1
+    assert says in refused.stderr
+
+
+# --- the scripts and the release
+
+
+def test_the_scripts_are_clean() -> None:
+    scripts = [REPOSITORY / ".ci" / "run", *DEPLOY.rglob("*.sh")]
+    done = subprocess.run([BIN / "shellcheck", *scripts], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """This working tree as a repository with one commit."""
+    target = tmp_path_factory.mktemp("checkout") / "transcriptd"
+    target.mkdir()
+    for name in ("daemon", "deploy", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md"):
+        source = REPOSITORY / name
+        if source.is_dir():
+            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns("__pycache__", ".terraform"))
+        else:
+            shutil.copy(source, target)
+    who = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
+    for command in (["init", "--quiet"], ["add", "--all"], [*who, "commit", "--quiet", "--message", "all"]):
+        subprocess.run(["git", *command], cwd=target, check=True)
+    (target / "deploy" / "uncommitted").touch()
+    return target
+
+
+def test_a_release_is_the_commit_and_the_same_bytes_each_time(checkout: Path, tmp_path: Path) -> None:
+    made = []
+    for folder in ("first", "second"):
+        command = ["bash", checkout / "deploy" / "release.sh", tmp_path / folder]
+        done = subprocess.run(
+            command, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True, check=True
+        )
+        path, digest = done.stdout.split()
+        assert hashlib.sha256(Path(path).read_bytes()).hexdigest() == digest
+        made.append(digest)
+    assert made[0] == made[1]
+    with tarfile.open(path) as archive:
+        names = archive.getnames()
+        folder = names[0]
+        wheel = next(name for name in names if name.endswith(".whl"))
+        archive.extractall(tmp_path, filter="data")
+    assert {f"{folder}/deploy/install.sh", f"{folder}/deploy/requirements.lock"} <= set(names)
+    assert f"{folder}/deploy/uncommitted" not in names
+    with zipfile.ZipFile(tmp_path / wheel) as packed:
+        inside = set(packed.namelist())
+    assert {"daemon/poller.py", "daemon/outputs/html/transcript.js", "daemon/outputs/html/transcript.css"} <= inside
+
+
+def pins(lock: Path) -> dict[str, str]:
+    lines = (line.split()[0] for line in lock.read_text().splitlines() if line and line[0] not in "# ")
+    return dict(line.split("==", 1) for line in lines)
+
+
+def test_an_instance_gets_what_was_tested() -> None:
+    tested, installed = pins(REPOSITORY / "requirements.lock"), pins(DEPLOY / "requirements.lock")
+    assert installed.items() <= tested.items(), "make lock"
+    assert not {"moto", "pytest", "mypy"} & installed.keys()
+    assert {"torch", "whisperx", "aioboto3", "uv"} <= installed.keys()
+
+
+BLOCK = """
+import importlib.machinery, importlib.metadata, pkgutil, sys
+unwanted = set(sys.argv[1:])
+absent = {
+    module
+    for module, owners in importlib.metadata.packages_distributions().items()
+    if all(owner.lower().replace("_", "-").replace(".", "-") in unwanted for owner in owners)
+}
+find = importlib.machinery.PathFinder.find_spec
+importlib.machinery.PathFinder.find_spec = classmethod(
+    lambda cls, name, path=None, target=None: None if name.partition(".")[0] in absent else find(name, path, target)
+)
+import daemon
+for module in pkgutil.walk_packages(daemon.__path__, "daemon."):
+    if not module.name.startswith("daemon.embedded") and not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+import daemon.__main__
+print("imported", len(absent))
+"""
+
+
+def test_the_daemon_runs_on_what_an_instance_gets() -> None:
+    """Every module but the embedded default imports without the packages that only development and the demo ask for."""
+    extras = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    asked_for = {re.split(r"[^A-Za-z0-9._-]", entry)[0] for entry in extras["dev"] + extras["embedded"]}
+    unwanted = asked_for - pins(DEPLOY / "requirements.lock").keys()
+    assert {"moto", "pytest", "resemblyzer"} <= unwanted
+    command = [sys.executable, "-c", BLOCK, *unwanted]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[-1]) > 10, "something must be absent for this to prove anything"
