@@ -13,11 +13,11 @@ locals {
   launch_hook      = "${var.name}-launch"
   termination_hook = "${var.name}-termination"
 
-  # What the daemon must know to leave in time and to end itself. The launch hook is answered by the boot script, which
-  # also knows whether the installation failed.
+  # What the daemon must know to be counted on, to leave in time and to end itself.
   host_settings = {
     TRANSCRIPTD_HOST              = "ec2"
     TRANSCRIPTD_AUTOSCALING_GROUP = var.name
+    TRANSCRIPTD_LAUNCH_HOOK       = local.launch_hook
     TRANSCRIPTD_TERMINATION_HOOK  = local.termination_hook
     TRANSCRIPTD_IDLE_EXIT_SECONDS = tostring(var.idle_exit_minutes * 60)
   }
@@ -47,11 +47,10 @@ locals {
     region               = local.region
     group_name           = var.name
     launch_hook          = local.launch_hook
-    launch_hook_seconds  = var.deadlines.launch_hook
     stop_timeout_seconds = var.deadlines.stop
-    http_port            = local.http_port
     release_uri          = "s3://${var.release_bucket}/${var.release_key}"
     release_sha256       = var.release_sha256
+    models_from          = var.models_from
     secrets              = var.secrets
     # systemd's EnvironmentFile: in double quotes, a backslash escapes.
     settings = { for key, value in local.settings : key => replace(replace(value, "\\", "\\\\"), "\"", "\\\"") }
@@ -93,6 +92,8 @@ resource "aws_launch_template" "this" {
       encrypted             = true
       kms_key_id            = var.kms_key_arn
       delete_on_termination = true
+
+      volume_initialization_rate = var.root_volume_initialization_mib_per_second
     }
   }
 

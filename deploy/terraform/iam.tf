@@ -125,6 +125,16 @@ data "aws_iam_policy_document" "instance" {
   }
 
   dynamic "statement" {
+    for_each = startswith(var.models_from, "s3://") ? [1] : []
+
+    content {
+      sid       = "Models"
+      actions   = ["s3:GetObject"]
+      resources = ["arn:${local.partition}:s3:::${trimsuffix(trimprefix(var.models_from, "s3://"), "/")}/*"]
+    }
+  }
+
+  dynamic "statement" {
     for_each = length(local.parameter_arns) > 0 ? [1] : []
 
     content {

@@ -305,6 +305,17 @@ variable "root_volume_gib" {
   }
 }
 
+variable "root_volume_initialization_mib_per_second" {
+  description = "Speed at which EBS loads the AMI's snapshot into the root volume, 100 to 300: for AMIs with models in them, which are read in full at the start. null: as they are read, slowly."
+  type        = number
+  default     = null
+
+  validation {
+    condition     = var.root_volume_initialization_mib_per_second == null || try(var.root_volume_initialization_mib_per_second >= 100 && var.root_volume_initialization_mib_per_second <= 300, false)
+    error_message = "root_volume_initialization_mib_per_second must be from 100 to 300, or null."
+  }
+}
+
 variable "scratch_volume_gib" {
   description = "Encrypted gp3 volume for scratch files, for types without instance store. 0: instance store, which g5, g6, g6e and p types have."
   type        = number
@@ -345,6 +356,18 @@ variable "release_sha256" {
   validation {
     condition     = var.release_sha256 == null || can(regex("^[0-9a-f]{64}$", var.release_sha256))
     error_message = "release_sha256 must be 64 lower-case hex digits."
+  }
+}
+
+variable "models_from" {
+  description = "Where instances get model weights: hub, s3://bucket/prefix of a mirror made with `transcriptd models mirror`, or none where the AMI has them."
+  type        = string
+  default     = "hub"
+  nullable    = false
+
+  validation {
+    condition     = contains(["hub", "none"], var.models_from) || can(regex("^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._/-]+)?$", var.models_from))
+    error_message = "models_from must be hub, none, or s3://bucket/prefix."
   }
 }
 

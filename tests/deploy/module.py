@@ -9,13 +9,14 @@ from typing import Any
 import hcl2
 
 MODULE = Path(__file__).parents[2] / "deploy" / "terraform"
+IMAGE = MODULE.parent / "image"
 
 
 @cache
-def blocks(kind: str) -> dict[str, dict[str, Any]]:
-    """Blocks with one label (variable, output) of the whole module, by their label."""
+def blocks(kind: str, module: Path = MODULE) -> dict[str, dict[str, Any]]:
+    """Blocks with one label (variable, output) of a whole module, by their label."""
     found: dict[str, dict[str, Any]] = {}
-    for path in sorted(MODULE.glob("*.tf")):
+    for path in sorted(module.glob("*.tf")):
         with path.open() as file:
             for block in hcl2.load(file).get(kind, []):
                 for label, body in block.items():
@@ -23,9 +24,9 @@ def blocks(kind: str) -> dict[str, dict[str, Any]]:
     return found
 
 
-def default(variable: str) -> Any:
+def default(variable: str, module: Path = MODULE) -> Any:
     """The default of a variable whose default is a plain value. Raises KeyError if it has none."""
-    return _value(blocks("variable")[variable]["default"])
+    return _value(blocks("variable", module)[variable]["default"])
 
 
 def optional_number(variable: str, attribute: str) -> float:
@@ -43,19 +44,19 @@ def _value(parsed: Any) -> Any:
     return json.loads(parsed) if isinstance(parsed, str) and parsed.startswith('"') else parsed
 
 
-def inputs_table() -> str:
-    """The table of variables in the module's README."""
+def inputs_table(module: Path = MODULE) -> str:
+    """The table of variables in a module's README."""
     rows = ["| Variable | Default | Meaning |", "|---|---|---|"]
-    for name, body in blocks("variable").items():
-        shown = f"`{json.dumps(default(name))}`" if "default" in body else "**required**"
+    for name, body in blocks("variable", module).items():
+        shown = f"`{json.dumps(default(name, module))}`" if "default" in body else "**required**"
         rows.append(f"| `{name}` | {shown} | {_text(body['description'])} |")
     return "\n".join(rows)
 
 
-def outputs_table() -> str:
-    """The table of outputs in the module's README."""
+def outputs_table(module: Path = MODULE) -> str:
+    """The table of outputs in a module's README."""
     rows = ["| Output | Meaning |", "|---|---|"]
-    rows += [f"| `{name}` | {_text(body['description'])} |" for name, body in blocks("output").items()]
+    rows += [f"| `{name}` | {_text(body['description'])} |" for name, body in blocks("output", module).items()]
     return "\n".join(rows)
 
 

@@ -76,7 +76,7 @@ class Machine:
 
     def install(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["bash", self.release / "deploy" / "install.sh", "--root", self.root, "--models", "none", *arguments],
+            ["bash", str(self.release / "deploy/install.sh"), "--root", str(self.root), "--models", "none", *arguments],
             env={**os.environ, "UV": str(BIN / "uv"), "TOLD": str(self.told), **environment},
             capture_output=True,
             text=True,
@@ -93,7 +93,7 @@ class Machine:
         return self.root / "opt/transcriptd/venv"
 
     def release_in_use(self) -> str:
-        command = [self.venv / "bin/python", "-c", "import needed, release; print(release.VERSION)"]
+        command = [str(self.venv / "bin/python"), "-c", "import needed, release; print(release.VERSION)"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     def files(self) -> dict[str, float]:
@@ -219,7 +219,7 @@ def test_a_driver_that_cannot_work_is_refused_before_anything_is_written(
 ) -> None:
     path = nvidia_smi(tmp_path / "bin", script)
     refused = subprocess.run(
-        ["bash", machine.release / "deploy" / "install.sh", "--models", "none"],
+        ["bash", str(machine.release / "deploy/install.sh"), "--models", "none"],
         env={**os.environ, "PATH": path},
         capture_output=True,
         text=True,
@@ -250,7 +250,7 @@ def test_what_cannot_work_is_said(machine: Machine, arguments: list[str], says: 
 
 def test_the_scripts_are_clean() -> None:
     scripts = [REPOSITORY / ".ci" / "run", *DEPLOY.rglob("*.sh")]
-    done = subprocess.run([BIN / "shellcheck", *scripts], capture_output=True, text=True, check=False)
+    done = subprocess.run([str(BIN / "shellcheck"), *map(str, scripts)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 
@@ -275,7 +275,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_release_is_the_commit_and_the_same_bytes_each_time(checkout: Path, tmp_path: Path) -> None:
     made = []
     for folder in ("first", "second"):
-        command = ["bash", checkout / "deploy" / "release.sh", tmp_path / folder]
+        command = ["bash", str(checkout / "deploy/release.sh"), str(tmp_path / folder)]
         done = subprocess.run(
             command, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True, check=True
         )

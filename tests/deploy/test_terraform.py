@@ -5,12 +5,13 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from daemon.config import Settings, variable
-from tests.deploy.module import MODULE, blocks, default, inputs_table, optional_number, outputs_table
+from tests.deploy.module import IMAGE, MODULE, blocks, default, inputs_table, optional_number, outputs_table
 
 DAEMON = Path(__file__).parents[2] / "daemon"
 
@@ -35,19 +36,24 @@ PERMISSIONS = {
 }
 
 
-def test_every_variable_and_output_is_documented() -> None:
-    for name, body in blocks("variable").items():
+MODULES = pytest.mark.parametrize("module", [MODULE, IMAGE], ids=["fleet", "image"])
+
+
+@MODULES
+def test_every_variable_and_output_is_documented(module: Path) -> None:
+    for name, body in blocks("variable", module).items():
         assert body["description"], name
         assert body["type"], name
         assert body["type"] == "bool" or body["validation"], f"{name}: anything but a bool can be wrong"
-    for name, body in blocks("output").items():
+    for name, body in blocks("output", module).items():
         assert body["description"], name
 
 
-def test_the_readme_lists_them_all() -> None:
-    readme = (MODULE / "README.md").read_text()
-    for table in (inputs_table(), outputs_table()):
-        assert table in readme, f"deploy/terraform/README.md is out of date; it should have:\n\n{table}"
+@MODULES
+def test_the_readme_lists_them_all(module: Path) -> None:
+    readme = (module / "README.md").read_text()
+    for table in (inputs_table(module), outputs_table(module)):
+        assert table in readme, f"{module.name}/README.md is out of date; it should have:\n\n{table}"
 
 
 def test_settings_that_instances_get_are_settings_of_the_daemon() -> None:
@@ -95,11 +101,10 @@ def user_data() -> str:
         "region": "eu-central-1",
         "group_name": "transcriptd",
         "launch_hook": "transcriptd-launch",
-        "launch_hook_seconds": 1800,
         "stop_timeout_seconds": 360,
-        "http_port": 9464,
         "release_uri": "s3://releases/transcriptd/0.1.0.tar.gz",
         "release_sha256": "a" * 64,
+        "models_from": "s3://models/transcriptd",
         "secrets": {"WEBHOOK_SECRET": "arn:aws:ssm:eu-central-1:123456789012:parameter/webhook"},
         "settings": {"WEBHOOK_URL": 'https://app.example.com/$HOME/`id`/\\"'},
     }
@@ -118,6 +123,7 @@ def user_data() -> str:
 
 def test_the_boot_script_is_bash(user_data: str) -> None:
     subprocess.run(["bash", "-n"], input=user_data, text=True, check=True)
+    subprocess.run([Path(sys.executable).parent / "shellcheck", "-"], input=user_data, text=True, check=True)
     assert 'bash "$installer" --source "$source_dir"' in user_data
 
 

@@ -47,6 +47,8 @@ run "given_ami_and_settings" {
       "WEBHOOK_URL=\"https://app.example.com/hooks?a=\\\"b\\\"\"",
       "TRANSCRIPTD_MODEL=\"large-v3-turbo\"",
       "TRANSCRIPTD_DRAIN_TIMEOUT_SECONDS=\"1200\"",
+      "TRANSCRIPTD_LAUNCH_HOOK=\"transcriptd-launch\"",
+      "bash \"$installer\" --source \"$source_dir\" --models 'hub'",
       "TimeoutStopSec=1300",
       "add_secret 'WEBHOOK_SECRET' 'arn:aws:ssm:eu-central-1:123456789012:parameter/webhook'",
     ] : contains(split("\n", base64decode(aws_launch_template.this.user_data)), line)])

@@ -82,6 +82,19 @@ run "keys_and_secrets" {
   }
 }
 
+run "mirror_of_models" {
+  command = plan
+
+  variables {
+    models_from = "s3://models/transcriptd/"
+  }
+
+  assert {
+    condition     = [for statement in data.aws_iam_policy_document.instance.statement : statement.resources if statement.sid == "Models"] == [toset(["arn:aws:s3:::models/transcriptd/*"])]
+    error_message = "Instances read the mirror, and nothing beside it."
+  }
+}
+
 run "another_partition" {
   command = plan
 

@@ -242,6 +242,26 @@ run "short_checksum" {
   expect_failures = [var.release_sha256]
 }
 
+run "models_from_the_web" {
+  command = plan
+
+  variables {
+    models_from = "https://example.com/models"
+  }
+
+  expect_failures = [var.models_from]
+}
+
+run "volume_faster_than_there_is" {
+  command = plan
+
+  variables {
+    root_volume_initialization_mib_per_second = 1000
+  }
+
+  expect_failures = [var.root_volume_initialization_mib_per_second]
+}
+
 run "topic_by_name" {
   command = plan
 
