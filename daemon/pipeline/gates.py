@@ -11,9 +11,11 @@ MIN_AVG_LOGPROB = -1.0
 MAX_NO_SPEECH_PROBABILITY = 0.6
 
 # A run of the same tokens is a loop when it comes so often and gets so long. Compression sees long loops alone, and
-# people do say "no, no, no, no".
+# people do say "no, no, no, no". Of a loop that Whisper got out of by itself more is asked: five callers' "Hello?" in a
+# row were taken for one, and decoded at random.
 MIN_LOOP_REPEATS = 4
 MIN_LOOP_TOKENS = 10
+MIN_ESCAPED_LOOP_TOKENS = 20
 
 # Stricter, for a stretch that speech detection passed over: here silence is what is expected.
 STRICT_MIN_AVG_LOGPROB = -0.6
@@ -136,11 +138,15 @@ def is_loop(tokens: Sequence[int]) -> bool:
     """Whether some run of tokens comes again and again, one right after the other."""
     for length in range(1, len(tokens) // MIN_LOOP_REPEATS + 1):
         same = 0  # tokens in a row that equal the one `length` before them
-        needed = max(MIN_LOOP_REPEATS * length, MIN_LOOP_TOKENS) - length
+        escaped, final = (
+            max(MIN_LOOP_REPEATS * length, least) - length for least in (MIN_ESCAPED_LOOP_TOKENS, MIN_LOOP_TOKENS)
+        )
         for token, earlier in zip(tokens[length:], tokens, strict=False):
             same = same + 1 if token == earlier else 0
-            if same >= needed:
+            if same >= escaped:
                 return True
+        if same >= final:
+            return True
     return False
 
 

@@ -18,7 +18,10 @@ def reading(
         ([], False),
         ([7] * 9, False),  # no, no, no …
         ([7] * 10, True),
-        ([1, 2, *[7] * 10, 3], True),
+        ([1, 2, *[7] * 10, 3], False),  # it got out of it
+        ([1, 2, *[7] * 20, 3], True),
+        ([*[7, 8] * 5, 1, 2, 3], False),  # five callers say hello
+        ([*[7, 8] * 10, 1, 2, 3], True),
         ([7, 8] * 4, False),
         ([7, 8] * 5, True),
         ([1, 2, 3, 4] * 3, False),  # said three times: a chorus
