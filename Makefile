@@ -5,7 +5,7 @@ UV := $(BIN)/uv
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types docs fmt bench accuracy long chaos search soak autoscale tf-check lock clean
+.PHONY: help setup demo test lint types docs fmt bench accuracy long chaos search soak autoscale tf-check release lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -56,12 +56,15 @@ autoscale: setup ## simulate the fleet at three scales and write docs/capacity.m
 tf-check: ## check deploy/terraform with what is there: terraform, checkov; TF_CHECK=… for machines without a registry
 	@deploy/terraform/check.sh
 
+release: setup ## dist/transcriptd-VERSION.tar.gz, which deploy/install.sh and the fleet install; ARGS=--wheels for closed networks
+	@deploy/release.sh dist $(ARGS)
+
 lock: setup ## resolve pyproject.toml into requirements.lock, and what of it an instance needs into deploy/requirements.lock
 	$(COMPILE) --upgrade --all-extras --output-file requirements.lock pyproject.toml
 	$(COMPILE) --extra install --constraints requirements.lock --output-file deploy/requirements.lock pyproject.toml
 
 clean: ## remove what the targets made
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # uv comes from the lock as well, by its hash: nothing unpinned is ever installed.
 .venv/.ready: requirements.lock pyproject.toml

@@ -56,6 +56,14 @@ def test_the_readme_lists_them_all(module: Path) -> None:
         assert table in readme, f"{module.name}/README.md is out of date; it should have:\n\n{table}"
 
 
+def test_each_alarm_is_explained() -> None:
+    text = (MODULE / "alarms.tf").read_text()
+    alarms = re.findall(r"(?m)^    ([a-z-]+) = \{$", text[: text.index("resource ")])
+    explained = re.findall(r"(?m)^\| `([a-z-]+)` \|", (MODULE.parents[1] / "docs" / "deploy.md").read_text())
+    assert len(alarms) > 5
+    assert explained == alarms
+
+
 def test_settings_that_instances_get_are_settings_of_the_daemon() -> None:
     known = {variable(name) for name in Settings.model_fields}
     text = "".join(path.read_text() for path in (*MODULE.glob("*.tf"), *MODULE.glob("examples/*/*.tf")))
