@@ -97,7 +97,9 @@ def _as_json(value: dict[str, Any]) -> dict[str, str]:
 
 
 def _from_json(value: dict[str, str]) -> dict[str, Any]:
-    return {part: base64.b64decode(text) if part == "BinaryValue" else text for part, text in value.items()}
+    return {
+        part: base64.b64decode(text, validate=True) if part == "BinaryValue" else text for part, text in value.items()
+    }
 
 
 def _size(content: str | bytes) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from botocore.exceptions import ClientError, ParamValidationError
 from rich.table import Table
 
 from daemon.crashpoints import crash_point
@@ -38,6 +39,8 @@ from daemon.tools.edits import Edit, apply, removal, setting
 from daemon.tools.held import Hold, Letter
 
 MIN_PREFIX = 8
+# What SQS says of a body with characters, or attributes, that no message may have.
+REFUSALS = ("InvalidMessageContents", "InvalidParameterValue", "InvalidAttributeValue")
 
 
 def list_letters(arguments: Namespace) -> int:
@@ -79,24 +82,37 @@ def redrive(arguments: Namespace) -> int:
         if arguments.dry_run:
             for letter in chosen:
                 print(printable(f"would send {_name(letter)}: {bodies[letter.message_id]}"))
-            err.print(f"{len(chosen)} messages would be redriven; nothing was sent")
+            err.print(f"{len(chosen)} would be redriven; nothing was sent")
             return EXIT_OK
         sqs = open_sqs()
         done = 0
         try:
             for letter in chosen:
-                if done:
+                if letter is not chosen[0]:
                     stop.sleep(1 / arguments.rate)
                 if _must_stop(letter, hold, stop):
                     break
-                new_id = send(sqs, queue_url, bodies[letter.message_id], letter.original_attributes)
+                try:
+                    new_id = send(sqs, queue_url, bodies[letter.message_id], letter.original_attributes)
+                except (ParamValidationError, ClientError) as error:
+                    if not _is_refusal(error):
+                        raise
+                    err.print(printable(f"{_name(letter)} stays: SQS does not take it: {error}"))
+                    continue
                 crash_point("redriven", letter.job_id, 1)
                 print(f"{_name(letter)} sent as {new_id}", flush=True)
                 hold.delete(letter)
                 done += 1
         finally:
-            err.print(f"{done} of {len(chosen)} messages redriven; their attempts start anew")
+            err.print(f"{done} of {len(chosen)} redriven; attempts start anew")
     return _status(done, len(chosen), stop)
+
+
+def _is_refusal(error: ParamValidationError | ClientError) -> bool:
+    """Whether it is this one message that cannot be sent: the others can."""
+    if isinstance(error, ParamValidationError):
+        return True
+    return error.response.get("Error", {}).get("Code", "").rpartition(".")[2] in REFUSALS
 
 
 def purge(arguments: Namespace) -> int:
@@ -116,7 +132,7 @@ def purge(arguments: Namespace) -> int:
                 done += 1
                 print(f"{_name(letter)} deleted", flush=True)
         finally:
-            err.print(f"{done} of {len(chosen)} messages deleted")
+            err.print(f"{done} of {len(chosen)} deleted")
     return _status(done, len(chosen), stop)
 
 
@@ -168,7 +184,7 @@ def _named(names: list[str], letters: list[Letter], hold: Hold) -> list[Letter]:
                 raise ToolError(f"{name} is the start of {len(meant)} message ids; give more of it")
         if not meant:
             raise ToolError(
-                f"{name} was not seen among {len(letters)} messages of about {hold.total}; nothing was changed. "
+                f"{name} was not seen: {len(letters)} of about {hold.total} messages were looked at, and nothing was changed. "
                 "Others may hold it for the moment: try again"
             )
         found |= {letter.message_id: letter for letter in meant}
@@ -182,7 +198,9 @@ def _must_stop(letter: Letter, hold: Hold, stop: Stop) -> bool:
 
 
 def _status(done: int, chosen: int, stop: Stop) -> int:
-    return EXIT_INTERRUPTED if stop.asked and done < chosen else EXIT_OK
+    if done == chosen:
+        return EXIT_OK
+    return EXIT_INTERRUPTED if stop.asked else EXIT_FAILED
 
 
 def _edited(letter: Letter, edits: list[Edit]) -> str:
@@ -206,7 +224,7 @@ def _edited(letter: Letter, edits: list[Edit]) -> str:
 def _confirmed(chosen: list[Letter], stop: Stop) -> bool:
     for reason, number in Counter(letter.reason for letter in chosen).most_common():
         err.print(printable(f"  {number} × {reason}"))
-    err.print(f"Delete {len(chosen)} messages for good? Type the number: ", end="")
+    err.print(f"This deletes {len(chosen)} for good. Type {len(chosen)} to go on: ", end="")
     with stop.at_once():
         try:
             return input().strip() == str(len(chosen))
@@ -253,9 +271,9 @@ def _summary(letter: Letter) -> dict[str, Any]:
 
 def _table(letters: list[Letter]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("REASON", "JOB", "AGE", "ATTEMPTS", "WORKER", "ID"):
-        table.add_column(name, overflow="fold")
-    table.add_column("MESSAGE", no_wrap=True, overflow="ellipsis")
+    # Names may be long: where there is little room they and the message take several lines, the rest stays whole.
+    for name in ("REASON", "JOB", "AGE", "ATTEMPTS", "WORKER", "ID", "MESSAGE"):
+        table.add_column(name, no_wrap=name not in ("JOB", "MESSAGE"), overflow="fold")
     for letter in letters:
         failure = letter.failure
         row = [

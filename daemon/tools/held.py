@@ -158,7 +158,7 @@ class Hold:
                 for message_id in batch:
                     self._forget(message_id)
         if left:
-            err.print(f"{left} messages were not given back; others see them again within {LEASE_SECONDS} s")
+            err.print(f"not given back: {left}; others see these again within {LEASE_SECONDS} s")
 
     def _extend(self) -> None:
         while not self._ended.wait(EXTEND_EVERY_SECONDS):

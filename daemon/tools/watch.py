@@ -257,7 +257,8 @@ def _save(s3: "S3Client", watched: Watched, manifest: Manifest, target: Path) ->
         path = target / PurePosixPath(output.key).name  # no name in a manifest becomes a path
         path.write_bytes(_output(s3, watched, output.key, output.sha256))
         err.print(f"saved {path}")
-    (target / MANIFEST_NAME).write_text(manifest.model_dump_json(indent=2))
+    if manifest_body := _read(s3, watched.bucket, watched.prefix + MANIFEST_NAME):
+        (target / MANIFEST_NAME).write_bytes(manifest_body)
 
 
 def _output(s3: "S3Client", watched: Watched, key: str, sha256: str) -> bytes:

@@ -173,7 +173,7 @@ def test_an_unknown_id_is_said(world: World) -> None:
     for action in ("show", "redrive", "purge"):
         done = dlq(world, action, "none")
         assert done.returncode == 1
-        assert "none was not seen among 1 messages" in done.stderr
+        assert "none was not seen: 1 of about 1" in done.stderr
     assert counts(world, world.aws.dlq_url) == (1, 0)
 
 
@@ -190,6 +190,20 @@ def test_what_is_redriven_is_the_original(world: World) -> None:
     assert sent["Body"] == body
     assert sent["MessageAttributes"] == TEN
     assert jobs_of(taken(world, world.aws.dlq_url)) == ["other"]
+
+
+def test_one_message_that_sqs_refuses_does_not_hold_up_the_others(world: World) -> None:
+    bury(world, body_of("first"))
+    bury(world, body_of("last"))
+    forged = {"code": "c", "original_message_id": "m", "more_attributes": {"a": {"StringValue": "has no type"}}}
+    attributes = {"Failure": {"DataType": "String", "StringValue": json.dumps(forged)}}
+    bury(world, body_of("bad"), code=None, attributes=attributes)
+    done = dlq(world, "redrive", "--all", "--rate", "1000")
+    assert done.returncode == 1, done.stderr
+    assert "stays: SQS does not take it" in done.stderr
+    assert "2 of 3 redriven" in done.stderr
+    assert jobs_of(taken(world, world.aws.queue_url)) == ["first", "last"]
+    assert jobs_of(taken(world, world.aws.dlq_url)) == ["bad"]
 
 
 def test_a_dry_run_sends_nothing(world: World) -> None:
@@ -246,7 +260,7 @@ def test_ctrl_c_stops_after_the_message_in_hand(world: World) -> None:
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 130, said
-    assert "1 of 4 messages redriven" in said
+    assert "1 of 4 redriven" in said
     assert counts(world, world.aws.dlq_url) == (3, 0), "given back at once"
     sent, left = taken(world, world.aws.queue_url), taken(world, world.aws.dlq_url)
     assert sorted(jobs_of(sent) + jobs_of(left)) == names
@@ -261,7 +275,7 @@ def test_a_purge_asks_for_the_number(world: World) -> None:
     for typed in ("", "y\n", "3\n"):
         refused = dlq(world, "purge", "--all", typed=typed)
         assert refused.returncode == 1
-        assert "Delete 2 messages" in refused.stderr
+        assert "This deletes 2 for good" in refused.stderr
         assert counts(world, world.aws.dlq_url) == (2, 0)
     assert dlq(world, "purge", "--all", typed="2\n").returncode == 0
     assert counts(world, world.aws.dlq_url) == (0, 0)
@@ -283,6 +297,6 @@ def test_a_purge_by_reason_and_age(world: World) -> None:
     bury(world, body_of("gone"))
     young = dlq(world, "purge", "--older-than", "7d", "--yes")
     assert young.returncode == 0
-    assert "0 of 0 messages deleted" in young.stderr
+    assert "0 of 0 deleted" in young.stderr
     assert dlq(world, "purge", "--reason", "object_missing", "--older-than", "0s", "--yes").returncode == 0
     assert jobs_of(taken(world, world.aws.dlq_url)) == ["kept"]

@@ -45,6 +45,7 @@ def test_a_slip_costs_neither_an_upload_nor_a_message(world: World, tmp_path: Pa
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     call = str(sample_call())
+    before = uploads(world)
     slips = [
         ((call, "--option", "diarise=true"), 'unknown option "options.diarise"; did you mean "diarize"?'),
         ((call, "--option", "model=large-v9"), "is not offered here"),
@@ -63,7 +64,7 @@ def test_a_slip_costs_neither_an_upload_nor_a_message(world: World, tmp_path: Pa
     unknown = tool(world, "submit", call, "--watch", TRANSCRIPTD_OUTPUT_BUCKET="")
     assert unknown.returncode == 2
     assert "--output-bucket" in unknown.stderr
-    assert uploads(world) == []
+    assert uploads(world) == before
     assert world.queue_depth() == (0, 0)
 
 
@@ -101,7 +102,7 @@ def test_a_file_becomes_a_transcript(world: World, daemon: DaemonProcess) -> Non
     assert done.stdout.startswith("# Full Transcript")
     assert "hello there" in done.stdout
     assert "completed: 30.0 s" in done.stderr
-    assert [key.rpartition("/")[2] for key in uploads(world)] == ["sample.wav"]
+    assert "sample.wav" in {key.rpartition("/")[2] for key in uploads(world)}
 
 
 def test_a_failed_job_ends_with_its_reason(world: World, daemon: DaemonProcess, tmp_path: Path) -> None:
@@ -133,11 +134,7 @@ def test_ctrl_c_ends_the_watching_and_never_the_job(world: World, daemon: Daemon
     assert saved.returncode == 0, (saved.stderr, daemon.log_tail())
     outputs = world.outputs("long")
     for name in ("manifest.json", "transcript.json", "transcript.md"):
-        assert (
-            json.loads((target / name).read_text()) == json.loads(outputs[name])
-            if name.endswith("json")
-            else (target / name).read_bytes() == outputs[name]
-        )
+        assert (target / name).read_bytes() == outputs[name]
 
 
 def test_a_format_is_asked_for_and_printed(world: World, daemon: DaemonProcess) -> None:
