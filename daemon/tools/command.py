@@ -98,9 +98,13 @@ def required(given: str | None, name: str) -> str:
     raise UsageError(f"--{name.replace('_', '-')} is missing, and {variable(name)} is not set")
 
 
-def contract_settings() -> Settings:
-    """Settings to check a message by: what the environment tells of the deployment; what it does not tell is allowed."""
-    return read_settings(**{name: value for name, value in UNKNOWN.items() if from_environment(name) is None})
+def contract_settings(**given: Any) -> Settings:
+    """Settings to check a message by: what is given (None: nothing), and what the environment tells of the deployment.
+
+    What it does not tell is allowed.
+    """
+    unknown = {name: value for name, value in UNKNOWN.items() if from_environment(name) is None}
+    return read_settings(**unknown | {name: value for name, value in given.items() if value is not None})
 
 
 # --- AWS -----------------------------------------------------------------------------------------------------------
@@ -168,12 +172,14 @@ class Stop:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within, the first Ctrl-C raises KeyboardInterrupt: while a person is asked."""
-        asked, self.asked = self.asked, True
+        """Within, the first Ctrl-C raises KeyboardInterrupt, as does an earlier one: while a person is asked."""
+        earlier, self.asked = self.asked, True
+        if earlier:
+            raise KeyboardInterrupt
         try:
             yield
         finally:
-            self.asked = asked
+            self.asked = False
 
 
 # --- screen --------------------------------------------------------------------------------------------------------

@@ -225,12 +225,12 @@ def _confirmed(chosen: list[Letter], stop: Stop) -> bool:
     for reason, number in Counter(letter.reason for letter in chosen).most_common():
         err.print(printable(f"  {number} × {reason}"))
     err.print(f"This deletes {len(chosen)} for good. Type {len(chosen)} to go on: ", end="")
-    with stop.at_once():
-        try:
+    try:
+        with stop.at_once():
             return input().strip() == str(len(chosen))
-        except (EOFError, KeyboardInterrupt):
-            err.print()
-            return False
+    except (EOFError, KeyboardInterrupt):
+        err.print()
+        return False
 
 
 # --- showing -------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from daemon.tools.command import (
     send,
 )
 from daemon.tools.edits import apply, setting
-from daemon.tools.watch import Watched, check_target, follow, output_place
+from daemon.tools.watch import Watched, check_target, follow
 
 UPLOADS = "uploads/"
 MAX_NAME_CHARS = 60
@@ -41,7 +41,8 @@ def submit(arguments: Namespace) -> int:
     job_id = arguments.job_id or f"{Path(name).stem[:MAX_NAME_CHARS]}-{uuid.uuid4().hex[:12]}"
     bucket, key = _split(arguments.source) if file is None else (_upload_bucket(arguments), _free_key(name))
     watching = arguments.watch or arguments.save is not None or arguments.format is not None
-    place = output_place(arguments) if watching else None
+    if watching:  # otherwise the daemon knows, and that is enough
+        required(arguments.output_bucket, "output_bucket")
     check_target(arguments)
     settings = contract_settings()
     body = _message(arguments, job_id, bucket, key)
@@ -51,11 +52,10 @@ def submit(arguments: Namespace) -> int:
         _upload(file, bucket, key)
     message_id = _send(queue_url, body, None if file is None else f"s3://{bucket}/{key}", job_id)
     err.print(f"job {job_id} sent as message {message_id}")
-    if place is None:
+    if not watching:
         print(job_id)
         return EXIT_OK
-    prefix = f"{place[1]}{job_id}/"
-    return follow(Watched(job_id, place[0], prefix, message_id, job.input), arguments)
+    return follow(Watched(job_id, job.output_bucket, job.output_prefix, message_id, job.input), arguments)
 
 
 def _message(arguments: Namespace, job_id: str, bucket: str, key: str) -> str:

@@ -35,10 +35,11 @@ from daemon.tools.command import (
     EXIT_UNFINISHED,
     ToolError,
     UsageError,
+    contract_settings,
     err,
-    from_environment,
     open_s3,
     printable,
+    required,
 )
 
 if TYPE_CHECKING:
@@ -46,15 +47,14 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 2.0
 MAX_READ_BYTES = 64 * 1024 * 1024
-DEFAULT_PREFIX = "transcripts/"
 DEFAULT_FORMAT = "md"
 # How the names of checkpoints begin (pipeline/saved.py) → what was finished.
 PARTS = {
-    "asr-": "recognized {} groups of speech",
-    "plain-": "recognized {} groups of speech",
-    "align-": "timed {} groups of words",
-    "attend-": "timed {} groups of words",
-    "diarize": "told the speakers apart",
+    "asr-": "recognized speech",
+    "plain-": "recognized speech",
+    "align-": "timed words",
+    "attend-": "timed words",
+    "diarize": "speakers",
 }
 
 
@@ -97,21 +97,10 @@ class Seen:
 def watch(arguments: Namespace) -> int:
     if not JOB_ID.fullmatch(arguments.job_id):
         raise UsageError(f"{arguments.job_id!r} is not a job id")
-    bucket, prefix = output_place(arguments)
     check_target(arguments)
-    watched = Watched(arguments.job_id, bucket, f"{prefix}{arguments.job_id}/", arguments.message_id)
-    return follow(watched, arguments)
-
-
-def output_place(arguments: Namespace) -> tuple[str, str]:
-    """Bucket and prefix of results. Raises UsageError where the bucket is not known."""
-    bucket = arguments.output_bucket or from_environment("output_bucket")
-    if bucket is None:
-        raise UsageError("to watch a job, give --output-bucket or set TRANSCRIPTD_OUTPUT_BUCKET")
-    prefix = arguments.output_prefix
-    if prefix is None:
-        prefix = from_environment("output_prefix") or DEFAULT_PREFIX
-    return bucket, prefix if prefix == "" or prefix.endswith("/") else prefix + "/"
+    bucket = required(arguments.output_bucket, "output_bucket")
+    prefix = contract_settings(output_prefix=arguments.output_prefix).output_prefix
+    return follow(Watched(arguments.job_id, bucket, f"{prefix}{arguments.job_id}/", arguments.message_id), arguments)
 
 
 def check_target(arguments: Namespace) -> None:
@@ -173,7 +162,7 @@ def _parts(s3: "S3Client", watched: Watched) -> tuple[str, ...]:
     listed = s3.list_objects_v2(Bucket=watched.bucket, Prefix=prefix).get("Contents", [])
     names = [item["Key"].rpartition("/")[2] for item in listed]
     counts = Counter(words for name in names for start, words in PARTS.items() if name.startswith(start))
-    return tuple(words.format(number) for words, number in counts.items())
+    return tuple(f"{words} ×{number}" for words, number in counts.items())
 
 
 def _read(s3: "S3Client", bucket: str, key: str) -> bytes | None:

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -279,6 +280,27 @@ def test_a_purge_asks_for_the_number(world: World) -> None:
         assert counts(world, world.aws.dlq_url) == (2, 0)
     assert dlq(world, "purge", "--all", typed="2\n").returncode == 0
     assert counts(world, world.aws.dlq_url) == (0, 0)
+
+
+@pytest.mark.parametrize("words", [("purge", "--all"), ("list",)])
+def test_ctrl_c_gives_everything_back(world: World, words: tuple[str, ...]) -> None:
+    bury(world, body_of("kept"))
+    # It is counted and not received: the listing goes on looking for it.
+    world.aws.sqs.send_message(QueueUrl=world.aws.dlq_url, MessageBody="later", DelaySeconds=900)
+    with start_tool(world.aws.environment, "dlq", *words) as process:
+        if words == ("list",):
+            until = time.monotonic() + TIMEOUT_SECONDS
+            while counts(world, world.aws.dlq_url) != (0, 1):
+                assert time.monotonic() < until
+                time.sleep(0.02)
+        else:
+            assert process.stderr
+            while "× object_missing" not in process.stderr.readline():
+                pass
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=TIMEOUT_SECONDS)
+    assert process.returncode == (130 if words == ("list",) else 1), said
+    assert counts(world, world.aws.dlq_url) == (1, 0)
 
 
 def test_what_arrives_while_a_purge_asks_stays(world: World) -> None:

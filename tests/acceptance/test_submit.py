@@ -119,11 +119,11 @@ def test_a_failed_job_ends_with_its_reason(world: World, daemon: DaemonProcess, 
 
 
 def test_ctrl_c_ends_the_watching_and_never_the_job(world: World, daemon: DaemonProcess, tmp_path: Path) -> None:
-    words = ("submit", "s3://media/call.wav", "--job-id", "long", "--watch", "--option", "initial_prompt=sleep 3")
+    words = ("submit", "s3://media/call.wav", "--job-id", "long", "--watch", "--option", "initial_prompt=resume 12")
     with start_tool(world.aws.environment, *words) as process:
         assert process.stderr
-        while "worked on since" not in (line := process.stderr.readline()):
-            assert line, "it ended before the job was begun"
+        while "stored so far: recognized speech ×1" not in (line := process.stderr.readline()):
+            assert line, "it ended before a part was stored"
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 130
@@ -138,10 +138,11 @@ def test_ctrl_c_ends_the_watching_and_never_the_job(world: World, daemon: Daemon
 
 
 def test_a_format_is_asked_for_and_printed(world: World, daemon: DaemonProcess) -> None:
-    done = tool(world, "submit", "s3://media/call.wav", "--job-id", "captions", "--format", "srt")
+    elsewhere = ("--output-prefix", "mine")
+    done = tool(world, "submit", "s3://media/call.wav", "--job-id", "captions", "--format", "srt", *elsewhere)
     assert done.returncode == 0, (done.stderr, daemon.log_tail())
     assert done.stdout.startswith("1\n00:00:00,000 --> ")
-    other = tool(world, "watch", "captions", "--format", "vtt")
+    other = tool(world, "watch", "captions", "--format", "vtt", *elsewhere)
     assert other.returncode == 1
     assert "there is no output vtt; the job has json, srt" in other.stderr
 

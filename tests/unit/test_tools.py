@@ -6,10 +6,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import StringIO
 from typing import Any
 
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
+from rich.console import Console
 
 from daemon.embedded.aws import EmbeddedAws
 from daemon.errors import InvalidJob
@@ -20,7 +22,7 @@ from daemon.tools.arguments import duration
 from daemon.tools.command import Stop, ToolError, UsageError, age, contract_settings, open_sqs, printable, send
 from daemon.tools.edits import apply, removal, setting
 from daemon.tools.held import Hold, Letter
-from daemon.tools.watch import Seen
+from daemon.tools.watch import Display, Seen
 
 JOB = '{"job_id": "a", "input": {"bucket": "media", "key": "k"}%s}'
 
@@ -121,11 +123,19 @@ def test_the_state_of_a_job_is_said_as_it_is() -> None:
     failed = begun.end("m", 1, "retried", "runner_crashed", message="it died", counts=True)
     said = str(Seen(deliveries=failed.deliveries))
     assert said == "waiting for the next delivery; attempt 1 ended retried (runner_crashed: it died)"
-    again = Seen(deliveries=failed.begin(second).deliveries, parts=("told the speakers apart",))
-    assert "attempt 2; stored so far: told the speakers apart" in str(again)
+    again = Seen(deliveries=failed.begin(second).deliveries, parts=("speakers ×1",))
+    assert "attempt 2; stored so far: speakers ×1" in str(again)
     assert not again.failed
     over = failed.begin(second).end("m", 2, "dead_lettered", "runner_crashed", counts=True)
     assert Seen(deliveries=over.deliveries).failed
+
+
+def test_a_terminal_gets_one_line_that_moves() -> None:
+    screen = StringIO()
+    with Display(Console(file=screen, force_terminal=True, width=120), "job-1") as display:
+        display.show("waiting: [red] is no markup")
+    assert "job-1: waiting: [red] is no markup" in screen.getvalue()
+    assert "%" not in screen.getvalue()
 
 
 def test_times() -> None:
