@@ -56,7 +56,7 @@ def list_letters(arguments: Namespace) -> int:
             print(json.dumps(_summary(letter)))
     elif letters:
         out.print(_table(letters))
-    err.print(_count("listed", len(letters), seen, hold, arguments.limit))
+    err.print(_count("listed", len(letters), seen, hold, arguments.limit, stopped=stop.asked))
     return EXIT_INTERRUPTED if stop.asked else EXIT_OK
 
 
@@ -100,9 +100,9 @@ def redrive(arguments: Namespace) -> int:
                     err.print(printable(f"{_name(letter)} stays: SQS does not take it: {error}"))
                     continue
                 crash_point("redriven", letter.job_id, 1)
-                print(f"{_name(letter)} sent as {new_id}", flush=True)
                 hold.delete(letter)
                 done += 1
+                print(f"{_name(letter)} sent as {new_id}", flush=True)
         finally:
             err.print(f"{done} of {len(chosen)} redriven; attempts start anew")
     return _status(done, len(chosen), stop)
@@ -240,12 +240,14 @@ def _name(letter: Letter) -> str:
     return f"{letter.job_id or 'no job id'} ({letter.message_id})"
 
 
-def _count(verb: str, number: int, seen: int, hold: Hold, limit: int) -> str:
+def _count(verb: str, number: int, seen: int, hold: Hold, limit: int, *, stopped: bool = False) -> str:
     """How many, and honestly how many there may be besides."""
     text = f"{number} {verb}" + (f" of {seen} seen" if number != seen else "")
     if seen < hold.total:
         text += f"; the queue has about {hold.total}"
-        if seen >= limit:
+        if stopped:
+            text += ": stopped before all were seen"
+        elif seen >= limit:
             text += f": --limit {limit} was reached"
         elif hold.busy:
             text += f", {hold.busy} of them in the hands of others (another look, or one that was killed)"
