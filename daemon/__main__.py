@@ -5,6 +5,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from daemon.tools.arguments import add_tools
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(
@@ -17,6 +19,7 @@ def main() -> int:
     demo = commands.add_parser("demo", help="run the main job on this machine: no cloud, no account, no token")
     demo.add_argument("file", nargs="?", type=Path, help="an audio or video file of yours; default: a sample call")
     demo.set_defaults(call=lambda arguments: _demo(arguments.file))
+    add_tools(commands)
     arguments = parser.parse_args()
     return int(arguments.call(arguments))
 

@@ -351,8 +351,13 @@ def load_settings() -> Settings:
         if name.upper().startswith("TRANSCRIPTD_") and name.upper() not in known:
             nearest = difflib.get_close_matches(name.upper(), known, n=1)
             raise ConfigError(f"{name} is not a setting" + (f"; did you mean {nearest[0]}?" if nearest else ""))
+    return read_settings()
+
+
+def read_settings(**given: Any) -> Settings:
+    """Settings from the environment, but for those `given`. Raises ConfigError as load_settings does."""
     try:
-        return Settings()
+        return Settings(**given)
     except ValidationError as error:
         lines = []
         for problem in error.errors(include_url=False, include_input=False, include_context=False):

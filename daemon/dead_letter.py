@@ -1,4 +1,5 @@
-"""The copy of a message that goes to the dead-letter queue: what it carries, and how that fits. Pure; sqs.py sends it.
+"""The copy of a message that goes to the dead-letter queue: what it carries, and how that fits. Pure; sqs.py sends it,
+and `transcriptd dlq` reads it.
 
 The copy has the original body and attributes, an attribute `ErrorCode`, and one `Failure`, a JSON object with the rest.
 SQS allows ten attributes: those that find no place beside ours are in Failure, under `more_attributes`, in the form in
@@ -47,6 +48,28 @@ def attributes_of_copy(body: str, received: dict[str, Any], failure: dict[str, A
     return original
 
 
+def failure_of(attributes: dict[str, Any]) -> dict[str, Any] | None:
+    """What Failure says (`code`, `message` …); None where there is none, or one that is not ours."""
+    try:
+        failure = json.loads(attributes["Failure"]["StringValue"])
+        ours = {"code", "original_message_id"} <= failure.keys() and isinstance(failure["more_attributes"], dict)
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
+        return None  # the producer chose the name
+    return failure if ours else None
+
+
+def original_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
+    """The attributes that the original had, given those of its copy: the inverse of attributes_of_copy."""
+    sendable = {name: sent for name, value in attributes.items() if (sent := _sendable(value))}
+    if failure_of(sendable) is None:
+        return sendable
+    theirs, more = _without_ours(sendable)
+    try:
+        return theirs | {name: _from_json(value) for name, value in more.items()}
+    except (ValueError, TypeError, AttributeError):
+        return sendable  # forged after our pattern: it stays as it is
+
+
 def _sendable(value: dict[str, Any]) -> dict[str, Any] | None:
     """The parts of an attribute that a send takes; None if it has no value, which a send refuses."""
     if not (value.get("StringValue") or value.get("BinaryValue")):
@@ -61,12 +84,8 @@ def _without_ours(original: dict[str, Any]) -> tuple[dict[str, Any], dict[str, A
     replace them, but for what they carried.
     """
     theirs = {name: value for name, value in original.items() if name not in OURS}
-    try:
-        earlier = json.loads(original["Failure"]["StringValue"])
-        if {"code", "original_message_id"} <= earlier.keys():
-            return theirs, dict(earlier["more_attributes"])
-    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
-        pass  # not one of ours: the producer chose the name
+    if earlier := failure_of(original):
+        return theirs, dict(earlier["more_attributes"])
     return theirs, {name: _as_json(original[name]) for name in OURS if name in original}
 
 
@@ -74,6 +93,12 @@ def _as_json(value: dict[str, Any]) -> dict[str, str]:
     return {
         part: base64.b64encode(content).decode() if isinstance(content, bytes) else content
         for part, content in value.items()
+    }
+
+
+def _from_json(value: dict[str, str]) -> dict[str, Any]:
+    return {
+        part: base64.b64decode(text, validate=True) if part == "BinaryValue" else text for part, text in value.items()
     }
 
 

@@ -11,6 +11,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 MAX_DELIVERIES = 100
+MAX_MESSAGE_CHARS = 500
 
 
 class Delivery(BaseModel):
@@ -24,6 +25,7 @@ class Delivery(BaseModel):
     begun_at: float = Field(default_factory=lambda: round(time.time(), 3))  # Unix time
     outcome: str | None = None  # of disposition.py; None until it ended
     reason: str | None = None
+    message: str | None = None  # what was wrong, in words; older releases noted none
     counts: bool = False  # it ended in a failure of the job's own
 
 
@@ -51,9 +53,19 @@ class History(BaseModel):
         """The deliveries without this one."""
         return self._with(tuple(each for each in self.deliveries if each != entry))
 
-    def end(self, message_id: str, receive_count: int, outcome: str, reason: str, *, counts: bool) -> Self:
+    def end(
+        self,
+        message_id: str,
+        receive_count: int,
+        outcome: str,
+        reason: str,
+        *,
+        message: str | None = None,
+        counts: bool,
+    ) -> Self:
         """The outcome noted; nothing changes if the delivery was never begun."""
-        ended = {"outcome": outcome, "reason": reason, "counts": counts}
+        told = None if message is None else message[:MAX_MESSAGE_CHARS]
+        ended = {"outcome": outcome, "reason": reason, "message": told, "counts": counts}
         return self._with(
             tuple(
                 each.model_copy(update=ended)

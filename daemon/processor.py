@@ -151,6 +151,7 @@ class Processor:
                 delivery.message.receive_count,
                 disposition.outcome,
                 disposition.error.code,
+                message=disposition.error.message,
                 counts=counts,
             )
         except TranscriptdError as error:

@@ -180,11 +180,21 @@ class Results:
         return found.before(entry)
 
     async def end(
-        self, job: Job, message_id: str, receive_count: int, outcome: str, reason: str, *, counts: bool
+        self,
+        job: Job,
+        message_id: str,
+        receive_count: int,
+        outcome: str,
+        reason: str,
+        *,
+        message: str | None = None,
+        counts: bool,
     ) -> None:
         """Note what a delivery came to. Where the record is gone the job is finished: nothing is noted."""
         await self._update(
-            job, lambda history: history.end(message_id, receive_count, outcome, reason, counts=counts), create=False
+            job,
+            lambda history: history.end(message_id, receive_count, outcome, reason, message=message, counts=counts),
+            create=False,
         )
 
     async def _update(self, job: Job, change: Callable[[History], History], *, create: bool = True) -> History:

@@ -71,11 +71,11 @@ async def open_queue(settings: Settings) -> AsyncIterator["Queue"]:
 async def open_client(config: AioConfig) -> AsyncIterator["SQSClient"]:
     """An SQS client that takes for an answer only what can be one."""
     async with aioboto3.Session().client("sqs", config=config) as client:
-        client.meta.events.register("before-parse.sqs", _refuse_garbage)
+        client.meta.events.register("before-parse.sqs", refuse_garbage)
         yield client
 
 
-def _refuse_garbage(response_dict: dict[str, Any], operation_model: OperationModel, **_: Any) -> None:
+def refuse_garbage(response_dict: dict[str, Any], operation_model: OperationModel, **_: Any) -> None:
     """Raise HTTPClientError unless the body is a JSON object, or empty where nothing is due.
 
     Botocore reads everything else, such as a proxy's page with status 200, as an answer without content: as an empty

@@ -13,7 +13,9 @@ from daemon.dead_letter import (
     OLDER_MESSAGE_BYTES,
     OURS,
     attributes_of_copy,
+    failure_of,
     message_bytes,
+    original_attributes,
 )
 
 FAILURE = {"code": "invalid_json", "traceback": 'File "a.py"\n' * 600, "original_message_id": "m-1"}
@@ -71,6 +73,7 @@ def test_nothing_is_lost_and_everything_fits(attributes: dict[str, Any], limit: 
         return
     assert copy["ErrorCode"] == {"DataType": "String", "StringValue": "invalid_json"}
     assert {name: value for name, value in copy.items() if name not in OURS} | more_of(copy) == attributes
+    assert original_attributes(copy) == attributes
 
 
 def test_the_traceback_gives_way_first() -> None:
@@ -90,3 +93,14 @@ def test_a_value_that_no_send_takes_is_left_out() -> None:
     """SQS brings none; if it did, the copy would be refused again and again."""
     empty: dict[str, Any] = {"a": {"DataType": "String", "StringValue": ""}, "b": {"DataType": "Binary"}}
     assert set(attributes_of_copy("{}", empty, FAILURE)) == set(OURS)
+
+
+def test_what_only_looks_like_ours_stays_as_it_is() -> None:
+    ours = {"code": "c", "original_message_id": "m"}
+    for said in ("[]", '{"code": 1}', json.dumps({**ours, "more_attributes": []}), "[" * 100_000, json.dumps(ours)):
+        attributes = {"Failure": {"DataType": "String", "StringValue": said}}
+        assert failure_of(attributes) is None
+        assert original_attributes(attributes) == attributes
+    for more in ({"a": 1}, {"a": {"BinaryValue": 1}}, {"a": {"BinaryValue": "!"}}):
+        forged = {"Failure": {"DataType": "String", "StringValue": json.dumps({**ours, "more_attributes": more})}}
+        assert original_attributes(forged) == forged

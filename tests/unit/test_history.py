@@ -1,6 +1,6 @@
 """The record of deliveries: attempts and crashes are told apart from interruptions."""
 
-from daemon.history import MAX_DELIVERIES, Delivery, History
+from daemon.history import MAX_DELIVERIES, MAX_MESSAGE_CHARS, Delivery, History
 
 
 def delivery(receive_count: int) -> Delivery:
@@ -44,3 +44,8 @@ def test_a_note_that_is_written_twice_is_one_delivery() -> None:
     history = History().begin(first).begin(second).begin(second)
     assert history.deliveries == (first, second)
     assert history.before(second).deliveries == (first,)
+
+
+def test_the_words_of_a_failure_are_bounded() -> None:
+    history = History().begin(delivery(1)).end("m", 1, "retried", "r", message="x" * 10_000, counts=True)
+    assert history.deliveries[0].message == "x" * MAX_MESSAGE_CHARS

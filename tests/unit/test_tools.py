@@ -1,0 +1,190 @@
+"""The parts of the tools that no command shows on cue: leases that are extended or end, odd answers, words for odd states."""
+
+import argparse
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import StringIO
+from typing import Any
+
+import pytest
+from botocore.exceptions import BotoCoreError, ClientError
+from rich.console import Console
+
+from daemon.embedded.aws import EmbeddedAws
+from daemon.errors import InvalidJob
+from daemon.history import Delivery, History
+from daemon.job import parse_job
+from daemon.tools import held
+from daemon.tools.arguments import duration
+from daemon.tools.command import Stop, ToolError, UsageError, age, contract_settings, open_sqs, printable, send
+from daemon.tools.edits import apply, removal, setting
+from daemon.tools.held import Hold, Letter
+from daemon.tools.watch import Display, Seen
+
+JOB = '{"job_id": "a", "input": {"bucket": "media", "key": "k"}%s}'
+
+
+# --- leases ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def aws() -> Iterator[EmbeddedAws]:
+    with EmbeddedAws() as aws:
+        aws.sqs.send_message(QueueUrl=aws.dlq_url, MessageBody=JOB % "")
+        yield aws
+
+
+def test_what_is_held_stays_held_beyond_its_first_lease(aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held, "LEASE_SECONDS", 4)
+    monkeypatch.setattr(held, "EXTEND_EVERY_SECONDS", 0.5)
+    with Stop() as stop, Hold(aws.sqs, aws.dlq_url) as hold:
+        (letter,) = hold.receive(10, stop)
+        over = time.monotonic() + 2.5 * held.LEASE_SECONDS
+        while time.monotonic() < over:
+            assert hold.holds(letter)
+            assert "Messages" not in aws.sqs.receive_message(QueueUrl=aws.dlq_url, WaitTimeSeconds=1)
+    assert len(aws.sqs.receive_message(QueueUrl=aws.dlq_url)["Messages"]) == 1, "given back at the end"
+
+
+def test_a_lease_that_ended_is_known_to_have_ended(aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held, "LEASE_SECONDS", 1)
+    monkeypatch.setattr(held, "EXTEND_EVERY_SECONDS", 3600.0)
+    with Stop() as stop, Hold(aws.sqs, aws.dlq_url) as hold:
+        (letter,) = hold.receive(10, stop)
+        while hold.holds(letter):
+            time.sleep(0.05)
+        assert len(aws.sqs.receive_message(QueueUrl=aws.dlq_url, WaitTimeSeconds=5)["Messages"]) == 1
+
+
+def test_nothing_that_was_released_is_hidden_again(aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held, "EXTEND_EVERY_SECONDS", 0.01)
+    with Stop() as stop, Hold(aws.sqs, aws.dlq_url) as hold:
+        for _ in range(5):
+            (letter,) = hold.receive(10, stop)
+            hold.release([letter.message_id])
+            assert not hold.holds(letter)
+
+
+# --- an SQS that is none ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def answering(body: bytes) -> Iterator[str]:
+    """The address of a proxy that has one answer to everything."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("body", [b"<html>please log in</html>", b"", b"{}", b'{"MessageId": ""}'])
+def test_no_page_of_a_proxy_is_taken_for_a_sent_message(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that was not sent would be deleted from the dead-letter queue otherwise."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "embedded")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with answering(body) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        with pytest.raises((ToolError, BotoCoreError, ClientError)):
+            send(open_sqs(), url + "/queue", "{}", {})
+
+
+# --- words ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_sqs_moved_is_called_so() -> None:
+    letter = Letter("m", "{}", {}, {"DeadLetterQueueSourceArn": "arn:aws:sqs:r:1:jobs", "SentTimestamp": "1000"})
+    assert letter.reason == held.MOVED_BY_SQS
+    assert "maxReceiveCount" in letter.explanation
+    assert Letter("m", "{}", {}, {}).reason == held.NO_REASON
+
+
+def test_the_state_of_a_job_is_said_as_it_is() -> None:
+    first = Delivery(message_id="m", receive_count=1, worker_id="w", begun_at=0.0)
+    second = first.model_copy(update={"receive_count": 2})
+    assert str(Seen()) == "waiting: no daemon has begun it"
+    begun = History().begin(first)
+    assert "by w, attempt 1" in str(Seen(deliveries=begun.deliveries))
+    failed = begun.end("m", 1, "retried", "runner_crashed", message="it died", counts=True)
+    said = str(Seen(deliveries=failed.deliveries))
+    assert said == "waiting for the next delivery; attempt 1 ended retried (runner_crashed: it died)"
+    again = Seen(deliveries=failed.begin(second).deliveries, parts=("speakers ×1",))
+    assert "attempt 2; stored so far: speakers ×1" in str(again)
+    assert not again.failed
+    over = failed.begin(second).end("m", 2, "dead_lettered", "runner_crashed", counts=True)
+    assert Seen(deliveries=over.deliveries).failed
+
+
+def test_a_terminal_gets_one_line_that_moves() -> None:
+    screen = StringIO()
+    with Display(Console(file=screen, force_terminal=True, width=120), "job-1") as display:
+        display.show("waiting: [red] is no markup")
+    assert "job-1: waiting: [red] is no markup" in screen.getvalue()
+    assert "%" not in screen.getvalue()
+
+
+def test_times() -> None:
+    assert [duration(text) for text in ("90", "1.5s", "30m", "12h", "7d", "2w")] == [
+        *(90.0, 1.5, 1800.0, 43_200.0, 604_800.0, 1_209_600.0)
+    ]
+    for wrong in ("", "d", "-1s", "7 d", "1y", "٣d5"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            duration(wrong)
+    assert [age(seconds) for seconds in (-1, 45, 60, 12_000, 187_200)] == ["0s", "45s", "1m", "3h 20m", "2d 4h"]
+
+
+def test_nothing_reaches_the_terminal_that_could_command_it() -> None:
+    assert printable("a\tb\nü\x1b[31m\x9b\u202e\r\ud800") == "a\tb\nü\\x1b[31m\\x9b\\u202e\\r\\ud800"
+
+
+def test_edits() -> None:
+    message: dict[str, Any] = {"options": {"model": "base", "gone": 1}}
+    edits = [
+        setting("options.model=large-v3"),
+        setting("options.num_speakers=2"),
+        setting("metadata.a.b=null"),
+        setting("text=a=b"),
+        removal("options.gone"),
+        removal("never.there"),
+    ]
+    apply(edits, message)
+    assert message == {
+        "options": {"model": "large-v3", "num_speakers": 2},
+        "metadata": {"a": {"b": None}},
+        "text": "a=b",
+    }
+    with pytest.raises(ValueError, match="model is not an object"):
+        apply([setting("options.model.size=1")], message)
+    for wrong in ("model", "=1", "a..b=1"):
+        with pytest.raises(UsageError):
+            setting(wrong)
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+def test_a_message_is_checked_by_what_is_known_of_the_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = JOB % ', "output": {"bucket": "theirs"}, "webhook": {"url": "https://app.example.com/hook"}'
+    assert parse_job(elsewhere, contract_settings()).output_bucket == "theirs"
+    monkeypatch.setenv("TRANSCRIPTD_OUTPUT_BUCKETS", "ours")
+    with pytest.raises(InvalidJob, match="theirs"):
+        parse_job(elsewhere, contract_settings())
+    monkeypatch.setenv("TRANSCRIPTD_OUTPUT_BUCKETS", "theirs")
+    monkeypatch.setenv("TRANSCRIPTD_WEBHOOK_HOSTS", "other.example.com")
+    with pytest.raises(InvalidJob, match="webhook"):
+        parse_job(elsewhere, contract_settings())
