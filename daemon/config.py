@@ -343,8 +343,11 @@ class Settings(BaseSettings):
         return "debug" if self.debug else self.log_level
 
 
-def load_settings() -> Settings:
-    """Settings from the environment. Raises ConfigError with one line per problem and no secret in it."""
+def load_settings(**given: Any) -> Settings:
+    """Settings from the environment, but for those `given`.
+
+    Raises ConfigError with one line per problem and no secret in it.
+    """
     known = {variable(name) for name in Settings.model_fields}
     for name in sorted(os.environ):
         # A misspelt setting would otherwise be a default in silence.
@@ -352,7 +355,7 @@ def load_settings() -> Settings:
             nearest = difflib.get_close_matches(name.upper(), known, n=1)
             raise ConfigError(f"{name} is not a setting" + (f"; did you mean {nearest[0]}?" if nearest else ""))
     try:
-        return Settings()
+        return Settings(**given)
     except ValidationError as error:
         lines = []
         for problem in error.errors(include_url=False, include_input=False, include_context=False):
