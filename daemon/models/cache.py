@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,9 +102,10 @@ class Cache:
         """Take the file away, and its content, whatever state they are in; nothing outside the cache."""
         place = self.path(model, file.path)
         self._make_parent(model, place)
-        content = place.resolve()
-        if content != place and self._inside(model, content):
-            content.unlink(missing_ok=True)
+        with suppress(OSError, RuntimeError):  # a link to nowhere or to itself: there is no content
+            content = place.resolve(strict=True)
+            if self._inside(model, content):
+                content.unlink()
         place.unlink(missing_ok=True)
         if model.source == "hub":
             (self._folder(model) / "blobs" / file.blob).unlink(missing_ok=True)

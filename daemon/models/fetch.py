@@ -17,7 +17,7 @@ from daemon.models.transfer import Damaged, Interruption, ModelSource
 from daemon.wording import clip
 
 FILES_AT_ONCE = 4
-TRIES = 5
+TRIES = 4
 BACKOFF_SECONDS = 1.0  # doubles
 PROGRESS_SECONDS = 5.0
 
@@ -138,9 +138,9 @@ def _describe(need: Need, source: ModelSource) -> RemoteModel:
     remote = _patiently(lambda: source.describe(need))
     # Whatever the source: what follows makes paths of these.
     for text, pattern in [(remote.name, NAME), *((file.path, PATH) for file in remote.files)]:
-        if not re.match(pattern, text):
+        if not re.fullmatch(pattern, text):
             raise ModelUnavailable(f"{need.what}: {clip(text)} cannot be the name of a file in the cache")
-    if remote.revision is not None and not re.match(COMMIT, remote.revision):
+    if remote.revision is not None and not re.fullmatch(COMMIT, remote.revision):
         raise ModelUnavailable(f"{need.what}: {clip(remote.revision)} is not a commit")
     return remote
 

@@ -26,7 +26,7 @@ Source = Literal["hub", "torch"]
 
 
 class File(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     path: Annotated[str, Field(pattern=PATH)]
     size: Annotated[int, Field(ge=0, le=MAX_FILE_BYTES)]
@@ -36,7 +36,7 @@ class File(BaseModel):
 class Model(BaseModel):
     """A repository of the hub at one commit, or a file of torchaudio's (`torch`), which has no revisions."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     source: Source
     name: Annotated[str, Field(pattern=NAME)]
@@ -60,7 +60,7 @@ class Model(BaseModel):
 
 
 class Index(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     version: Literal[1] = 1
     models: Annotated[tuple[Model, ...], Field(max_length=1000)] = ()

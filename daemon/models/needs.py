@@ -101,7 +101,7 @@ def resolve(
         if not _is_folder(name):
             needs.append(_alignment(language, name))
     for need in needs:
-        if not re.match(NAME, need.name):
+        if not re.fullmatch(NAME, need.name):
             raise ConfigError(f"{need.what}: {clip(need.name)} is not the name of a repository")
     return merged(needs)
 
