@@ -210,6 +210,8 @@ def _s3_errors(url: str) -> Iterator[None]:
         code = error.response.get("Error", {}).get("Code", "")
         if code in _MISSING:
             raise ModelUnavailable(f"{url} does not exist") from error
+        if code == "InvalidRange":
+            raise ModelUnavailable(f"{url} is shorter than the mirror's index says") from error
         if code in _RIVAL:
             raise ModelUnavailable(f"{url} was changed by another") from error
         if code in _DENIED:
