@@ -104,17 +104,18 @@ class _Handler(QuietHandler):
             self._send(bytes(len(content)) if self.hub.wrong_bytes else content, headers, with_body)
 
     def _send(self, content: bytes, headers: dict[str, str], with_body: bool) -> None:
-        begin = 0
+        begin, after = 0, len(content)
         if wanted := self.headers.get("Range"):
-            begin = int(wanted.removeprefix("bytes=").partition("-")[0])
-            headers["Content-Range"] = f"bytes {begin}-{len(content) - 1}/{len(content)}"
+            first, _, last = wanted.removeprefix("bytes=").partition("-")
+            begin, after = int(first), min(int(last) + 1, after) if last else after
+            headers["Content-Range"] = f"bytes {begin}-{after - 1}/{len(content)}"
         self.send_response(HTTPStatus.PARTIAL_CONTENT if wanted else HTTPStatus.OK)
-        for name, value in {**headers, "Content-Length": str(len(content) - begin)}.items():
+        for name, value in {**headers, "Content-Length": str(after - begin)}.items():
             self.send_header(name, value)
         self.end_headers()
         if not with_body:
             return
-        body = content[begin:]
+        body = content[begin:after]
         hub = self.hub
         if hub.hold_after is not None and len(body) > hub.hold_after:
             self.wfile.write(body[: hub.hold_after])

@@ -55,7 +55,7 @@ def wav2vec2() -> dict[str, bytes]:
     )
 
     vocabulary = {token: number for number, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", "|", *LETTERS])}
-    config = Wav2Vec2Config(
+    config = Wav2Vec2Config(  # type: ignore[no-untyped-call]
         vocab_size=len(vocabulary),
         hidden_size=32,
         num_hidden_layers=1,
@@ -69,10 +69,11 @@ def wav2vec2() -> dict[str, bytes]:
     with TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "vocab.json").write_text(json.dumps(vocabulary))
-        tokenizer = Wav2Vec2CTCTokenizer(
+        tokenizer = Wav2Vec2CTCTokenizer(  # type: ignore[no-untyped-call]
             str(folder / "vocab.json"), unk_token="<unk>", pad_token="<pad>", word_delimiter_token="|"
         )
-        Wav2Vec2Processor(Wav2Vec2FeatureExtractor(), tokenizer).save_pretrained(folder)
+        features = Wav2Vec2FeatureExtractor()  # type: ignore[no-untyped-call]
+        Wav2Vec2Processor(features, tokenizer).save_pretrained(folder)  # type: ignore[no-untyped-call]
         Wav2Vec2ForCTC(config).save_pretrained(folder, safe_serialization=True)
         return {**_folder(folder), "pytorch_model.bin": b"pickle" * 50_000, "README.md": b"# Dutch"}
 
@@ -91,7 +92,7 @@ def diarization() -> dict[str, bytes]:
     )
     checkpoint: dict[str, Any] = {"state_dict": embedding.state_dict(), "hyper_parameters": dict(embedding.hparams)}
     checkpoint["pytorch-lightning_version"] = "2.0.0"
-    embedding.on_save_checkpoint(checkpoint)
+    embedding.on_save_checkpoint(checkpoint)  # type: ignore[no-untyped-call]
     written = BytesIO()
     torch.save(checkpoint, written)
     random = np.random.default_rng(0)
@@ -107,7 +108,7 @@ def diarization() -> dict[str, bytes]:
 
 def _npz(**arrays: np.ndarray) -> bytes:
     written = BytesIO()
-    np.savez(written, **arrays)
+    np.savez(written, **arrays)  # type: ignore[arg-type]
     return written.getvalue()
 
 

@@ -67,9 +67,8 @@ def _mirror(arguments: argparse.Namespace, settings: Settings, needs: list[Need]
     revisions = _revisions(arguments)
     mirror = Mirror(arguments.target, {})
     report = verify(needs, cache)
-    if report.faults or any(
-        revisions.get(model.name, model.revision) != model.revision for model in report.models.models
-    ):
+    present = {model.name: model.revision for model in report.models.models}
+    if report.faults or any(present.get(name) != revision for name, revision in revisions.items()):
         _fetch_from_hub(revisions, settings, needs, cache)
         report = verify(needs, cache)
     if report.faults:

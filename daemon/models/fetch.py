@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from daemon.errors import ModelUnavailable
+from daemon.errors import ConfigError, ModelUnavailable
 from daemon.models.cache import Cache, RemoteFile, RemoteModel, digest_of, readable
 from daemon.models.index import COMMIT, NAME, PATH, File, Index, Model, Source
 from daemon.models.needs import PIPELINE_CONFIG, Need, merged, references
@@ -82,11 +82,13 @@ def verify(needs: Sequence[Need], cache: Cache) -> Report:
 def fetch(needs: Sequence[Need], source: ModelSource, cache: Cache, say: Say) -> None:
     """Bring into the cache what it lacks. A model is found by the libraries once all of its files are there.
 
-    Raises ModelUnavailable or DiskFull; what was fetched until then is kept, and continued the next time.
+    Raises ModelUnavailable, DiskFull or ConfigError; what was fetched until then is kept, and continued the next time.
     """
     with cache.lock():
         index = cache.load_index()
         remotes = _plan(needs, source, cache, index)
+        if unused := sorted(set(source.revisions) - {remote.name for remote in remotes}):
+            raise ConfigError(f"--revision names {clip(unused[0])}, which is not among what is needed")
         digests: dict[tuple[str, str], str] = {}  # (model, path) → sha256 of what is whole
         lacking: list[tuple[RemoteModel, RemoteFile]] = []
         for remote in remotes:

@@ -35,7 +35,7 @@ class Hub:
     def __init__(self, token: str | None, revisions: Mapping[str, str]) -> None:
         """`revisions` pins repositories to commits, branches or tags; the others are taken as they are now."""
         self._token = token
-        self._revisions = revisions
+        self.revisions = revisions
         self._api = HfApi(token=token)
 
     def describe(self, need: Need) -> RemoteModel:
@@ -44,7 +44,7 @@ class Hub:
             raise ModelUnavailable("HF_HUB_OFFLINE=1 forbids the hub: unset it for the fetch, or give --from s3://…")
         if need.source == "torch":
             return self._describe_torchaudio(need)
-        revision = self._revisions.get(need.name, MAIN)
+        revision = self.revisions.get(need.name, MAIN)
         with self._refusals(need.name, revision):
             info = self._api.model_info(need.name, revision=revision, files_metadata=True, timeout=TIMEOUT_SECONDS)
         siblings = {sibling.rfilename: sibling for sibling in info.siblings or ()}

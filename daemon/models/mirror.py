@@ -6,7 +6,7 @@ A reader has either the old index or the new one, and everything that either lis
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 import boto3
@@ -42,7 +42,7 @@ class Mirror:
             raise ConfigError(f"{url} is not of the form s3://bucket/prefix")
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-        self._revisions = revisions
+        self.revisions = revisions
         self._index: Index | None = None
         self._s3: S3Client = boto3.client(
             "s3",
@@ -65,7 +65,7 @@ class Mirror:
                 f"the mirror {self._url('')} does not have {need.name} ({need.what}); add it with "
                 f"`transcriptd models mirror --to {self._url('')}` where the hub can be reached"
             )
-        if (wanted := self._revisions.get(need.name, model.revision)) != model.revision:
+        if (wanted := self.revisions.get(need.name, model.revision)) != model.revision:
             raise ModelUnavailable(f"the mirror has {need.name} at {model.revision}, and {wanted} was asked for")
         files = []
         for path in need.pick(file.path for file in model.files):
@@ -103,13 +103,16 @@ class Mirror:
         return digest
 
     def _part(self, key: str, start: int, end: int, size: int) -> bytes:
-        with _s3_errors(f"s3://{self._bucket}/{key}"):
+        url = f"s3://{self._bucket}/{key}"
+        with _s3_errors(url):
             answer = self._s3.get_object(Bucket=self._bucket, Key=key, Range=f"bytes={start}-{end - 1}")
-            with answer["Body"] as body:
-                content = body.read(end - start + 1)
-        if answer.get("ContentRange") != f"bytes {start}-{end - 1}/{size}" or len(content) != end - start:
-            raise ModelUnavailable(f"s3://{self._bucket}/{key} has not the {size} bytes that the mirror's index says")
-        return content
+            with closing(answer["Body"]) as body:
+                announced = answer.get("ContentRange"), answer.get("ContentLength")
+                if announced != (f"bytes {start}-{end - 1}/{size}", end - start):
+                    raise ModelUnavailable(f"{url} has not the {size} bytes that the mirror's index says")
+                # Without a length, and of the body itself, not of what its `with` gives: else botocore lets an answer that
+                # broke off pass.
+                return body.read()
 
     # --- writing
 
@@ -165,14 +168,14 @@ class Mirror:
         try:
             with _s3_errors(self._url(INDEX)):
                 answer = self._s3.get_object(Bucket=self._bucket, Key=self._key(INDEX))
-                with answer["Body"] as body:
-                    content = body.read(MAX_INDEX_BYTES + 1)
+                with closing(answer["Body"]) as body:
+                    if answer["ContentLength"] > MAX_INDEX_BYTES:
+                        raise ModelUnavailable(f"{self._url(INDEX)} is larger than {readable(MAX_INDEX_BYTES)}")
+                    content = body.read()
         except ModelUnavailable as error:
             if _code(error) == "NoSuchKey":
                 return Index(), None
             raise
-        if len(content) > MAX_INDEX_BYTES:
-            raise ModelUnavailable(f"{self._url(INDEX)} is larger than {readable(MAX_INDEX_BYTES)}")
         return parse_index(content, self._url(INDEX)), answer["ETag"]
 
     def _present(self) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """What sources of models have in common: the hub and a mirror."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from daemon.models.cache import Cache, RemoteFile, RemoteModel
@@ -15,6 +16,10 @@ class Damaged(Interruption):
 
 
 class ModelSource(Protocol):
+    @property
+    def revisions(self) -> Mapping[str, str]:
+        """Repository → the revision that was asked for; the others are taken as the source has them."""
+
     def describe(self, need: Need) -> RemoteModel:
         """The model's revision and those of its files that are needed. Raises ModelUnavailable or Interruption."""
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from daemon.models import hub as hub_module
 from daemon.models.cache import Cache
 from daemon.models.fetch import fetch, verify
 from daemon.models.hub import Hub
-from daemon.models.index import File, Index, Model
+from daemon.models.index import MAX_INDEX_BYTES, File, Index, Model
 from daemon.models.mirror import Mirror
 from daemon.models.needs import resolve
 from tests import weights
@@ -83,6 +83,7 @@ def test_a_revision_can_be_pinned(machine: Machine, hub: FakeHub) -> None:
     machine.succeed("fetch", "--revision", f"{BASE}={'b' * 40}")
     assert machine.reference().read_text() == "b" * 40
     assert "has no revision" in machine.fail("fetch", "--revision", f"{BASE}={'c' * 40}")
+    assert "not among what is needed" in machine.fail("fetch", "--revision", f"{BASE}e=main", status=78)
     assert "owner/repository=revision" in machine.fail("fetch", "--revision", "base", status=78)
 
 
@@ -378,6 +379,30 @@ def test_a_mirror_beyond_the_disk_is_refused_before_anything_is_fetched(
     assert not list((tmp_path / "hub").iterdir())
 
 
+def put_mirror(files: dict[str, bytes], put: Callable[[str, bytes], Any]) -> None:
+    """A mirror of one Whisper model at the top of a bucket."""
+    listed = []
+    for path in NEEDED:
+        digest = hashlib.sha256(files[path]).hexdigest()
+        put(f"blobs/{digest}", files[path])
+        listed.append(File(path=path, size=len(files[path]), sha256=digest))
+    model = Model(source="hub", name=BASE, revision=COMMIT, files=tuple(listed))
+    put("index.json", Index(models=(model,)).to_bytes())
+
+
+def test_a_part_from_the_mirror_that_breaks_off_is_fetched_again(
+    hub: FakeHub, aws: EmbeddedAws, tmp_path: Path
+) -> None:
+    """A plain site in S3's place, because moto does not break off."""
+    put_mirror(small_whisper(), lambda key, content: hub.files.update({f"media/{key}": content}))
+    closed = with_aws(Machine(tmp_path / "closed", {"HF_HUB_OFFLINE": "1"}), aws)
+    closed.environment["AWS_ENDPOINT_URL"] = hub.base_url
+    hub.cut_after, hub.cuts_left = 100_000, 2
+    closed.succeed("fetch", "--from", "s3://media")
+    assert hub.cuts_left == 0
+    assert whole(closed.snapshot(), small_whisper())
+
+
 @pytest.mark.parametrize(
     ("url", "words", "status"),
     [
@@ -391,6 +416,11 @@ def test_a_mirror_that_is_none_is_said(closed: Machine, url: str, words: str, st
     assert words in closed.fail("fetch", "--from", url, status=status)
 
 
+def test_an_index_of_many_megabytes_is_not_read(closed: Machine, aws: EmbeddedAws) -> None:
+    aws.s3.put_object(Bucket="media", Key="models/index.json", Body=b" " * (MAX_INDEX_BYTES + 1))
+    assert "larger than" in closed.fail("fetch", *FROM)
+
+
 def test_a_large_file_from_the_mirror_is_continued(
     closed: Machine, aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -399,14 +429,7 @@ def test_a_large_file_from_the_mirror_is_continued(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("daemon.models.mirror.PART_BYTES", 100_000)
     files = {**small_whisper(), "model.bin": os.urandom(1_234_567)}
-    listed = []
-    for path in NEEDED:
-        digest = hashlib.sha256(files[path]).hexdigest()
-        aws.s3.put_object(Bucket="media", Key=f"blobs/{digest}", Body=files[path])
-        listed.append(File(path=path, size=len(files[path]), sha256=digest))
-    index = Index(models=(Model(source="hub", name=BASE, revision=COMMIT, files=tuple(listed)),))
-    aws.s3.put_object(Bucket="media", Key="index.json", Body=index.to_bytes())
-
+    put_mirror(files, lambda key, content: aws.s3.put_object(Bucket="media", Key=key, Body=content))
     cache = Cache(tmp_path / "hub", tmp_path / "torch", tmp_path / "index.json")
     blobs = cache.hub / f"models--{BASE.replace('/', '--')}" / "blobs"
     blobs.mkdir(parents=True)
@@ -429,8 +452,10 @@ def test_a_large_file_from_the_mirror_is_continued(
 
 
 def test_torchaudio_models_come_from_their_site_and_are_continued(
-    hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hub: FakeHub, aws: EmbeddedAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for variable, value in aws.environment.items():
+        monkeypatch.setenv(variable, value)
     name, content = "wav2vec2_fairseq_base_ls960_asr_ls960.pth", os.urandom(400_000)
     hub.files[f"audio/{name}"] = content
     monkeypatch.setattr(hub_module, "TORCHAUDIO_URL", f"{hub.base_url}/audio")
@@ -445,6 +470,11 @@ def test_torchaudio_models_come_from_their_site_and_are_continued(
     assert [row.fault for row in verify(needs, cache).faults] == ["has another sha256"]
     fetch(needs, Hub(None, {}), cache, print)
     assert (cache.torch / name).read_bytes() == content
+    Mirror("s3://media", {}).publish(verify(needs, cache).models, cache, print)
+    other = Cache(tmp_path / "hub2", tmp_path / "torch2", tmp_path / "index2.json")
+    fetch(needs, Mirror("s3://media", {}), other, print)
+    assert (other.torch / name).read_bytes() == content
+    assert verify(needs, other).faults == []
     del hub.files[f"audio/{name}"]
     with pytest.raises(ModelUnavailable, match="refused with status 404"):
         fetch(needs, Hub(None, {}), cache, print)

@@ -12,7 +12,7 @@ from daemon.catalog import HUB_DIARIZATION
 from daemon.errors import ConfigError, DiskFull, ModelUnavailable
 from daemon.models import needs
 from daemon.models.cache import Cache
-from daemon.models.index import Index, Model, parse_index
+from daemon.models.index import Index, parse_index
 from daemon.models.needs import Need, references, resolve
 from tests.conftest import settings_with
 from tests.hub import COMMIT
@@ -216,8 +216,8 @@ def test_an_index_that_could_do_harm_is_refused_in_words(content: bytes) -> None
 
 
 def test_the_index_grows_and_changes() -> None:
-    first = Model.model_validate(json.loads(index())["models"][0])
-    more = Model.model_validate(json.loads(index(path="other"))["models"][0])
+    first = parse_index(index(), "x").models[0]
+    more = parse_index(index(path="other"), "x").models[0]
     moved = more.model_copy(update={"revision": "b" * 40})
     assert [file.path for file in Index().updated([first]).updated([more]).models[0].files] == ["model.bin", "other"]
     assert Index().updated([first]).updated([moved]).models == (moved,)
