@@ -5,6 +5,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+from daemon.models.arguments import add_models
 from daemon.tools.arguments import add_tools
 
 
@@ -20,6 +21,7 @@ def main() -> int:
     demo.add_argument("file", nargs="?", type=Path, help="an audio or video file of yours; default: a sample call")
     demo.set_defaults(call=lambda arguments: _demo(arguments.file))
     add_tools(commands)
+    add_models(commands.add_parser("models", help="fetch, mirror and verify model weights (docs/models.md)"))
     arguments = parser.parse_args()
     return int(arguments.call(arguments))
 

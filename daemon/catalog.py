@@ -1,4 +1,7 @@
-"""What Whisper offers: model names and language codes. Kept here so that the poller never imports an ASR library."""
+"""What Whisper offers, model names and language codes, and which diarization `auto` means.
+
+Kept here so that the poller never imports an ASR library.
+"""
 
 MULTILINGUAL_MODELS = ("tiny", "base", "small", "medium", "large-v1", "large-v2", "large-v3", "large-v3-turbo")
 ENGLISH_MODELS = ("tiny.en", "base.en", "small.en", "medium.en", "distil-small.en", "distil-medium.en")
@@ -25,3 +28,15 @@ def model_name(model: str) -> str:
 
 def is_english_only(model: str) -> bool:
     return model.endswith(".en")
+
+
+# The pyannote pipelines that have names of their own here.
+EMBEDDED_DIARIZATION = "embedded"
+HUB_DIARIZATION = "pyannote/speaker-diarization-community-1"
+
+
+def diarization_name(model: str, *, has_token: bool) -> str:
+    """What the setting `diarization_model` stands for: `auto` is the hub's best with a token, else the embedded one."""
+    if model != "auto":
+        return model
+    return HUB_DIARIZATION if has_token else EMBEDDED_DIARIZATION

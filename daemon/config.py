@@ -343,15 +343,18 @@ class Settings(BaseSettings):
         return "debug" if self.debug else self.log_level
 
 
-def load_settings() -> Settings:
-    """Settings from the environment. Raises ConfigError with one line per problem and no secret in it."""
+def load_settings(**given: Any) -> Settings:
+    """Settings from the environment, but for those `given`.
+
+    Raises ConfigError with one line per problem and no secret in it.
+    """
     known = {variable(name) for name in Settings.model_fields}
     for name in sorted(os.environ):
         # A misspelt setting would otherwise be a default in silence.
         if name.upper().startswith("TRANSCRIPTD_") and name.upper() not in known:
             nearest = difflib.get_close_matches(name.upper(), known, n=1)
             raise ConfigError(f"{name} is not a setting" + (f"; did you mean {nearest[0]}?" if nearest else ""))
-    return read_settings()
+    return read_settings(**given)
 
 
 def read_settings(**given: Any) -> Settings:

@@ -226,7 +226,7 @@ class DiskFull(TranscriptdError):
 
 class ModelUnavailable(TranscriptdError):
     code = "model_unavailable"
-    cure = "The model could not be fetched or loaded; check the hub, the token and the instance's memory."
+    cure = "The model could not be fetched or loaded; run `transcriptd models verify`, check the hub, the token and the instance's memory."
 
 
 class RunnerCrashed(TranscriptdError):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torchaudio
+from huggingface_hub import constants
 from whisperx import alignment as whisperx_alignment
 
 from daemon.errors import DeviceFault, ModelUnavailable, SetupFailed
@@ -77,7 +78,8 @@ class Aligners:
     def get(self, language: str, required: bool) -> Aligner:
         """The model for a language: the configured one, else whisperx's choice.
 
-        whisperx's choice is downloaded on CUDA or when `required`; otherwise it must be on this machine.
+        whisperx's choice is downloaded on CUDA or when `required`, unless HF_HUB_OFFLINE is set; otherwise it must be on
+        this machine.
         Raises ModelUnavailable with the reason, or DeviceFault.
         """
         if language in self._loaded:
@@ -88,7 +90,9 @@ class Aligners:
         name = self._configured.get(language) or _whisperx_choice(language)
         if name is None:
             raise ModelUnavailable(f"there is no wav2vec2 model for the language {language}")
-        download = required or language in self._configured or self._device.type == "cuda"
+        # PyTorch's site is no hub, but who says offline means it too: on a closed network the attempt would hang.
+        wanted = required or language in self._configured or self._device.type == "cuda"
+        download = wanted and not constants.HF_HUB_OFFLINE
         try:
             self._loaded[language] = self._load(language, name, download)
         except ModelUnavailable as error:

@@ -10,15 +10,13 @@ from pyannote.audio import Pipeline
 from pyannote.audio.pipelines import SpeakerDiarization
 from pyannote.core import Annotation, SlidingWindowFeature
 
+from daemon.catalog import EMBEDDED_DIARIZATION, diarization_name
 from daemon.embedded.diarization import embedded_pipeline
 from daemon.errors import DeviceFault, ModelUnavailable, TranscriptdError
 from daemon.pipeline import long_recordings
 from daemon.pipeline.devices import Device, Failure, classify, exact_float32
 from daemon.pipeline.pieces import SAMPLE_RATE, Diarization, Turn
 from daemon.pipeline.quiet import quietly
-
-EMBEDDED = "embedded"
-HUB_DEFAULT = "pyannote/speaker-diarization-community-1"
 
 BATCH_SIZE = 32
 EMBEDDING_DECIMALS = 6
@@ -34,9 +32,11 @@ class Diarizer:
     """
 
     def __init__(self, model: str, segmentation: Any, device: Device, hf_token: str | None) -> None:
-        self.name = (HUB_DEFAULT if hf_token else EMBEDDED) if model == "auto" else model
+        self.name = diarization_name(model, has_token=bool(hf_token))
         with quietly():
-            self._pipeline = embedded_pipeline(segmentation) if self.name == EMBEDDED else _load(self.name, hf_token)
+            self._pipeline = (
+                embedded_pipeline(segmentation) if self.name == EMBEDDED_DIARIZATION else _load(self.name, hf_token)
+            )
             self._pipeline.to(torch.device(device.type))
         if isinstance(self._pipeline, SpeakerDiarization):
             long_recordings.bound(self._pipeline)
@@ -64,7 +64,7 @@ class Diarizer:
         with quietly(), exact_float32():
             # torch warns that the memory map is read-only; nothing here writes to it.
             file = {"waveform": torch.from_numpy(audio)[None], "sample_rate": SAMPLE_RATE}
-            if self.name == EMBEDDED and segmentation is not None:
+            if self.name == EMBEDDED_DIARIZATION and segmentation is not None:
                 file["segmentation"] = segmentation
             output: Any = self._pipeline(
                 file, num_speakers=num_speakers, min_speakers=min_speakers, max_speakers=max_speakers, hook=hook
@@ -87,7 +87,7 @@ def _load(name: str, hf_token: str | None) -> Any:
         )
     advice = (
         f"check the network, accept the conditions at https://huggingface.co/{name} with the account of HF_TOKEN, or set "
-        f"TRANSCRIPTD_DIARIZATION_MODEL={EMBEDDED}, which needs no token"
+        f"TRANSCRIPTD_DIARIZATION_MODEL={EMBEDDED_DIARIZATION}, which needs no token"
     )
     if not hf_token:
         advice = "HF_TOKEN is not set; " + advice

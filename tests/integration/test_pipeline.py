@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from daemon.catalog import HUB_DIARIZATION
 from daemon.config import Settings
 from daemon.embedded.models import whisper_tiny_en
 from daemon.errors import DeviceFault, Interrupted, ModelUnavailable, OutOfMemory, SetupFailed
@@ -645,7 +646,7 @@ def test_a_gated_pipeline_says_what_to_do(
 
     monkeypatch.setattr("daemon.pipeline.diarization.Pipeline.from_pretrained", lambda *_, **__: None)
     with pytest.raises(ModelUnavailable, match=advice) as caught:
-        diarization.Diarizer(diarization.HUB_DEFAULT, None, stages.device, token)
+        diarization.Diarizer(HUB_DIARIZATION, None, stages.device, token)
     assert "TRANSCRIPTD_DIARIZATION_MODEL=embedded" in str(caught.value)
     assert "hf_x" not in str(caught.value)
 

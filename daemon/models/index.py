@@ -1,0 +1,101 @@
+"""The index: which files each model consists of, with size and sha256.
+
+One beside the cache, written at fetch; one in a mirror, which is not trusted: no name in it can leave the cache.
+"""
+
+from collections.abc import Iterable
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from daemon.errors import ModelUnavailable
+from daemon.wording import clip
+
+GIB = 1024**3
+MAX_INDEX_BYTES = 4 * 1024 * 1024
+MAX_FILE_BYTES = 64 * GIB
+
+# Each part of a path begins with a letter, a digit or an underscore: no `..`, no `.`, nothing absolute, no empty part.
+_PART = r"[A-Za-z0-9_][A-Za-z0-9._+ -]{0,199}"
+PATH = rf"^{_PART}(/{_PART}){{0,7}}$"
+NAME = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9_][A-Za-z0-9._-]{0,95})?$"
+COMMIT = r"^[0-9a-f]{40}$"
+SHA256 = r"^[0-9a-f]{64}$"
+
+Source = Literal["hub", "torch"]
+
+
+class File(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    path: Annotated[str, Field(pattern=PATH)]
+    size: Annotated[int, Field(ge=0, le=MAX_FILE_BYTES)]
+    sha256: Annotated[str, Field(pattern=SHA256)]
+
+
+class Model(BaseModel):
+    """A repository of the hub at one commit, or a file of torchaudio's (`torch`), which has no revisions."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    source: Source
+    name: Annotated[str, Field(pattern=NAME)]
+    revision: Annotated[str, Field(pattern=COMMIT)] | None
+    files: Annotated[tuple[File, ...], Field(max_length=1000)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if "--" in self.name:  # what the cache writes for a slash: two names would share a folder
+            raise ValueError('a name may not contain "--"')
+        if (self.revision is None) != (self.source == "torch"):
+            raise ValueError("a model of the hub has a revision, one of torchaudio has none")
+        if self.source == "torch" and [file.path for file in self.files] != [self.name]:
+            raise ValueError("a model of torchaudio is one file of its name")
+        if len({file.path for file in self.files}) != len(self.files):
+            raise ValueError("a path is listed twice")
+        return self
+
+    def file(self, path: str) -> File | None:
+        return next((file for file in self.files if file.path == path), None)
+
+
+class Index(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    version: Literal[1] = 1
+    models: Annotated[tuple[Model, ...], Field(max_length=1000)] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len({(model.source, model.name) for model in self.models}) != len(self.models):
+            raise ValueError("a model is listed twice")
+        return self
+
+    def find(self, source: Source, name: str) -> Model | None:
+        return next((model for model in self.models if (model.source, model.name) == (source, name)), None)
+
+    def updated(self, models: Iterable[Model]) -> "Index":
+        """This index with `models` in it. Of the same revision the files are added, of another one replaced."""
+        found = {(model.source, model.name): model for model in self.models}
+        for model in models:
+            known = found.get((model.source, model.name))
+            if known is not None and known.revision == model.revision:
+                files = {file.path: file for file in (*known.files, *model.files)}
+                model = model.model_copy(update={"files": tuple(files[path] for path in sorted(files))})
+            found[model.source, model.name] = model
+        return Index(models=tuple(found[key] for key in sorted(found)))
+
+    def to_bytes(self) -> bytes:
+        return self.model_dump_json(indent=1).encode() + b"\n"
+
+
+def parse_index(content: bytes, where: str) -> Index:
+    """Raises ModelUnavailable, naming `where` and the first thing that is wrong."""
+    try:
+        return Index.model_validate_json(content)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_context=False)[0]
+        place = ".".join(str(part) for part in problem["loc"]) or "the whole"
+        raise ModelUnavailable(
+            f"the index {where} is not to be trusted: {place}: {problem['msg']}: {clip(problem['input'])}"
+        ) from None

@@ -1,0 +1,551 @@
+"""`transcriptd models` against a hub and an S3 that speak HTTP, and the daemon's own loading of what it fetched."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daemon.embedded.aws import EmbeddedAws
+from daemon.errors import DiskFull, ModelUnavailable
+from daemon.models import hub as hub_module
+from daemon.models.cache import Cache
+from daemon.models.fetch import fetch, verify
+from daemon.models.hub import Hub
+from daemon.models.index import MAX_INDEX_BYTES, File, Index, Model
+from daemon.models.mirror import Mirror
+from daemon.models.needs import resolve
+from tests import weights
+from tests.conftest import settings_with
+from tests.hub import COMMIT, FakeHub, serving
+from tests.models import BASE, Machine, small_whisper
+
+DUTCH = "jonatasgrosman/wav2vec2-large-xlsr-53-dutch"
+PIPELINE = "pyannote/speaker-diarization-community-1"
+WAIT_SECONDS = 120
+NEEDED = ["config.json", "model.bin", "tokenizer.json", "vocabulary.txt"]
+
+
+@pytest.fixture
+def hub() -> Iterator[FakeHub]:
+    with serving(FakeHub({BASE: small_whisper()})) as started:
+        yield started
+
+
+@pytest.fixture
+def aws() -> Iterator[EmbeddedAws]:
+    with EmbeddedAws() as started:
+        yield started
+
+
+@pytest.fixture
+def machine(tmp_path: Path, hub: FakeHub) -> Machine:
+    machine = Machine(tmp_path / "machine")
+    machine.use(hub)
+    return machine
+
+
+def with_aws(machine: Machine, aws: EmbeddedAws) -> Machine:
+    machine.environment |= {name: value for name, value in aws.environment.items() if name.startswith("AWS_")}
+    return machine
+
+
+def whole(folder: Path, expected: dict[str, bytes]) -> bool:
+    return all((folder / name).read_bytes() == expected[name] for name in NEEDED)
+
+
+# --- from the hub
+
+
+def test_a_fetch_brings_what_is_needed_and_only_once(machine: Machine, hub: FakeHub) -> None:
+    said = machine.succeed("fetch")
+    assert f"fetched {BASE} model.bin (300.0 kB)" in said
+    assert sorted(path.name for path in machine.snapshot().iterdir()) == NEEDED
+    assert whole(machine.snapshot(), hub.repositories[BASE])
+    assert machine.reference().read_text() == COMMIT
+    assert set(hub.downloads()) == set(NEEDED)
+    assert "model.bin" in machine.succeed("verify")
+    hub.requests.clear()
+    assert "nothing to fetch" in machine.succeed("fetch")
+    assert not hub.downloads()
+
+
+def test_settings_come_from_the_daemons_own_file(machine: Machine, hub: FakeHub, tmp_path: Path) -> None:
+    """As the boot script writes it: quoted, and with nothing in it to be expanded."""
+    file = tmp_path / "transcriptd.env"
+    file.write_text('TRANSCRIPTD_OUTPUT_PREFIX="$HOME/`id`/"\nTRANSCRIPTD_MODELS="base,tiny"\n')
+    hub.repositories["Systran/faster-whisper-tiny"] = small_whisper(1)
+    said = machine.succeed("fetch", "--env-file", str(file))
+    assert "fetched Systran/faster-whisper-tiny model.bin" in said
+    refused = machine.models("verify", "--env-file", str(tmp_path / "none.env"))
+    assert refused.returncode == 78
+    assert "there is no such file" in refused.stderr
+
+
+def test_a_revision_can_be_pinned(machine: Machine, hub: FakeHub) -> None:
+    hub.commit = "b" * 40
+    machine.succeed("fetch", "--revision", f"{BASE}={'b' * 40}")
+    assert machine.reference().read_text() == "b" * 40
+    assert "has no revision" in machine.fail("fetch", "--revision", f"{BASE}={'c' * 40}")
+    assert "not among what is needed" in machine.fail("fetch", "--revision", f"{BASE}e=main", status=78)
+    assert "owner/repository=revision" in machine.fail("fetch", "--revision", "base", status=78)
+
+
+def test_a_new_revision_replaces_the_old_one(machine: Machine, hub: FakeHub) -> None:
+    machine.succeed("fetch")
+    hub.commit, hub.repositories[BASE] = "b" * 40, small_whisper(seed=1)
+    machine.succeed("fetch")
+    assert machine.reference().read_text() == "b" * 40
+    machine.succeed("verify")
+    assert whole(machine.folder() / "snapshots" / ("b" * 40), small_whisper(seed=1))
+
+
+# huggingface_hub writes what comes by 10 MiB: of a file that breaks off after 25 MiB it keeps 20.
+MIB = 1024 * 1024
+LARGE, BROKEN_OFF, KEPT = 30 * MIB, 25 * MIB, 20 * MIB
+
+
+def test_a_transfer_that_breaks_off_is_continued(machine: Machine, hub: FakeHub) -> None:
+    hub.repositories[BASE] = small_whisper(size=LARGE)
+    hub.cut_after, hub.cuts_left = BROKEN_OFF, 1
+    machine.succeed("fetch")
+    ranges = [wanted for method, path, wanted in hub.requests if method == "GET" and path.endswith("model.bin")]
+    assert ranges == ["", f"bytes={KEPT}-"]
+    assert whole(machine.snapshot(), hub.repositories[BASE])
+
+
+def test_a_killed_fetch_leaves_nothing_that_passes_for_whole(machine: Machine, hub: FakeHub) -> None:
+    hub.repositories[BASE] = small_whisper(size=LARGE)
+    hub.hold_after = BROKEN_OFF
+    process = subprocess.Popen(machine.command("fetch"), env=machine.environ(), stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while sum(path.stat().st_size for path in machine.folder().glob("blobs/*.incomplete")) < KEPT:
+            assert process.poll() is None, "the fetch ended"
+            assert time.monotonic() < deadline, "nothing was begun"
+            time.sleep(0.05)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    hub.hold.set()
+    hub.hold_after = None
+    assert not machine.reference().exists()  # so that no library finds what is there
+    assert "not fetched" in machine.fail("verify")
+    hub.requests.clear()
+    machine.succeed("fetch")
+    machine.succeed("verify")
+    ranges = [wanted for method, path, wanted in hub.requests if method == "GET" and path.endswith("model.bin")]
+    assert ranges == [f"bytes={KEPT}-"]
+    assert whole(machine.snapshot(), hub.repositories[BASE])
+
+
+@pytest.mark.parametrize(("token", "words"), [(None, "HF_TOKEN is not set"), ("hf_mine", "token of the account")])
+def test_a_gated_model_is_refused_in_words(machine: Machine, hub: FakeHub, token: str | None, words: str) -> None:
+    hub.repositories[PIPELINE] = {"config.yaml": b"pipeline: {}"}
+    hub.gated.add(PIPELINE)
+    machine.environment["TRANSCRIPTD_DIARIZATION_MODEL"] = PIPELINE
+    if token:
+        machine.environment["HF_TOKEN"] = token
+    said = machine.fail("fetch")
+    assert f"Accept the terms at https://huggingface.co/{PIPELINE}" in said
+    assert words in said
+    assert "hf_mine" not in said
+    assert "model.bin" not in hub.downloads()  # it shows before gigabytes are fetched
+    machine.succeed("fetch", "--no-diarization")
+
+
+def test_wrong_bytes_from_the_hub_do_not_stay(machine: Machine, hub: FakeHub) -> None:
+    hub.wrong_bytes = True
+    assert "as the hub sent it has another" in machine.fail("fetch")
+    assert not machine.reference().exists()
+    hub.wrong_bytes = False
+    machine.succeed("fetch")
+    assert whole(machine.snapshot(), hub.repositories[BASE])
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"HF_HUB_OFFLINE": "1"}, "forbids the hub"),
+        ({"TRANSCRIPTD_MODEL": "nobody/nothing"}, "no repository nobody/nothing"),
+        ({"TRANSCRIPTD_MODEL": "incomplete/model"}, "has no model.bin"),
+        ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "run the command again"),
+    ],
+)
+def test_what_the_hub_cannot_give_is_said(
+    machine: Machine, hub: FakeHub, environment: dict[str, str], words: str
+) -> None:
+    hub.repositories["incomplete/model"] = {"config.json": b"{}"}
+    machine.environment |= environment
+    assert words in machine.fail("fetch")
+
+
+# --- verify
+
+
+def test_verify_names_what_is_damaged_and_a_fetch_mends_that_alone(machine: Machine, hub: FakeHub) -> None:
+    machine.succeed("fetch")
+    weights_file = machine.snapshot() / "model.bin"
+    content = bytearray(weights_file.read_bytes())
+    content[1000] ^= 1  # of the right length
+    weights_file.resolve().write_bytes(content)
+    (machine.snapshot() / "tokenizer.json").unlink()
+    machine.reference().write_text("b" * 40)
+    said = machine.fail("verify", "--model", "base", "--no-diarization")
+    assert f"{BASE} model.bin: has another sha256" in said
+    assert f"{BASE} tokenizer.json: missing" in said
+    assert f"{BASE} refs/main: names another revision" in said
+    assert "mend it with: transcriptd models fetch --model=base --no-diarization" in said
+    assert "config.json" not in said
+    hub.requests.clear()
+    machine.succeed("fetch")
+    assert set(hub.downloads()) == {"model.bin", "tokenizer.json"}
+    machine.succeed("verify")
+
+
+@pytest.mark.parametrize("damage", ["short", "outside", "loop", "folder"])
+def test_verify_trusts_nothing(machine: Machine, tmp_path: Path, damage: str) -> None:
+    machine.succeed("fetch")
+    file = machine.snapshot() / "model.bin"
+    content = file.read_bytes()
+    file.resolve().unlink()
+    file.unlink()
+    if damage == "short":
+        file.write_bytes(content[:-1])
+    elif damage == "outside":  # the right bytes, but not ours
+        (tmp_path / "elsewhere").write_bytes(content)
+        file.symlink_to(tmp_path / "elsewhere")
+    elif damage == "loop":
+        file.symlink_to(file)
+    else:
+        file.mkdir()
+    words = {"short": "299999 bytes", "outside": "out of the cache", "loop": "missing", "folder": "not a file"}[damage]
+    assert words in machine.fail("verify")
+    if damage != "folder":
+        machine.succeed("fetch")
+        machine.succeed("verify")
+        if damage == "outside":
+            assert (tmp_path / "elsewhere").read_bytes() == content
+
+
+# --- a mirror
+
+
+@pytest.fixture
+def mirrored(machine: Machine, aws: EmbeddedAws) -> Machine:
+    with_aws(machine, aws).succeed("mirror", "--to", "s3://media/models/")
+    return machine
+
+
+@pytest.fixture
+def closed(tmp_path: Path, aws: EmbeddedAws) -> Machine:
+    """A machine that reaches S3 alone."""
+    return with_aws(Machine(tmp_path / "closed", {"HF_HUB_OFFLINE": "1"}), aws)
+
+
+FROM = ("--from", "s3://media/models")
+
+
+def keys(aws: EmbeddedAws) -> dict[str, Any]:
+    listed = aws.s3.list_objects_v2(Bucket="media", Prefix="models/").get("Contents", [])
+    return {item["Key"]: (item["LastModified"], item["ETag"]) for item in listed}
+
+
+def put_index(aws: EmbeddedAws, change: dict[str, Any], path: str = "model.bin") -> None:
+    """Change what the mirror's index says of one file."""
+    index = json.loads(aws.s3.get_object(Bucket="media", Key="models/index.json")["Body"].read())
+    next(file for file in index["models"][0]["files"] if file["path"] == path).update(change)
+    aws.s3.put_object(Bucket="media", Key="models/index.json", Body=json.dumps(index).encode())
+
+
+def test_a_machine_without_a_hub_gets_its_models_from_the_mirror(
+    mirrored: Machine, closed: Machine, hub: FakeHub, aws: EmbeddedAws
+) -> None:
+    closed.succeed("fetch", *FROM)
+    assert whole(closed.snapshot(), hub.repositories[BASE])
+    assert closed.reference().read_text() == COMMIT
+    closed.succeed("verify")
+    assert "nothing to fetch" in closed.succeed("fetch", *FROM)
+    assert (closed.snapshot() / "model.bin").is_symlink()
+
+
+def test_a_second_mirror_run_uploads_only_what_differs(mirrored: Machine, hub: FakeHub, aws: EmbeddedAws) -> None:
+    before = keys(aws)
+    assert len(before) == len(NEEDED) + 1
+    assert "uploading" not in mirrored.succeed("mirror", "--to", "s3://media/models")
+    assert keys(aws) == before
+    config = b'{"new": 1}'
+    hub.commit, hub.repositories[BASE] = "b" * 40, {**hub.repositories[BASE], "config.json": config}
+    mirrored.succeed("fetch")
+    said = mirrored.succeed("mirror", "--to", "s3://media/models")
+    assert [line for line in said.splitlines() if "uploading" in line] == [f"uploading {BASE}/config.json (10 B)"]
+    changed = {key for key, value in keys(aws).items() if before.get(key) != value}
+    assert changed == {"models/index.json", f"models/blobs/{hashlib.sha256(config).hexdigest()}"}
+
+
+def test_a_mirror_keeps_what_others_put_there(
+    mirrored: Machine, closed: Machine, hub: FakeHub, aws: EmbeddedAws
+) -> None:
+    hub.repositories["Systran/faster-whisper-tiny"] = small_whisper(seed=2)
+    assert "does not have Systran/faster-whisper-tiny" in closed.fail("fetch", "--model", "tiny", *FROM)
+    mirrored.succeed("mirror", "--model", "tiny", "--to", "s3://media/models")
+    closed.succeed("fetch", "--model", "tiny", "--model", "base", *FROM)
+    closed.succeed("verify", "--model", "tiny", "--model", "base")
+
+
+def test_two_mirror_runs_at_once_lose_nothing(
+    aws: EmbeddedAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in aws.environment.items():
+        monkeypatch.setenv(name, value)
+    models = [Model(source="hub", name=name, revision=COMMIT, files=()) for name in ("a/first", "b/second", "c/third")]
+    cache = Cache(tmp_path, tmp_path, tmp_path / "index.json")
+
+    class Slow(Mirror):
+        """Another run publishes between its reading and its writing."""
+
+        rivals = models[1:]
+
+        def _read_index(self) -> tuple[Index, str | None]:
+            found = super()._read_index()
+            if self.rivals:
+                rival, *self.rivals = self.rivals
+                Mirror("s3://media", {}).publish(Index(models=(rival,)), cache, print)
+            return found
+
+    Slow("s3://media", {}).publish(Index(models=(models[0],)), cache, print)
+    index = Index.model_validate_json(aws.s3.get_object(Bucket="media", Key="index.json")["Body"].read())
+    assert [model.name for model in index.models] == ["a/first", "b/second", "c/third"]
+
+
+def test_wrong_bytes_of_the_right_length_do_not_enter(
+    mirrored: Machine, closed: Machine, hub: FakeHub, aws: EmbeddedAws
+) -> None:
+    content = hub.repositories[BASE]["model.bin"]
+    key = f"models/blobs/{hashlib.sha256(content).hexdigest()}"
+    aws.s3.put_object(Bucket="media", Key=key, Body=bytes(len(content)))
+    said = closed.fail("fetch", *FROM)
+    assert f"s3://media/{key} has the sha256" in said
+    assert "delete that object and run" in said
+    assert not (closed.snapshot() / "model.bin").exists()
+    assert not closed.reference().exists()
+    closed.fail("verify")
+    aws.s3.delete_object(Bucket="media", Key=key)  # as it said
+    assert "does not exist" in closed.fail("fetch", *FROM)
+    mirrored.succeed("mirror", "--to", "s3://media/models")
+    closed.succeed("fetch", *FROM)
+    assert whole(closed.snapshot(), hub.repositories[BASE])
+
+
+@pytest.mark.parametrize(
+    "path", ["../../../../outside", "/tmp/outside", "model.bin/../../../../../outside", "a\\b", ".."]
+)
+def test_an_index_cannot_write_outside_the_cache(
+    mirrored: Machine, closed: Machine, aws: EmbeddedAws, path: str
+) -> None:
+    put_index(aws, {"path": path}, path="vocabulary.txt")
+    before = {file for file in closed.home.parent.rglob("*") if not file.is_relative_to(closed.home)}
+    assert "is not to be trusted" in closed.fail("fetch", *FROM)
+    assert {file for file in closed.home.parent.rglob("*") if not file.is_relative_to(closed.home)} == before
+    assert not closed.folder().exists()
+
+
+def test_a_link_in_the_cache_leads_no_file_out(
+    mirrored: Machine, closed: Machine, tmp_path: Path, aws: EmbeddedAws
+) -> None:
+    (tmp_path / "outside").mkdir()
+    closed.snapshot().parent.mkdir(parents=True)
+    closed.snapshot().symlink_to(tmp_path / "outside")
+    assert "leads out of the cache" in closed.fail("fetch", *FROM)
+    assert not list((tmp_path / "outside").iterdir())
+
+
+@pytest.mark.parametrize("size", [299_999, 300_001])
+def test_an_object_of_another_size_is_refused(mirrored: Machine, closed: Machine, aws: EmbeddedAws, size: int) -> None:
+    put_index(aws, {"size": size})
+    assert f"has not the {size} bytes" in closed.fail("fetch", *FROM)
+    assert not (closed.snapshot() / "model.bin").exists()
+
+
+def test_a_mirror_beyond_the_disk_is_refused_before_anything_is_fetched(
+    aws: EmbeddedAws, mirrored: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in aws.environment.items():
+        monkeypatch.setenv(name, value)
+    free = 64 * 1024**3
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free))
+    put_index(aws, {"size": free - 10**6})  # together with the others, and what stays free, too much
+    cache = Cache(tmp_path / "hub", tmp_path / "torch", tmp_path / "index.json")
+    needs = resolve(settings_with(), ["base"], diarization=False)
+    with pytest.raises(DiskFull, match="make room"):
+        fetch(needs, Mirror("s3://media/models", {}), cache, print)
+    assert not list((tmp_path / "hub").iterdir())
+
+
+def put_mirror(files: dict[str, bytes], put: Callable[[str, bytes], Any]) -> None:
+    """A mirror of one Whisper model at the top of a bucket."""
+    listed = []
+    for path in NEEDED:
+        digest = hashlib.sha256(files[path]).hexdigest()
+        put(f"blobs/{digest}", files[path])
+        listed.append(File(path=path, size=len(files[path]), sha256=digest))
+    model = Model(source="hub", name=BASE, revision=COMMIT, files=tuple(listed))
+    put("index.json", Index(models=(model,)).to_bytes())
+
+
+def test_a_part_from_the_mirror_that_breaks_off_is_fetched_again(
+    hub: FakeHub, aws: EmbeddedAws, tmp_path: Path
+) -> None:
+    """A plain site in S3's place, because moto does not break off."""
+    put_mirror(small_whisper(), lambda key, content: hub.files.update({f"media/{key}": content}))
+    closed = with_aws(Machine(tmp_path / "closed", {"HF_HUB_OFFLINE": "1"}), aws)
+    closed.environment["AWS_ENDPOINT_URL"] = hub.base_url
+    hub.cut_after, hub.cuts_left = 100_000, 2
+    closed.succeed("fetch", "--from", "s3://media")
+    assert hub.cuts_left == 0
+    assert whole(closed.snapshot(), small_whisper())
+
+
+@pytest.mark.parametrize(
+    ("url", "words", "status"),
+    [
+        ("s3://media/elsewhere", "there is no mirror at s3://media/elsewhere", 1),
+        ("s3://no-such-bucket/models", "does not exist", 1),
+        ("https://media/models", "not of the form s3://bucket/prefix", 78),
+        ("s3://", "not of the form s3://bucket/prefix", 78),
+    ],
+)
+def test_a_mirror_that_is_none_is_said(closed: Machine, url: str, words: str, status: int) -> None:
+    assert words in closed.fail("fetch", "--from", url, status=status)
+
+
+def test_an_index_of_many_megabytes_is_not_read(closed: Machine, aws: EmbeddedAws) -> None:
+    aws.s3.put_object(Bucket="media", Key="models/index.json", Body=b" " * (MAX_INDEX_BYTES + 1))
+    assert "larger than" in closed.fail("fetch", *FROM)
+
+
+def test_a_large_file_from_the_mirror_is_continued(
+    closed: Machine, aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What a killed fetch had of it is not fetched again."""
+    for name, value in aws.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("daemon.models.mirror.PART_BYTES", 100_000)
+    files = {**small_whisper(), "model.bin": os.urandom(1_234_567)}
+    put_mirror(files, lambda key, content: aws.s3.put_object(Bucket="media", Key=key, Body=content))
+    cache = Cache(tmp_path / "hub", tmp_path / "torch", tmp_path / "index.json")
+    blobs = cache.hub / f"models--{BASE.replace('/', '--')}" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / f"{hashlib.sha256(files['model.bin']).hexdigest()}.incomplete").write_bytes(files["model.bin"][:500_001])
+    asked: list[int] = []
+
+    class Counting(Mirror):
+        def _part(self, key: str, start: int, end: int, size: int) -> bytes:
+            if size == len(files["model.bin"]):
+                asked.append(start)
+            return super()._part(key, start, end, size)
+
+    needs = resolve(settings_with(), ["base"], diarization=False)
+    fetch(needs, Counting("s3://media", {}), cache, print)
+    assert sorted(asked) == list(range(500_001, 1_234_567, 100_000))
+    assert verify(needs, cache).faults == []
+
+
+# --- torchaudio's models
+
+
+def test_torchaudio_models_come_from_their_site_and_are_continued(
+    hub: FakeHub, aws: EmbeddedAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable, value in aws.environment.items():
+        monkeypatch.setenv(variable, value)
+    name, content = "wav2vec2_fairseq_base_ls960_asr_ls960.pth", os.urandom(400_000)
+    hub.files[f"audio/{name}"] = content
+    monkeypatch.setattr(hub_module, "TORCHAUDIO_URL", f"{hub.base_url}/audio")
+    cache = Cache(tmp_path / "hub", tmp_path / "torch", tmp_path / "index.json")
+    needs = resolve(settings_with(), ["/folder"], ["en"], diarization=False)
+    hub.cut_after, hub.cuts_left = 250_000, 1
+    fetch(needs, Hub(None, {}), cache, print)
+    assert (cache.torch / name).read_bytes() == content
+    assert [wanted for method, _, wanted in hub.requests if method == "GET"] == ["bytes=0-", "bytes=250000-"]
+    assert verify(needs, cache).faults == []
+    (cache.torch / name).write_bytes(bytes(400_000))
+    assert [row.fault for row in verify(needs, cache).faults] == ["has another sha256"]
+    fetch(needs, Hub(None, {}), cache, print)
+    assert (cache.torch / name).read_bytes() == content
+    Mirror("s3://media", {}).publish(verify(needs, cache).models, cache, print)
+    other = Cache(tmp_path / "hub2", tmp_path / "torch2", tmp_path / "index2.json")
+    fetch(needs, Mirror("s3://media", {}), other, print)
+    assert (other.torch / name).read_bytes() == content
+    assert verify(needs, other).faults == []
+    del hub.files[f"audio/{name}"]
+    with pytest.raises(ModelUnavailable, match="refused with status 404"):
+        fetch(needs, Hub(None, {}), cache, print)
+
+
+# --- the daemon's own loading
+
+
+LOAD = """
+import json, sys
+from daemon.config import load_settings
+from daemon.pipeline.quiet import prepare_environment
+from daemon.pipeline.settings import RunnerSettings
+settings = RunnerSettings.from_settings(load_settings(queue_url="a", dlq_url="b"))
+prepare_environment(settings.hf_token)
+from daemon.pipeline.whisperx_pipeline import WhisperXPipeline
+ready = WhisperXPipeline(settings).load()
+from daemon.pipeline.alignment import Aligners
+from daemon.pipeline.devices import Device
+from daemon.errors import DiskFull, ModelUnavailable
+aligners = Aligners((), Device("cpu", "cpu", "int8", 1))
+print("aligner", aligners.get("nl", required=True).name)
+try:
+    aligners.get("en", required=True)
+except ModelUnavailable as error:
+    print("refused", error)
+import torch
+print("torch", torch.hub.load_state_dict_from_url("https://download.pytorch.org/torchaudio/models/x.pth"))
+print("ready", json.dumps(ready.models))
+"""
+
+
+def test_the_daemon_loads_what_was_fetched_without_any_network(tmp_path: Path, aws: EmbeddedAws) -> None:
+    """Whisper, a gated diarization pipeline and an alignment model: hub ▶ mirror ▶ a closed machine ▶ its runner."""
+    import torch
+
+    repositories = {BASE: weights.whisper(), DUTCH: weights.wav2vec2(), PIPELINE: weights.diarization()}
+    options = ("--language", "nl")
+    with serving(FakeHub(repositories)) as hub:
+        builder = with_aws(Machine(tmp_path / "builder", {"HF_TOKEN": "hf_builder"}), aws)
+        builder.use(hub)
+        builder.succeed("mirror", *options, "--to", "s3://media/models")
+        assert "pytorch_model.bin" not in {path.name for path in builder.snapshot(DUTCH).iterdir()}
+        assert hub.downloads()["model.bin"] == 1
+    closed = with_aws(Machine(tmp_path / "closed", {"HF_HUB_OFFLINE": "1"}), aws)
+    closed.environment["TRANSCRIPTD_DIARIZATION_MODEL"] = PIPELINE  # without a token, `auto` is the embedded one
+    closed.succeed("fetch", *options, *FROM)
+    closed.succeed("verify", *options)
+    (closed.home / "torch" / "hub" / "checkpoints").mkdir(parents=True)
+    torch.save({"weight": torch.ones(1)}, closed.home / "torch" / "hub" / "checkpoints" / "x.pth")
+
+    environment = {**closed.environ(), "TRANSCRIPTD_DEVICE": "cpu", "TRANSCRIPTD_MODELS": "base"}
+    environment |= {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}  # nobody listens
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD], env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"aligner {DUTCH}" in done.stdout
+    assert "refused the wav2vec2 model WAV2VEC2_ASR_BASE_960H for en is not on this machine" in done.stdout
+    assert "torch {'weight': tensor([1.])}" in done.stdout
+    models = json.loads(done.stdout.partition("ready ")[2])
+    assert (models["asr"], models["diarize"]) == ("base", PIPELINE)
