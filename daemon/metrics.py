@@ -33,6 +33,7 @@ OUTCOMES = {
     Fate.DEAD_LETTER: ("dead_lettered",),
 }
 RUNNER_ENDS = tuple("exit signal stalled cancel_ignored device_fault protocol setup recycled leak".split())
+OUTBOX_RESULTS = tuple("stored deferred delivered gone exhausted refused malformed known".split())
 WEBHOOK_EVENTS = ("job.started", "job.progress", "job.completed", "job.failed")
 
 
@@ -258,6 +259,8 @@ class Metrics:
         for event in WEBHOOK_EVENTS:
             for result in ("delivered", "retried", "failed", "refused"):
                 self.webhook_attempts.labels(event, result)
+        for result in OUTBOX_RESULTS:
+            self.webhook_outbox.labels(result)
         for reason in ("published", "duplicate"):
             self.jobs.labels("deleted", reason)
         self.jobs.labels("unsettled", TranscriptdError.code)
