@@ -249,6 +249,9 @@ class Settings(BaseSettings):
     idle_exit_seconds: float = Field(
         0, ge=0, description="without a job for so long the instance ends itself and its group shrinks; 0 never"
     )
+    instance_price_per_hour: float = Field(
+        0, ge=0, description="what the instance costs an hour, in any currency, for the cost metrics; 0 is unknown"
+    )
     device_failures: int = Field(
         3, ge=1, description="device faults without a finished job between them, after which the instance is given up"
     )

@@ -22,6 +22,7 @@ from daemon.sqs import open_queue
 from daemon.storage import open_storage
 from daemon.systemd import feed_watchdog, notify
 from daemon.transcription import Transcriber
+from daemon.vitals import watch_vitals
 from daemon.webhook import WebhookSender
 
 log = logging.getLogger("transcriptd.launcher")
@@ -45,7 +46,7 @@ async def serve(settings: Settings) -> int:
         metrics.build.info({"version": version("transcriptd")})
         scratch = stack.enter_context(open_scratch(settings.scratch_dir))
         host = await stack.enter_async_context(open_host(settings, metrics))
-        queue = await stack.enter_async_context(open_queue(settings))
+        queue = await stack.enter_async_context(open_queue(settings, metrics))
         storage = await stack.enter_async_context(open_storage(settings))
         results = Results(storage, settings.checkpoint_tag)
         runner = Runner(settings, metrics)
@@ -53,6 +54,10 @@ async def serve(settings: Settings) -> int:
         port = await stack.enter_async_context(serve_http(settings, health, metrics))
         log.info("listening", extra={"host": settings.http_host, "port": port})
         outbox = await stack.enter_async_context(open_outbox(settings, metrics)) if settings.outbox_url else None
+        depths = {"jobs": queue.depth, "dead_letter": queue.dead_letter_depth} | (
+            {"outbox": outbox.depth} if outbox else {}
+        )
+        await stack.enter_async_context(watch_vitals(settings, metrics, runner, depths))
         webhooks = await stack.enter_async_context(
             WebhookSender(settings, metrics.observe_webhook, outbox=outbox, record=results.record_webhook)
         )

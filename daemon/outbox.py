@@ -23,7 +23,7 @@ from daemon.events import Event
 from daemon.job import check_webhook_url
 from daemon.metrics import Metrics
 from daemon.outbox_entry import Ending, Entry, Record, next_due, write_record
-from daemon.sqs import CONNECT_TIMEOUT_SECONDS, open_client, wrapped
+from daemon.sqs import CONNECT_TIMEOUT_SECONDS, Depth, depth_of, open_client, wrapped
 from daemon.webhook_client import Undelivered
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ async def open_outbox(settings: Settings, metrics: Metrics) -> AsyncIterator["Ou
         retries={"mode": "standard", "total_max_attempts": 3},
         max_pool_connections=DELIVERIES_AT_ONCE * 2,
     )
-    async with open_client(config) as client:
+    async with open_client(config, metrics) as client:
         yield Outbox(client, settings, metrics)
 
 
@@ -90,6 +90,9 @@ class Outbox:
                 DelaySeconds=min(MAX_DELAY_SECONDS, math.ceil((due - now).total_seconds())),
             )
         self._metrics.webhook_outbox.labels("stored").inc()
+
+    async def depth(self) -> Depth:
+        return await depth_of(self._client, self._url)
 
     async def receive(self, max_messages: int) -> list[Waiting]:
         received_at = time.monotonic()
@@ -224,6 +227,8 @@ class OutboxWorker:
             self._metrics.webhook_outbox.labels("malformed").inc()
             await self._outbox.put_off(message, UNREADABLE_PAUSE_SECONDS)
             return
+        age_seconds = (datetime.now(UTC) - entry.first_attempt_at).total_seconds()
+        self._metrics.webhook_outbox_age_seconds.observe(max(0.0, age_seconds))
         early_seconds = (entry.not_before - datetime.now(UTC)).total_seconds()
         if early_seconds > 1:
             await self._defer(message, early_seconds)

@@ -46,6 +46,7 @@ class Poller:
         self.trouble: str | None = None  # why the last receive failed
         self._progressed_at = time.monotonic()
         self._busy_at = time.monotonic()
+        metrics.poll_stalled_seconds.set_function(lambda: self.stalled_seconds)
 
     @property
     def jobs_in_flight(self) -> int:

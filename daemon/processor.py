@@ -61,8 +61,11 @@ class Processor:
         """Bring one delivery to exactly one outcome. Never raises for what is wrong with a job or a dependency."""
         with log_context(message_id=message.message_id, receive_count=message.receive_count):
             delivery = Delivery(message)
+            self._metrics.message_receives.observe(message.receive_count)
             if message.receive_count == 1:
-                self._metrics.queue_wait_seconds.observe(max(0.0, time.time() - message.sent_at))
+                wait_seconds = max(0.0, time.time() - message.sent_at)
+                self._metrics.queue_wait_seconds.observe(wait_seconds)
+                self._metrics.queue_last_wait_seconds.set(wait_seconds)
             try:
                 async with Lease(self._queue, message, self._settings, self._metrics) as lease:
                     delivery.lease = lease

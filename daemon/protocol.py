@@ -67,6 +67,18 @@ class StageDone:
 
 
 @dataclass(frozen=True, slots=True)
+class Batch:
+    """◀ Whisper decoded `chunks` at once where `room` fit, and the gates left `gated` of them out, and `dismissed` of the
+    doubtful ones."""
+
+    job_id: str
+    chunks: int
+    room: int
+    gated: int
+    dismissed: int
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """◀ The file `name` in the Run's `checkpoint_dir` is complete and worth keeping."""
 
@@ -110,9 +122,9 @@ class Fatal:
 
 type_names = {
     cls.__name__: cls
-    for cls in (Run, Cancel, Shutdown, Ready, Progress, StageDone, Checkpoint, Done, Memory, Failed, Fatal)
+    for cls in (Run, Cancel, Shutdown, Ready, Progress, StageDone, Batch, Checkpoint, Done, Memory, Failed, Fatal)
 }
-Message = Run | Cancel | Shutdown | Ready | Progress | StageDone | Checkpoint | Done | Memory | Failed | Fatal
+Message = Run | Cancel | Shutdown | Ready | Progress | StageDone | Batch | Checkpoint | Done | Memory | Failed | Fatal
 
 
 def encode(message: Message) -> bytes:

@@ -19,6 +19,7 @@ from daemon.errors import DeviceFault, RunnerCrashed, SetupFailed, TranscriptdEr
 from daemon.metrics import Metrics
 from daemon.options import JobOptions
 from daemon.protocol import (
+    Batch,
     Cancel,
     Checkpoint,
     Done,
@@ -42,7 +43,7 @@ CANCEL_GRACE_SECONDS = 30.0
 # Reasons for which we let a healthy process go: no error, no back-off.
 RETIREMENTS = ("recycled", "leak")
 
-ProgressHandler = Callable[[Progress | StageDone | Checkpoint], None]
+ProgressHandler = Callable[[Progress | StageDone | Batch | Checkpoint], None]
 
 
 class RunnerState(StrEnum):
@@ -79,8 +80,15 @@ class Runner:
         self._supervisor: asyncio.Task[None] | None = None
         self._stopping = False
         self._device_failures = 0  # since a job was last finished
+        self._counted_at = time.monotonic()  # busy time is counted up to here
+        self._state = RunnerState.NEW
         self.info: Ready | None = None
         self._set_state(RunnerState.NEW)
+
+    @property
+    def pid(self) -> int | None:
+        """The process that takes jobs, if there is one."""
+        return self._current.process.pid if self._current else None
 
     @property
     def state(self) -> RunnerState:
@@ -228,7 +236,7 @@ class Runner:
                             start_limit.reschedule(None)
                             watchdog = asyncio.create_task(self._watch(process), name="runner watchdog")
                             self._on_ready(process, info)
-                        case Progress() | StageDone() | Checkpoint() as event:
+                        case Progress() | StageDone() | Batch() | Checkpoint() as event:
                             if assignment := self._assignments.get(event.job_id):
                                 assignment.begun = True
                                 assignment.on_progress(event)
@@ -265,6 +273,7 @@ class Runner:
         tick = min(1.0, self._settings.runner_stall_seconds / 4)
         while True:
             await asyncio.sleep(tick)
+            self._count_busy()  # a job of hours must not show when it ends
             now = time.monotonic()
             if any(a.cancel_by is not None and now > a.cancel_by for a in self._assignments.values()):
                 process.kill("cancel_ignored")
@@ -330,7 +339,14 @@ class Runner:
         for job_id, assignment in list(self._assignments.items()):
             self._finish(job_id, error if assignment.begun or self._stopping else _NotBegun())
 
+    def _count_busy(self) -> None:
+        now = time.monotonic()
+        if self._state is RunnerState.BUSY:
+            self._metrics.runner_busy_seconds.inc(now - self._counted_at)
+        self._counted_at = now
+
     def _set_state(self, state: RunnerState) -> None:
+        self._count_busy()
         self._state = state
         for each in RunnerState:
             self._metrics.runner_state.labels(each.value).set(each is state)

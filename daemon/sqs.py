@@ -5,8 +5,9 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +25,11 @@ from botocore.model import OperationModel
 from daemon.config import MAX_LEASE_SECONDS, Settings
 from daemon.dead_letter import attributes_of_copy
 from daemon.errors import QueueUnavailable, TranscriptdError
+from daemon.metrics import Metrics
 
 if TYPE_CHECKING:
     from types_aiobotocore_sqs import SQSClient
+    from types_aiobotocore_sqs.literals import QueueAttributeNameType
 
 log = logging.getLogger("transcriptd.sqs")
 
@@ -36,6 +39,13 @@ MAX_MESSAGES_PER_RECEIVE = 10
 MAX_MESSAGE_CHARS = 2_000
 MAX_TRACEBACK_CHARS = 8_000
 CONNECT_TIMEOUT_SECONDS = 5.0
+
+# In the order of Depth.
+DEPTH_ATTRIBUTES: list["QueueAttributeNameType"] = [
+    "ApproximateNumberOfMessages",
+    "ApproximateNumberOfMessagesNotVisible",
+    "ApproximateNumberOfMessagesDelayed",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +61,17 @@ class Received:
     leased_at: float  # monotonic: when the receive was *sent*, the earliest moment the lease can have begun
 
 
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How many messages a queue has, as SQS counts them: nearly."""
+
+    visible: int
+    in_flight: int
+    delayed: int
+
+
 @asynccontextmanager
-async def open_queue(settings: Settings) -> AsyncIterator["Queue"]:
+async def open_queue(settings: Settings, metrics: Metrics) -> AsyncIterator["Queue"]:
     """A Queue with its own connections.
 
     The client does not retry: a heartbeat's retries are bounded by the lease, a receive's by the poller's back-off.
@@ -63,14 +82,22 @@ async def open_queue(settings: Settings) -> AsyncIterator["Queue"]:
         retries={"mode": "standard", "total_max_attempts": 1},
         max_pool_connections=settings.jobs_in_flight * 2 + 4,
     )
-    async with open_client(config) as client:
+    async with open_client(config, metrics) as client:
         yield Queue(client, settings)
 
 
 @asynccontextmanager
-async def open_client(config: AioConfig) -> AsyncIterator["SQSClient"]:
-    """An SQS client that takes for an answer only what can be one."""
+async def open_client(config: AioConfig, metrics: Metrics) -> AsyncIterator["SQSClient"]:
+    """An SQS client that takes for an answer only what can be one, and compares the clocks."""
+
+    def compare_clocks(response_dict: dict[str, Any], **_: Any) -> None:
+        with suppress(TypeError, ValueError):  # no date, or none that can be understood
+            told = parsedate_to_datetime(response_dict["headers"].get("Date")).timestamp()
+            metrics.clock_skew_seconds.set(time.time() - told)
+
     async with aioboto3.Session().client("sqs", config=config) as client:
+        # First: an answer that refuses us because our clock is wrong has the right time on it.
+        client.meta.events.register("before-parse.sqs", compare_clocks)
         client.meta.events.register("before-parse.sqs", refuse_garbage)
         yield client
 
@@ -159,11 +186,27 @@ class Queue:
         with wrapped("GetQueueAttributes"):
             await self._client.get_queue_attributes(QueueUrl=self._queue_url, AttributeNames=["QueueArn"])
 
+    async def depth(self) -> Depth:
+        return await depth_of(self._client, self._queue_url)
+
+    async def dead_letter_depth(self) -> Depth:
+        return await depth_of(self._client, self._dlq_url)
+
     async def _change_visibility(self, message: Received, seconds: float) -> None:
         with wrapped("ChangeMessageVisibility"):
             await self._client.change_message_visibility(
                 QueueUrl=self._queue_url, ReceiptHandle=message.receipt_handle, VisibilityTimeout=round(seconds)
             )
+
+
+async def depth_of(client: "SQSClient", url: str) -> Depth:
+    """Ask how many messages a queue has. Raises QueueUnavailable."""
+    with wrapped("GetQueueAttributes"):
+        answer = await client.get_queue_attributes(QueueUrl=url, AttributeNames=DEPTH_ATTRIBUTES)
+    try:
+        return Depth(*(int(answer["Attributes"][name]) for name in DEPTH_ATTRIBUTES))
+    except (KeyError, TypeError, ValueError) as error:
+        raise QueueUnavailable(f"SQS GetQueueAttributes answered without numbers: {error!r}") from error
 
 
 def _received(message: Any, leased_at: float) -> Received | None:

@@ -88,3 +88,13 @@ class Transcript(_Model):
     timings_seconds: dict[str, Seconds] = Field(description="wall time per stage")
     redactions: dict[str, int] = Field(description="how often each kind of personal data, or profanity, was taken out")
     warnings: list[TranscriptWarning]
+
+    @property
+    def avg_logprob(self) -> float | None:
+        """The segments' mean by their length; None when none has one."""
+        known = [
+            (each.avg_logprob, max(each.end - each.start, 0.001))
+            for each in self.segments
+            if each.avg_logprob is not None
+        ]
+        return sum(mean * length for mean, length in known) / sum(length for _, length in known) if known else None

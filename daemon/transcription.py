@@ -23,7 +23,7 @@ from daemon.metrics import Metrics
 from daemon.outputs import Presentation, render
 from daemon.pipeline.checkpoints import CHECKPOINT_VERSION
 from daemon.privacy import protect
-from daemon.protocol import Checkpoint, Progress, StageDone
+from daemon.protocol import Batch, Checkpoint, Progress, StageDone
 from daemon.results import Results
 from daemon.runner import Runner
 from daemon.scratch import job_directory
@@ -100,6 +100,7 @@ class Transcriber:
             )
         crash_point("published", job.job_id, delivery.message.receive_count)
         if ours:
+            self._metrics.observe_published(transcript.language, transcript.avg_logprob)
             self._metrics.audio_seconds.inc(audio.duration_seconds)
             if audio.duration_seconds > 0:
                 runner_seconds = sum(transcript.timings_seconds.values())
@@ -135,7 +136,7 @@ class Transcriber:
         kept: set[asyncio.Task[None]] = set()
         submitted_at = time.monotonic()
 
-        def handle(event: Progress | StageDone | Checkpoint) -> None:
+        def handle(event: Progress | StageDone | Batch | Checkpoint) -> None:
             if "wait" not in delivery.timings_seconds:
                 self._record_stage(delivery, "wait", time.monotonic() - submitted_at)
             match event:
@@ -144,6 +145,14 @@ class Transcriber:
                     on_progress(stage, fraction)
                 case StageDone(_, stage, seconds):
                     self._record_stage(delivery, stage, seconds)
+                case Batch(_, chunks, room, gated, dismissed):
+                    self._metrics.asr_batch_fill_ratio.observe(chunks / room)
+                    for result, count in {
+                        "heard": chunks - gated - dismissed,
+                        "gated": gated,
+                        "dismissed": dismissed,
+                    }.items():
+                        self._metrics.asr_chunks.labels(result).inc(count)
                 case Checkpoint(_, name):
                     kept.add(asyncio.create_task(self._keep(job, fingerprint, checkpoints / name)))
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from prometheus_client import ProcessCollector
 from pydantic_core import PydanticUndefined
 
 from daemon.config import Settings, variable
@@ -65,6 +66,8 @@ def _default(name: str, default: Any) -> str:
 def metrics() -> str:
     rows = ["| Metric | Type | Labels | Meaning |", "|---|---|---|---|"]
     for family in Metrics().registry._collector_to_names:
+        if isinstance(family, ProcessCollector):
+            continue
         name = family._name + {"counter": "_total", "info": "_info"}.get(family._type, "")  # type: ignore[attr-defined]
         labels = ", ".join(f"`{label}`" for label in family._labelnames) or "–"  # type: ignore[attr-defined]
         rows.append(f"| `{name}` | {family._type} | {labels} | {_cell(family._documentation)} |")  # type: ignore[attr-defined]
@@ -73,7 +76,8 @@ def metrics() -> str:
         + (
             "# Metrics\n\n"
             "Served at `/metrics` in Prometheus' text format, and in OpenMetrics where it is asked for. Base units, bounded\n"
-            "labels, no identifiers. A histogram adds `_bucket`, `_sum` and `_count`.\n\n"
+            "labels, no identifiers. A histogram adds `_bucket`, `_sum` and `_count`. Beside these there are the usual `process_*`\n"
+            "metrics of the poller process: its memory, CPU time, open files and start.\n\n"
         )
         + "\n".join(rows)
         + "\n"

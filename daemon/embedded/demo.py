@@ -240,7 +240,8 @@ def _show_dead_letters(console: Console, aws: EmbeddedAws, jobs: list[DemoJob]) 
 def _show_metrics(console: Console, daemon: DaemonProcess) -> list[str]:
     console.rule("metrics")
     families = text_string_to_metric_families(daemon.get("/metrics"))
-    samples = [sample for family in families for sample in family.samples]
+    # Many are there from the start, at zero.
+    samples = [sample for family in families for sample in family.samples if sample.value]
     for sample in samples:
         if sample.name in HEADLINES:
             labels = ", ".join(f"{name}={value}" for name, value in sample.labels.items())

@@ -10,7 +10,6 @@ import importlib
 import json
 import os
 import queue
-import resource
 import signal
 import socket
 import sys
@@ -22,10 +21,12 @@ from typing import Any
 
 from daemon.errors import DeviceFault, Interrupted, SetupFailed, TranscriptdError
 from daemon.logs import configure, log_context
+from daemon.memory import resident_bytes
 from daemon.options import JobOptions
 from daemon.pipeline.checkpoints import Checkpoints
 from daemon.pipeline.settings import RunnerSettings
 from daemon.protocol import (
+    Batch,
     Cancel,
     Checkpoint,
     Done,
@@ -114,6 +115,9 @@ class JobReporter:
     def stage_done(self, stage: str, seconds: float) -> None:
         self._channel.send(StageDone(self._job_id, stage, seconds))
 
+    def batch(self, chunks: int, room: int, gated: int, dismissed: int) -> None:
+        self._channel.send(Batch(self._job_id, chunks, room, gated, dismissed))
+
     def check_cancelled(self) -> None:
         self._inbox.check_cancelled(self._job_id)
 
@@ -178,14 +182,12 @@ def _traceback() -> str:
 
 
 def _memory() -> Memory:
-    statm = Path("/proc/self/statm")  # Linux alone has it; elsewhere growth is not seen
-    pages = int(statm.read_text().split()[1]) if statm.exists() else 0
     torch = sys.modules.get("torch")  # never imported for this: a pipeline without it has no device
     device_bytes = 0
     if torch is not None and torch.cuda.is_initialized():
         free, total = torch.cuda.mem_get_info()
         device_bytes = total - free
-    return Memory(pages * resource.getpagesize(), device_bytes)
+    return Memory(resident_bytes(os.getpid()) or 0, device_bytes)
 
 
 def _load_class(path: str) -> Any:

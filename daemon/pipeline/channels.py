@@ -55,6 +55,9 @@ class ChannelReporter:
     def stage_done(self, stage: str, seconds: float) -> None:
         """Not reported: a stage is done when it is for all channels."""
 
+    def batch(self, chunks: int, room: int, gated: int, dismissed: int) -> None:
+        self._reporter.batch(chunks, room, gated, dismissed)
+
     def check_cancelled(self) -> None:
         self._reporter.check_cancelled()
 

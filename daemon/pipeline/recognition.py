@@ -228,6 +228,8 @@ class Recognizer:
                     with work.watch.clock("align"):
                         work.ladder.or_none(partial(decoder.align, encoded, found), *ESTIMATED)
                 passages.extend(found)
+                silent = [passage.chunk.doubtful for passage in found if not passage.text.strip()]
+                work.watch.batch(len(batch), self._stages.batch_size, silent.count(False), silent.count(True))
                 report(len(passages))
             return [[passage] for passage in passages]
 

@@ -12,5 +12,8 @@ class Reporter(Protocol):
     def stage_done(self, stage: str, seconds: float) -> None:
         """The stage ended after `seconds` of wall time."""
 
+    def batch(self, chunks: int, room: int, gated: int, dismissed: int) -> None:
+        """Whisper decoded a batch; what the numbers are stands with protocol.Batch."""
+
     def check_cancelled(self) -> None:
         """Raise errors.Interrupted if the job was given up. Called between batches and stages."""

@@ -50,6 +50,9 @@ class Watch:
     def progress(self, stage: str, fraction: float) -> None:
         self._reporter.progress(stage, fraction)
 
+    def batch(self, chunks: int, room: int, gated: int, dismissed: int) -> None:
+        self._reporter.batch(chunks, room, gated, dismissed)
+
     def check_cancelled(self) -> None:
         self._reporter.check_cancelled()
 

@@ -51,13 +51,13 @@ data "aws_iam_policy_document" "instance" {
 
   statement {
     sid       = "DeadLetters"
-    actions   = ["sqs:SendMessage"]
+    actions   = ["sqs:SendMessage", "sqs:GetQueueAttributes"]
     resources = [local.queue_arns["jobs-dlq"]]
   }
 
   statement {
     sid       = "Outbox"
-    actions   = ["sqs:SendMessage", "sqs:ReceiveMessage", "sqs:ChangeMessageVisibility", "sqs:DeleteMessage"]
+    actions   = ["sqs:SendMessage", "sqs:ReceiveMessage", "sqs:ChangeMessageVisibility", "sqs:DeleteMessage", "sqs:GetQueueAttributes"]
     resources = [local.queue_arns["outbox"]]
   }
 

@@ -6,7 +6,7 @@ import tempfile
 import threading
 import time
 import wave
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,6 +127,13 @@ class World:
         while self.queue_depth() != (0, 0):
             if time.monotonic() > deadline:
                 raise AssertionError(f"the queue still has {self.queue_depth()}")
+            time.sleep(0.1)
+
+    def wait_until(self, true: Callable[[], bool], what: str, timeout_seconds: float = PATIENCE_SECONDS) -> None:
+        deadline = time.monotonic() + timeout_seconds
+        while not true():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not {what} after {timeout_seconds:g} s")
             time.sleep(0.1)
 
     def scratch_files(self) -> list[Path]:

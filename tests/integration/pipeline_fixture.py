@@ -93,6 +93,7 @@ class Recorder:
     def __init__(self, cancel_at: int | None = None) -> None:
         self.fractions: list[tuple[str, float]] = []
         self.done: dict[str, float] = {}
+        self.batches: list[tuple[int, int, int, int]] = []
         self.checks = 0
         self._cancel_at = cancel_at
 
@@ -101,6 +102,9 @@ class Recorder:
 
     def stage_done(self, stage: str, seconds: float) -> None:
         self.done[stage] = seconds
+
+    def batch(self, chunks: int, room: int, gated: int, dismissed: int) -> None:
+        self.batches.append((chunks, room, gated, dismissed))
 
     def check_cancelled(self) -> None:
         from daemon.errors import Interrupted

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from daemon.config import Settings
 from daemon.embedded.aws import EmbeddedAws
 from daemon.errors import InvalidJson
+from daemon.metrics import Metrics
 from daemon.sqs import Queue, Received, open_queue
 from tests.conftest import settings_with
 from tests.unit.test_dead_letter import more_of
@@ -51,7 +52,7 @@ def test_any_message_is_received_and_dead_lettered_whole(
     aws: EmbeddedAws, body: str, attributes: dict[str, Any]
 ) -> None:
     async def through() -> Received:
-        async with open_queue(settings_on(aws)) as queue:
+        async with open_queue(settings_on(aws), Metrics()) as queue:
             (message,) = await queue.receive(1)
             await queue.dead_letter(message, InvalidJson("the body is not JSON"), 1)
             await queue.delete(message)

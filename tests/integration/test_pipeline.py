@@ -92,6 +92,9 @@ def test_a_memory_map_goes_through_every_stage_in_silence(
         fractions = [fraction for name, fraction in reporter.fractions if name == stage]
         assert fractions == sorted(fractions)
     assert len({fraction for name, fraction in reporter.fractions if name == "diarize"}) > 2
+    (batch,) = reporter.batches
+    assert 1 <= batch[0] <= batch[1], "the call's chunks fit into one batch"
+    assert batch[2:] == (0, 0)
     assert transcript.warnings == []
     assert transcript.models.alignment == "attention"
     assert capfd.readouterr() == ("", "")

@@ -14,7 +14,7 @@ from daemon.config import Settings
 from daemon.errors import DeviceFault, RunnerCrashed, RunnerStalled, SetupFailed, TranscriptdError
 from daemon.job import Job, parse_job
 from daemon.metrics import Metrics
-from daemon.protocol import Checkpoint, Progress, StageDone
+from daemon.protocol import Batch, Checkpoint, Progress, StageDone
 from daemon.runner import Runner, RunnerState
 from daemon.transcript import Transcript
 
@@ -40,7 +40,7 @@ async def do(runner: Runner, settings: Settings, folder: Path, prompt: str | Non
     """Run one job of a second of silence; the events it reported."""
     audio = folder / f"{job_id}.f32"
     np.zeros(16_000, dtype="<f4").tofile(audio)
-    events: list[Progress | StageDone | Checkpoint] = []
+    events: list[Progress | StageDone | Batch | Checkpoint] = []
     await runner.run(
         job_id,
         job_of(settings, prompt).options,
@@ -55,7 +55,7 @@ async def do(runner: Runner, settings: Settings, folder: Path, prompt: str | Non
 def restarts(runner: Runner) -> dict[str, float]:
     (family,) = runner._metrics.runner_restarts.collect()
     samples = family.samples
-    return {sample.labels["reason"]: sample.value for sample in samples if sample.name.endswith("_total")}
+    return {it.labels["reason"]: it.value for it in samples if it.name.endswith("_total") and it.value}
 
 
 def alive(pid: int) -> bool:

@@ -15,8 +15,8 @@ run "actions" {
   assert {
     condition = jsonencode({ for statement in data.aws_iam_policy_document.instance.statement : statement.sid => sort(statement.actions) }) == jsonencode({
       Jobs           = ["sqs:ChangeMessageVisibility", "sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ReceiveMessage"]
-      DeadLetters    = ["sqs:SendMessage"]
-      Outbox         = ["sqs:ChangeMessageVisibility", "sqs:DeleteMessage", "sqs:ReceiveMessage", "sqs:SendMessage"]
+      DeadLetters    = ["sqs:GetQueueAttributes", "sqs:SendMessage"]
+      Outbox         = ["sqs:ChangeMessageVisibility", "sqs:DeleteMessage", "sqs:GetQueueAttributes", "sqs:ReceiveMessage", "sqs:SendMessage"]
       Recordings     = ["s3:GetObject", "s3:GetObjectVersion"]
       Results        = ["s3:DeleteObject", "s3:GetObject", "s3:PutObject", "s3:PutObjectTagging"]
       Buckets        = ["s3:ListBucket"]

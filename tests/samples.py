@@ -1,0 +1,28 @@
+"""What metrics say, as Prometheus would read it."""
+
+from collections.abc import Iterable
+
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+from daemon.metrics import Metrics
+
+
+def samples_of(metrics: Metrics) -> dict[str, float]:
+    """Series → value, a series as `name{label="value"}` with its labels in their order."""
+    return _samples(metrics.registry.collect())
+
+
+def scraped(text: str) -> dict[str, float]:
+    """The same from the answer of /metrics."""
+    return _samples(text_string_to_metric_families(text))
+
+
+def _samples(families: Iterable[Metric]) -> dict[str, float]:
+    found = {}
+    for family in families:
+        for sample in family.samples:
+            if not sample.name.endswith("_created"):
+                labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
+                found[sample.name + (f"{{{labels}}}" if labels else "")] = sample.value
+    return found

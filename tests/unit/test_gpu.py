@@ -1,0 +1,149 @@
+"""GPUs through a fake of NVML: what it says, what it cannot say, and what becomes of the metrics when it fails."""
+
+import importlib
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from daemon.gpu import Gpus, watch_gpus
+from daemon.metrics import Metrics
+from tests.samples import samples_of
+
+NOT_SUPPORTED, TIMEOUT, GPU_IS_LOST = 3, 10, 15
+
+
+class FakeNvmlError(Exception):
+    def __init__(self, value: int) -> None:
+        super().__init__(f"NVML error {value}")
+        self.value = value
+
+
+@dataclass
+class FakeNvml:
+    """The part of pynvml that is used. `errors` has the error that a call by this name raises."""
+
+    gpus: int = 1
+    errors: dict[str, int] = field(default_factory=dict)
+    xids: list[tuple[int, int]] = field(default_factory=list)  # GPU, number
+
+    NVMLError = FakeNvmlError
+    NVML_ERROR_NOT_SUPPORTED = NOT_SUPPORTED
+    NVML_TEMPERATURE_GPU = 0
+    nvmlEventTypeXidCriticalError = 8
+
+    def _call(self, name: str, answer: Any = None) -> Any:
+        if name in self.errors:
+            raise FakeNvmlError(self.errors[name])
+        return answer
+
+    def nvmlInit(self) -> None:
+        self._call("init")
+
+    def nvmlDeviceGetCount(self) -> int:
+        return int(self._call("count", self.gpus))
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return index
+
+    def nvmlDeviceGetIndex(self, handle: int) -> int:
+        return handle
+
+    def nvmlEventSetCreate(self) -> object:
+        return object()
+
+    def nvmlDeviceRegisterEvents(self, handle: int, types: int, events: object) -> None:
+        assert types == self.nvmlEventTypeXidCriticalError
+        self._call("events")
+
+    def nvmlEventSetWait_v2(self, events: object, timeout_ms: int) -> Any:
+        if not self.xids:
+            raise FakeNvmlError(TIMEOUT)
+        gpu, xid = self.xids.pop(0)
+        return SimpleNamespace(device=gpu, eventData=xid)
+
+    def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
+        return self._call("memory", SimpleNamespace(used=3 * 2**30, total=24 * 2**30))
+
+    def nvmlDeviceGetUtilizationRates(self, handle: int) -> Any:
+        return self._call("rates", SimpleNamespace(gpu=85, memory=40))
+
+    def nvmlDeviceGetTemperature(self, handle: int, sensor: int) -> Any:
+        return self._call("temperature", 71)
+
+
+def opened(metrics: Metrics, nvml: FakeNvml) -> Gpus:
+    gpus = Gpus.open(metrics, nvml)
+    assert gpus is not None
+    return gpus
+
+
+def gpu_samples(metrics: Metrics) -> dict[str, float]:
+    return {name: value for name, value in samples_of(metrics).items() if "_gpu_" in name}
+
+
+def test_every_gpu_is_measured() -> None:
+    metrics = Metrics()
+    opened(metrics, FakeNvml(gpus=2)).sample()
+    found = gpu_samples(metrics)
+    for gpu in "01":
+        assert found[f'transcriptd_gpu_memory_used_bytes{{gpu="{gpu}"}}'] == 3 * 2**30
+        assert found[f'transcriptd_gpu_memory_size_bytes{{gpu="{gpu}"}}'] == 24 * 2**30
+        assert found[f'transcriptd_gpu_utilisation_ratio{{gpu="{gpu}"}}'] == 0.85
+        assert found[f'transcriptd_gpu_temperature_celsius{{gpu="{gpu}"}}'] == 71
+        assert found[f'transcriptd_gpu_query_failures_total{{gpu="{gpu}"}}'] == 0
+
+
+@pytest.mark.parametrize("call", ["init", "count"])
+def test_without_a_driver_nothing_is_said(call: str) -> None:
+    metrics = Metrics()
+    with watch_gpus(metrics, FakeNvml(errors={call: 9})):
+        assert gpu_samples(metrics) == {}
+
+
+def test_the_real_library_is_asked_when_no_other_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the daemon does it; this machine need not have a driver."""
+    pynvml = importlib.import_module("pynvml")
+
+    def fail() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", fail)
+    assert Gpus.open(Metrics()) is None
+
+
+def test_what_a_gpu_never_says_is_absent_and_no_failure() -> None:
+    metrics = Metrics()
+    opened(metrics, FakeNvml(errors={"rates": NOT_SUPPORTED, "events": NOT_SUPPORTED})).sample()
+    found = gpu_samples(metrics)
+    assert not any("utilisation" in name for name in found)
+    assert found['transcriptd_gpu_memory_used_bytes{gpu="0"}'] > 0
+    assert found['transcriptd_gpu_query_failures_total{gpu="0"}'] == 0
+
+
+def test_a_lost_gpu_is_counted_and_its_last_values_are_not_repeated() -> None:
+    metrics, nvml = Metrics(), FakeNvml()
+    gpus = opened(metrics, nvml)
+    gpus.sample()
+    nvml.errors = dict.fromkeys(("memory", "rates", "temperature"), GPU_IS_LOST)
+    gpus.sample()
+    gpus.sample()
+    assert gpu_samples(metrics) == {'transcriptd_gpu_query_failures_total{gpu="0"}': 2}
+    nvml.errors = {}
+    gpus.sample()
+    assert gpu_samples(metrics)['transcriptd_gpu_temperature_celsius{gpu="0"}'] == 71
+
+
+def test_xid_errors_are_counted_by_gpu_and_number() -> None:
+    metrics = Metrics()
+    nvml = FakeNvml(gpus=2, xids=[(1, 79), (1, 79), (0, 31), (0, 2**40)])
+    gpus = opened(metrics, nvml)
+    gpus.sample()
+    gpus.sample()
+    counted = {name: value for name, value in gpu_samples(metrics).items() if "xid_errors_total" in name}
+    assert counted == {
+        'transcriptd_gpu_xid_errors_total{gpu="1",xid="79"}': 2,
+        'transcriptd_gpu_xid_errors_total{gpu="0",xid="31"}': 1,
+        'transcriptd_gpu_xid_errors_total{gpu="0",xid="other"}': 1,
+    }
