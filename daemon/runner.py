@@ -80,6 +80,7 @@ class Runner:
         self._stopping = False
         self._device_failures = 0  # since a job was last finished
         self.info: Ready | None = None
+        self._state, self.state_since = RunnerState.NEW, time.time()  # Unix time
         self._set_state(RunnerState.NEW)
 
     @property
@@ -331,6 +332,7 @@ class Runner:
             self._finish(job_id, error if assignment.begun or self._stopping else _NotBegun())
 
     def _set_state(self, state: RunnerState) -> None:
-        self._state = state
+        if state is not self._state:
+            self._state, self.state_since = state, time.time()
         for each in RunnerState:
             self._metrics.runner_state.labels(each.value).set(each is state)
