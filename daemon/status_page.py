@@ -147,7 +147,8 @@ def _state(snapshot: Snapshot) -> Element:
     facts = [
         ("Daemon", f"{daemon.phase} for {span(now - daemon.since)}"),
         ("Worker", daemon.worker_id),
-        ("Version", f"{daemon.version}, on {daemon.host}, pid {daemon.pid}"),
+        ("Version", daemon.version),
+        ("Host", f"{daemon.host}, pid {daemon.pid}"),
         ("Runner", f"{runner.state} for {span(now - runner.since)}"),
         ("Restarts", ", ".join(f"{count} × {reason}" for reason, count in runner.restarts.items()) or "none"),
         ("Device", _device(runner)),
