@@ -1,6 +1,7 @@
 """The record of jobs, what a snapshot leaves out, and that no text becomes markup."""
 
 import json
+import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,6 +13,9 @@ from hypothesis import strategies as st
 
 from daemon.config import Settings
 from daemon.delivery import Delivery
+from daemon.history import Delivery as Entry
+from daemon.history import History
+from daemon.job import parse_job
 from daemon.snapshot import public_settings
 from daemon.status import MAX_MESSAGE_CHARS, MAX_OUTCOMES, Record, cut_urls
 from daemon.status_page import element, policy, span, to_html
@@ -35,6 +39,36 @@ def test_a_delivery_is_in_hand_until_it_ends_however_it_does() -> None:
     with pytest.raises(ZeroDivisionError):
         fail()
     assert record.jobs == []
+
+
+def delivery_of(settings: Settings, *, history: History | None = None, **options: Any) -> Delivery:
+    """A delivery whose recording of 600 s has been recognised."""
+    body = json.dumps({"job_id": "job-1", "input": {"bucket": "media", "key": "a"}, "options": options})
+    delivery = Delivery(received(body), job=parse_job(body, settings), history=history)
+    delivery.course.audio_seconds = 600.0
+    delivery.course.report("asr", 1.0, time.monotonic())
+    return delivery
+
+
+def test_the_time_left_is_learnt_from_jobs_of_the_kind_that_were_done_from_their_beginning() -> None:
+    record, settings = Record(), settings_with()
+
+    def left(delivery: Delivery) -> float | None:
+        with record.holding(delivery):
+            return record.jobs[0].left_seconds
+
+    resumed = History(deliveries=(Entry(message_id="m-1", receive_count=1, worker_id="w"),))
+    for reason, history in (("duplicate", None), ("published", resumed)):
+        done = delivery_of(settings, history=history)
+        done.timings_seconds = {"diarize": 1.0}
+        record.ended(done, "deleted", reason, settled=True)
+    assert left(delivery_of(settings)) is None
+    done = delivery_of(settings, history=History())
+    done.timings_seconds = {"asr": 60.0, "align": 900.0, "diarize": 2700.0}
+    record.ended(done, "deleted", "published", settled=True)
+    assert left(delivery_of(settings)) == pytest.approx(3600, abs=600)  # of which time on the clock may be gone
+    assert left(delivery_of(settings, model="tiny.en")) is None
+    assert left(delivery_of(settings, diarize=False)) is None
 
 
 def test_outcomes_are_bounded_in_number_and_length() -> None:
