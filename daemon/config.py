@@ -260,7 +260,7 @@ class Settings(BaseSettings):
     drain_timeout_seconds: float = Field(
         300, ge=0, description="time for jobs to finish after SIGTERM; what is left is released"
     )
-    http_host: str = Field("127.0.0.1", description="address of /metrics, /healthz and /readyz")
+    http_host: str = Field("127.0.0.1", description="address of the status page, /metrics, /healthz and /readyz")
     http_port: int = Field(9464, ge=0, le=65535, description="port of the same; 0 takes a free one and logs it")
     worker_id: str = Field(
         default_factory=socket.gethostname,

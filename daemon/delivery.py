@@ -13,6 +13,7 @@ from daemon.history import History
 from daemon.job import Job, peek_job_id, peek_webhook_url
 from daemon.lease import Lease
 from daemon.manifest import MANIFEST_NAME, Manifest
+from daemon.pace import Course
 from daemon.sqs import Received
 
 
@@ -29,6 +30,7 @@ class Delivery:
     manifest: Manifest | None = None  # once the job is finished, by this delivery or another
     told: bool = False  # an earlier delivery's webhook is known to have arrived
     timings_seconds: dict[str, float] = field(default_factory=dict)
+    course: Course = field(default_factory=Course)
 
     @property
     def elapsed_seconds(self) -> float:

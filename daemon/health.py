@@ -1,4 +1,4 @@
-"""The HTTP side: /metrics, /healthz (the process lives) and /readyz (it can do jobs, and what it found)."""
+"""The probes: /metrics, /healthz (the process lives) and /readyz (it can do jobs, and what it found)."""
 
 import asyncio
 import shutil
@@ -18,6 +18,7 @@ from daemon.runner import Runner, RunnerState
 
 PING_PERIOD_SECONDS = 10.0
 PING_TIMEOUT_SECONDS = 5.0
+SHUTDOWN_TIMEOUT_SECONDS = 1.0  # for answers on their way: aiohttp's own minute would hold up the exit
 
 
 class Polls(Protocol):
@@ -37,8 +38,17 @@ class Health:
         self._runner = runner
         self._pings = pings
         self._pinged: dict[str, tuple[float, str | None]] = {}
-        self.phase = "starting"  # starting → running → draining
+        self._phase, self.phase_since = "starting", time.time()  # Unix time
         self.poller: Polls | None = None
+
+    @property
+    def phase(self) -> str:
+        """starting → running → draining."""
+        return self._phase
+
+    @phase.setter
+    def phase(self, phase: str) -> None:
+        self._phase, self.phase_since = phase, time.time()
 
     def receive_gate(self) -> str | None:
         """Why no message may be received now, or None."""
@@ -112,8 +122,10 @@ def _describe(info: Ready | None) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def serve_http(settings: Settings, health: Health, metrics: Metrics) -> AsyncIterator[int]:
-    """Serve until the context ends; yields the port."""
+async def serve_http(
+    settings: Settings, health: Health, metrics: Metrics, attach: Callable[[web.Application], None]
+) -> AsyncIterator[int]:
+    """Serve until the context ends; yields the port. `attach` adds further routes."""
 
     async def get_metrics(request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
@@ -128,7 +140,8 @@ async def serve_http(settings: Settings, health: Health, metrics: Metrics) -> As
 
     app = web.Application()
     app.add_routes([web.get("/metrics", get_metrics), web.get("/healthz", get_healthz), web.get("/readyz", get_readyz)])
-    server = web.AppRunner(app, access_log=None)
+    attach(app)
+    server = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_SECONDS)
     await server.setup()
     try:
         site = web.TCPSite(server, settings.http_host, settings.http_port)

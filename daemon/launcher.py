@@ -18,7 +18,10 @@ from daemon.processor import Processor
 from daemon.results import Results
 from daemon.runner import Runner
 from daemon.scratch import open_scratch
+from daemon.snapshot import Observer
 from daemon.sqs import open_queue
+from daemon.status import Record
+from daemon.status_server import StatusServer
 from daemon.storage import open_storage
 from daemon.systemd import feed_watchdog, notify
 from daemon.transcription import Transcriber
@@ -51,7 +54,9 @@ async def serve(settings: Settings) -> int:
         results = Results(storage, settings.checkpoint_tag)
         runner = Runner(settings, metrics)
         health = Health(settings, runner, {"sqs": queue.ping, "s3": storage.ping})
-        port = await stack.enter_async_context(serve_http(settings, health, metrics))
+        record = Record()
+        status = StatusServer(Observer(settings, health, runner, metrics, record).snapshot)
+        port = await stack.enter_async_context(serve_http(settings, health, metrics, status.attach))
         log.info("listening", extra={"host": settings.http_host, "port": port})
         outbox = await stack.enter_async_context(open_outbox(settings, metrics)) if settings.outbox_url else None
         depths = {"jobs": queue.depth, "dead_letter": queue.dead_letter_depth} | (
@@ -88,7 +93,13 @@ async def serve(settings: Settings) -> int:
             settings, storage=storage, results=results, runner=runner, metrics=metrics, scratch=scratch
         )
         processor = Processor(
-            settings, queue=queue, results=results, transcriber=transcriber, webhooks=webhooks, metrics=metrics
+            settings,
+            queue=queue,
+            results=results,
+            transcriber=transcriber,
+            webhooks=webhooks,
+            metrics=metrics,
+            record=record,
         )
         poller = health.poller = Poller(settings, queue, processor, metrics, health.receive_gate)
 

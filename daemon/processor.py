@@ -27,6 +27,7 @@ from daemon.manifest import Manifest
 from daemon.metrics import Metrics
 from daemon.results import Results
 from daemon.sqs import Queue, Received
+from daemon.status import Record
 from daemon.transcription import Transcriber
 from daemon.webhook import WebhookSender
 
@@ -47,6 +48,7 @@ class Processor:
         transcriber: Transcriber,
         webhooks: WebhookSender,
         metrics: Metrics,
+        record: Record,
     ) -> None:
         self._settings = settings
         self._queue = queue
@@ -54,13 +56,17 @@ class Processor:
         self._transcriber = transcriber
         self._webhooks = webhooks
         self._metrics = metrics
+        self._record = record
         # Forgotten when nobody holds or awaits them.
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     async def process(self, message: Received, leave: asyncio.Event) -> None:
         """Bring one delivery to exactly one outcome. Never raises for what is wrong with a job or a dependency."""
-        with log_context(message_id=message.message_id, receive_count=message.receive_count):
-            delivery = Delivery(message)
+        delivery = Delivery(message)
+        with (
+            log_context(message_id=message.message_id, receive_count=message.receive_count),
+            self._record.holding(delivery),
+        ):
             self._metrics.message_receives.observe(message.receive_count)
             if message.receive_count == 1:
                 wait_seconds = max(0.0, time.time() - message.sent_at)
@@ -70,6 +76,7 @@ class Processor:
                 async with Lease(self._queue, message, self._settings, self._metrics) as lease:
                     delivery.lease = lease
                     disposition = await self._decide(delivery, lease, leave)
+                    delivery.course.enter("settle")
                     await self._note(delivery, disposition)
                     await lease.close()
                     settled = await self._settle(disposition, delivery, lease)
@@ -77,6 +84,7 @@ class Processor:
             except Exception:  # the message comes back by itself; a fault of ours must not end the other jobs
                 log.exception("delivery not settled")
                 self._metrics.jobs.labels("unsettled", TranscriptdError.code).inc()
+                self._record.ended(delivery, "unsettled", TranscriptdError.code, settled=False)
 
     # --- what becomes of it ---------------------------------------------------------------------------------------
 
@@ -225,11 +233,14 @@ class Processor:
         return False
 
     def _account(self, disposition: Disposition, delivery: Delivery, settled: bool) -> None:
-        """Metrics, and the one summary line of the delivery."""
+        """Metrics, the record, and the one summary line of the delivery."""
         error = None if isinstance(disposition, Delete) else disposition.error
         reason = disposition.reason if isinstance(disposition, Delete) else disposition.error.code
         self._metrics.jobs.labels(disposition.outcome, reason).inc()
         self._metrics.job_duration_seconds.labels(disposition.outcome).observe(delivery.elapsed_seconds)
+        self._record.ended(
+            delivery, disposition.outcome, reason, message=error.message if error else None, settled=settled
+        )
         levels = {Delete: logging.INFO, Release: logging.INFO, DeadLetter: logging.ERROR}
         manifest = delivery.manifest
         log.log(

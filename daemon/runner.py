@@ -83,6 +83,7 @@ class Runner:
         self._counted_at = time.monotonic()  # busy time is counted up to here
         self._state = RunnerState.NEW
         self.info: Ready | None = None
+        self._state, self.state_since = RunnerState.NEW, time.time()  # Unix time
         self._set_state(RunnerState.NEW)
 
     @property
@@ -347,6 +348,7 @@ class Runner:
 
     def _set_state(self, state: RunnerState) -> None:
         self._count_busy()
-        self._state = state
+        if state is not self._state:
+            self._state, self.state_since = state, time.time()
         for each in RunnerState:
             self._metrics.runner_state.labels(each.value).set(each is state)

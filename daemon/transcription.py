@@ -83,6 +83,7 @@ class Transcriber:
                     audio_track=job.options.audio_track,
                     split=job.options.channels == "split",
                 )
+            delivery.course.audio_seconds = audio.duration_seconds
             source.unlink()
             crash_point("decoded", job.job_id, delivery.message.receive_count)
             await self._run(job, delivery, found, on_progress, directory, audio.paths, result)
@@ -135,15 +136,18 @@ class Transcriber:
             await self._restore(job, fingerprint, checkpoints)
         kept: set[asyncio.Task[None]] = set()
         submitted_at = time.monotonic()
+        delivery.course.enter("wait")
 
         def handle(event: Progress | StageDone | Batch | Checkpoint) -> None:
             if "wait" not in delivery.timings_seconds:
                 self._record_stage(delivery, "wait", time.monotonic() - submitted_at)
             match event:
                 case Progress(_, stage, fraction):
+                    delivery.course.report(stage, fraction, time.monotonic())
                     log.debug("progress", extra={"stage": stage, "fraction": fraction})
                     on_progress(stage, fraction)
                 case StageDone(_, stage, seconds):
+                    delivery.course.report(stage, 1.0, time.monotonic())
                     self._record_stage(delivery, stage, seconds)
                 case Batch(_, chunks, room, gated, dismissed):
                     self._metrics.asr_batch_fill_ratio.observe(chunks / room)
@@ -215,6 +219,7 @@ class Transcriber:
     @contextmanager
     def _stage(self, delivery: Delivery, stage: str) -> Iterator[None]:
         started_at = time.monotonic()
+        delivery.course.enter(stage)
         yield
         self._record_stage(delivery, stage, time.monotonic() - started_at)
 

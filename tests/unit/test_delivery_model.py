@@ -39,6 +39,7 @@ from daemon.poller import Poller
 from daemon.processor import Processor
 from daemon.results import Results
 from daemon.sqs import Queue, Received
+from daemon.status import Record
 from daemon.storage import StoredObject
 from daemon.transcript import Models, Transcript
 from daemon.transcription import ProgressHandler, Transcriber
@@ -289,6 +290,7 @@ class Worker:
             transcriber=ScriptedTranscriber(self, results),
             webhooks=WebhookSender(self.settings),
             metrics=self.metrics,
+            record=Record(),
         )
         processor.watch = self.world.watch
         poller = Poller(self.settings, queue, processor, self.metrics, lambda: None)
