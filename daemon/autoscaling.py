@@ -108,3 +108,11 @@ async def open_group(group: str, instance_id: str) -> AsyncIterator[AutoScalingG
     config = AioConfig(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 1})
     async with aioboto3.Session().client("autoscaling", config=config) as client:
         yield AutoScalingGroup(client, group, instance_id)
+
+
+async def find_group(group: str) -> list[str] | None:
+    """The ids of the group's instances; None if there is no such group. Raises BotoCoreError or ClientError."""
+    config = AioConfig(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 2})
+    async with aioboto3.Session().client("autoscaling", config=config) as client:
+        found = (await client.describe_auto_scaling_groups(AutoScalingGroupNames=[group]))["AutoScalingGroups"]
+    return [instance["InstanceId"] for instance in found[0].get("Instances", [])] if found else None

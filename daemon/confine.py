@@ -36,6 +36,6 @@ def limit(*, memory_bytes: int, cpu_seconds: float, file_bytes: int, parent: int
         sys.exit("the parent is gone")  # it died before PDEATHSIG could notice
 
 
-def leave_network() -> None:
-    """From here on no file of another user and no network. Where the system forbids it, it is done without."""
-    LIBC.unshare(CLONE_NEWUSER | CLONE_NEWNET)
+def leave_network() -> bool:
+    """From here on no file of another user and no network. Where the system forbids it, False: it is done without."""
+    return bool(LIBC.unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0)

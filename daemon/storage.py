@@ -212,10 +212,13 @@ class Storage:
 
     async def ping(self) -> None:
         """Prove that S3 answers and the default output bucket exists."""
-        if self._output_bucket is None:
-            return
-        with _wrapped(f"s3://{self._output_bucket}"):
-            await self._client.head_bucket(Bucket=self._output_bucket)
+        if self._output_bucket is not None:
+            await self.head(self._output_bucket)
+
+    async def head(self, bucket: str) -> None:
+        """Prove that the bucket exists. Raises ObjectMissing, AccessDenied, StorageUnavailable."""
+        with _wrapped(f"s3://{bucket}"):
+            await self._client.head_bucket(Bucket=bucket)
 
 
 async def _write_body(body: Any, descriptor: int, offset: int, end: int) -> None:

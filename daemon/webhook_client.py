@@ -90,6 +90,16 @@ class WebhookClient:
             wait_seconds=_retry_after_seconds(response),
         )
 
+    async def probe(self, url: str) -> int:
+        """The status of the answer to a HEAD request, which carries nothing. Raises Undelivered."""
+        if self._session is None:
+            raise RuntimeError("the client is not open")
+        try:
+            async with self._session.head(url, allow_redirects=False) as response:
+                return response.status
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _undelivered(error) from error
+
     async def _post(self, url: str, event_id: str, body: str) -> aiohttp.ClientResponse:
         if self._session is None or not self._signers:
             raise RuntimeError("the client is not open, or has no secret")

@@ -21,6 +21,7 @@ class FakeEc2:
     """`with FakeEc2() as ec2:`; `metadata` is what it serves by path, `calls` what the group was told."""
 
     metadata: dict[str, str] = field(default_factory=lambda: {"instance-id": INSTANCE_ID})
+    members: list[str] | None = None  # of the group, as DescribeAutoScalingGroups tells; None: there is no group
     refused: set[str] = field(default_factory=set)  # actions answered with a ValidationError
     failing: int = 0  # so many actions fail first
     metadata_down: bool = False
@@ -67,9 +68,10 @@ class FakeEc2:
                 if action in outer.refused:
                     return self._answer(400, _error("ValidationError", "No active Lifecycle Action found"))
                 outer.on_call(call)
+                result = _described(outer.members) if action == "DescribeAutoScalingGroups" else ""
                 return self._answer(
                     200,
-                    f'<{action}Response xmlns="{NAMESPACE}"><{action}Result/>'
+                    f'<{action}Response xmlns="{NAMESPACE}"><{action}Result>{result}</{action}Result>'
                     f"<ResponseMetadata><RequestId>r</RequestId></ResponseMetadata></{action}Response>",
                 )
 
@@ -123,6 +125,13 @@ class FakeEc2:
     def told(self) -> list[str]:
         """The calls in order, in short: `complete launching CONTINUE`."""
         return [_in_short(call) for call in list(self.calls)]
+
+
+def _described(members: list[str] | None) -> str:
+    if members is None:
+        return "<AutoScalingGroups/>"
+    instances = "".join(f"<member><InstanceId>{member}</InstanceId></member>" for member in members)
+    return f"<AutoScalingGroups><member><Instances>{instances}</Instances></member></AutoScalingGroups>"
 
 
 def _in_short(call: dict[str, str]) -> str:

@@ -11,10 +11,20 @@ Call = Callable[[argparse.Namespace], int]
 
 
 def add_tools(commands: Any) -> None:
-    """Declare `dlq`, `submit` and `watch`."""
+    """Declare `check`, `dlq`, `submit` and `watch`."""
+    _add_check(
+        commands.add_parser("check", help="look whether the daemon can work here, and say what to do where it cannot")
+    )
     _add_dlq(commands.add_parser("dlq", help="look into the dead-letter queue; send its messages back or delete them"))
     _add_submit(commands.add_parser("submit", help="publish a job for an object in S3 or a file of yours"))
     _add_watch(commands.add_parser("watch", help="follow a job to its end and fetch its transcript"))
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these checks alone; docs/tools.md lists them")
+    parser.add_argument("--skip", nargs="+", metavar="NAME", help="all checks but these")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(call=_check)
 
 
 def _add_dlq(parser: argparse.ArgumentParser) -> None:
@@ -126,6 +136,13 @@ def _dlq(action: str) -> Call:
         return run(f"dlq {action}", lambda: actions[action](arguments))
 
     return call
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from daemon.tools.check.command import check
+    from daemon.tools.command import run
+
+    return run("check", lambda: check(arguments))
 
 
 def _submit(arguments: argparse.Namespace) -> int:

@@ -64,6 +64,11 @@ def test_no_torch_in_the_poller_process() -> None:
     assert heavy & loaded == set()
 
 
+def test_the_check_leaves_the_libraries_to_its_child() -> None:
+    loaded = loaded_after("import daemon.tools.check.command, huggingface_hub")
+    assert {"torch", "ctranslate2", "whisperx", "pyannote", "faster_whisper"} & loaded == set()
+
+
 def test_help_imports_nothing_of_weight() -> None:
     loaded = loaded_after("import daemon.__main__")
     assert {"torch", "pydantic", "boto3", "aiohttp", "asyncio"} & loaded == set()

@@ -1,0 +1,42 @@
+"""The parent's side of daemon/pipeline/probe.py: torch and CTranslate2 are asked in a process of their own."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE
+from contextlib import suppress
+
+from daemon.pipeline.probe import Facts
+from daemon.runner_process import WITHHELD_PREFIXES
+
+MAX_ERROR_CHARACTERS = 500
+
+
+async def run_probe(device: str) -> Facts:
+    """What the libraries say. Raises RuntimeError with the last words of a process that said nothing."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "daemon.pipeline.probe", device),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=PIPE,
+        stderr=PIPE,
+        process_group=0,
+        # As the runner process: without our secrets, with the driver's and the hub's variables.
+        env={name: value for name, value in os.environ.items() if not name.startswith(WITHHELD_PREFIXES)},
+    )
+    try:
+        output, errors = await process.communicate()
+    finally:
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+    if process.returncode != 0:
+        lines = errors.decode(errors="replace").strip().splitlines() or ["it said nothing"]
+        status = process.returncode or 0
+        how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
+        raise RuntimeError(
+            f"the process that loads torch and CTranslate2 {how}: {lines[-1].strip()[:MAX_ERROR_CHARACTERS]}"
+        )
+    return Facts(**json.loads(output.splitlines()[-1]))  # libraries may have printed before

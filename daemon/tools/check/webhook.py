@@ -1,0 +1,44 @@
+"""The webhook receiver, by the daemon's own rules. Nothing is posted."""
+
+from collections.abc import AsyncGenerator
+from urllib.parse import urlsplit
+
+from daemon.errors import ConfigError
+from daemon.tools.check.registry import Context, Finding, check, failed, passed, skipped, warned
+from daemon.webhook_client import Undelivered, WebhookClient
+
+
+@check(
+    "webhook",
+    "WEBHOOK_SECRET is one; WEBHOOK_URL resolves to an allowed address, its TLS certificate holds, and something answers a HEAD request, with whatever status",
+)
+async def webhook(context: Context) -> AsyncGenerator[Finding, None]:
+    settings = context.settings
+    try:
+        client = WebhookClient(settings)
+    except ConfigError as error:
+        rule, _, make = error.message.partition("; ")
+        yield failed(rule, f"{make[:1].upper()}{make[1:]}")
+        return
+    if settings.webhook_secret:
+        yield passed(f"{len(settings.webhook_secret)} well-formed signing secrets")
+    if settings.webhook_url is None:
+        yield skipped("WEBHOOK_URL is not set", "Set it and WEBHOOK_SECRET where events are wanted by default.")
+        return
+    parts = urlsplit(settings.webhook_url)
+    where = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")  # the rest may hold a token
+    try:
+        async with client:
+            status = await client.probe(settings.webhook_url)
+    except Undelivered as error:
+        if error.result == "refused":
+            fix = "Use a receiver with a public address; in a closed network TRANSCRIPTD_WEBHOOK_ALLOW_HTTP=true allows any."
+        else:
+            fix = "Check the URL, the receiver, its certificate, and the route from this machine."
+        yield failed(f"{where}: {error}", fix)
+        return
+    found = f"{where} answers, HTTP {status}"
+    if 300 <= status < 400:
+        yield warned(f"{found}: a redirect, which the daemon does not follow", "Set WEBHOOK_URL to where it leads.")
+    else:
+        yield passed(found)
