@@ -221,17 +221,30 @@ def test_a_full_disk_and_one_that_cannot_be_written_to(site: Site, tmp_path: Pat
     assert "Not a directory" in only_failure(found["disk"])
 
 
+PYANNOTE = "pyannote/speaker-diarization-community-1"
+
+
+def put_in_cache(home: Path, repository: str, file: str) -> None:
+    folder = home / "hub" / f"models--{repository.replace('/', '--')}"
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    (folder / "snapshots" / "abc" / file).touch()
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+
+
+def test_a_gated_pipeline_in_the_cache_needs_no_token(site: Site, tmp_path: Path) -> None:
+    put_in_cache(tmp_path, PYANNOTE, "config.yaml")
+    status, found = site.run("--only", "diarization", TRANSCRIPTD_DIARIZATION_MODEL=PYANNOTE, HF_HOME=str(tmp_path))
+    assert (status, statuses(found["diarization"])) == (0, ["pass"])
+
+
 def test_models_that_are_not_there(site: Site, tmp_path: Path) -> None:
-    cached = tmp_path / "hub" / "models--Systran--faster-whisper-base"
-    (cached / "snapshots" / "abc").mkdir(parents=True)
-    (cached / "snapshots" / "abc" / "model.bin").touch()
-    (cached / "refs").mkdir()
-    (cached / "refs" / "main").write_text("abc")
+    put_in_cache(tmp_path, "Systran/faster-whisper-base", "model.bin")
     status, found = site.run(
         *("--only", "models", "diarization"),
         TRANSCRIPTD_MODEL=str(tmp_path),
         TRANSCRIPTD_MODELS="base,tiny,unheard-of",
-        TRANSCRIPTD_DIARIZATION_MODEL="pyannote/speaker-diarization-community-1",
+        TRANSCRIPTD_DIARIZATION_MODEL=PYANNOTE,
         HF_HOME=str(tmp_path),
     )
     assert status == 1
