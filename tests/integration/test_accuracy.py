@@ -22,7 +22,8 @@ START_TOLERANCE_SECONDS = 0.3
 MIN_STARTS_IN_TOLERANCE = 0.8
 MIN_ERRORS_UNSURE = 0.7  # of the wrong words, those among the less sure half
 MIN_RANKING = 0.75  # how often a right word is surer than a wrong one (area under the ROC curve)
-MIN_RECOGNISED = 0.7  # of the sentences' first words, so that the measure above means something; processors differ by a word or two
+# Of the sentences' first words, so that the share of starts means something. Processors differ by a word or two.
+MIN_RECOGNISED = 0.7
 
 both_models = pytest.mark.parametrize("model", ["base", "tiny.en"])
 
