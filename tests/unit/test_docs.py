@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from daemon.config import Settings, variable
 from daemon.errors import all_errors
 from daemon.job import parse_job
 from tests.conftest import settings_with
@@ -51,6 +52,23 @@ def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text()):
         if not target.startswith("http"):
             assert (ROOT / page.parent / target).exists(), f"{page} links to {target}"
+
+
+PAGES = [ROOT / "README.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("deploy/**/*.md")]
+
+
+def test_settings_and_metrics_that_documents_name_exist() -> None:
+    settings = {variable(name) for name in Settings.model_fields}
+    metrics = set(re.findall(r"`(transcriptd_\w+)`", (ROOT / "docs" / "metrics.md").read_text()))
+    named = {page: page.read_text() for page in PAGES}
+    assert len(metrics) > 40
+    for page, text in named.items():
+        for name in re.findall(r"\bTRANSCRIPTD_[A-Z_]*[A-Z]\b", text):
+            assert name in settings, f"{page.name} names {name}"
+        for name in re.findall(r"\btranscriptd_[a-z_]*[a-z]\b(?!:)", text):
+            assert any(name.removesuffix(end) in metrics for end in ("", "_count", "_sum", "_bucket")), (
+                f"{page.name} names {name}"
+            )
 
 
 def test_the_makefile_lists_its_targets() -> None:
