@@ -124,7 +124,7 @@ def test_gone_ends_it(world: World, receiver: Receiver) -> None:
 
 
 def test_the_end_of_the_schedule_ends_it_and_a_redelivery_tells_it_again(world: World, receiver: Receiver) -> None:
-    with world.daemon(**QUICK, webhook_schedule_seconds="1,3") as daemon:
+    with world.daemon(**QUICK, webhook_schedule_seconds="4,8") as daemon:
         publish_and_wait_for_the_outbox(world, receiver, daemon, "call.wav")
         wait_until(lambda: bool(record(world)), "the end is recorded", daemon)
         wait_until(lambda: outbox_depth(world) == 0, "the outbox is empty", daemon)
