@@ -1,19 +1,14 @@
 """Memory of the poller process over many jobs: the real daemon, a pipeline without a model, everything else real."""
 
 import argparse
-import resource
 import time
-from pathlib import Path
 
+from bench.memory import status_bytes
 from daemon.embedded.process import DaemonProcess
 from tests.acceptance.world import World, open_world
 from tests.media import chirp, make_wav
 
 WARM_JOBS_SHARE = 0.2  # caches and pools fill up; what follows must be flat
-
-
-def resident_bytes(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def finished(daemon: DaemonProcess) -> int:
@@ -31,9 +26,9 @@ def soak(world: World, jobs: int) -> list[tuple[int, int]]:
             world.publish(f"soak-{number}", "short.wav")
         while (done := finished(daemon)) < jobs:
             if not samples or done >= samples[-1][0] + jobs // 20:
-                samples.append((done, resident_bytes(daemon.process.pid)))
+                samples.append((done, status_bytes(daemon.process.pid, "VmRSS")))
             time.sleep(0.5)
-        samples.append((done, resident_bytes(daemon.process.pid)))
+        samples.append((done, status_bytes(daemon.process.pid, "VmRSS")))
     return samples
 
 

@@ -30,8 +30,8 @@ def _run() -> int:
     import asyncio
 
     from daemon.config import load_settings
-    from daemon.errors import ConfigError
-    from daemon.launcher import EXIT_CONFIG, serve
+    from daemon.errors import EXIT_CONFIG, ConfigError
+    from daemon.launcher import serve
     from daemon.logs import configure
 
     try:

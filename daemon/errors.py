@@ -36,6 +36,9 @@ class TranscriptdError(Exception):
 # --- start-up -----------------------------------------------------------------------------------------------------
 
 
+EXIT_CONFIG = 78  # EX_CONFIG: settings that cannot work; restarting will not help
+
+
 class ConfigError(TranscriptdError):
     """The settings cannot work; the daemon refuses to start."""
 

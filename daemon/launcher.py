@@ -34,7 +34,6 @@ EXIT_OK = 0
 EXIT_FORCED = 1  # jobs had to be interrupted to leave in time; they were released
 EXIT_HOST_ENDS = 75  # EX_TEMPFAIL: the instance is going away; starting again would only take jobs to lose them
 EXIT_SETUP_FAILED = 70  # EX_SOFTWARE: the runner cannot load its models
-EXIT_CONFIG = 78  # EX_CONFIG: settings that cannot work; restarting will not help
 
 WEBHOOK_DRAIN_SECONDS = 30.0
 

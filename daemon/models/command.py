@@ -10,14 +10,13 @@ from pathlib import Path
 from dotenv import dotenv_values
 
 from daemon.config import Settings, load_settings
-from daemon.errors import ConfigError, TranscriptdError
+from daemon.errors import EXIT_CONFIG, ConfigError, TranscriptdError
 from daemon.models.cache import Cache, readable
 from daemon.models.fetch import Report, fetch, verify
 from daemon.models.needs import Need, resolve
 from daemon.models.transfer import Interruption
 
 EXIT_FAULT = 1
-EXIT_CONFIG = 78  # EX_CONFIG, as `transcriptd run`
 EXIT_INTERRUPTED = 130
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from daemon.config import Settings, variable
+from daemon.errors import EXIT_CONFIG
 from daemon.interruption import SPOT_RESERVE_SECONDS
-from daemon.launcher import EXIT_CONFIG, EXIT_FORCED, EXIT_HOST_ENDS, EXIT_SETUP_FAILED, WEBHOOK_DRAIN_SECONDS
+from daemon.launcher import EXIT_FORCED, EXIT_HOST_ENDS, EXIT_SETUP_FAILED, WEBHOOK_DRAIN_SECONDS
 from tests.deploy.module import optional_number
 from tests.programs import require_program
 

@@ -12,9 +12,8 @@ from aiohttp import web
 
 from daemon.outputs import Presentation, render
 from daemon.transcript import Segment, Transcript, TranscriptWarning, Word
-from tests.browser import Page, chromium, open_page
+from tests.browser import Page
 from tests.media import chirp, make_wav
-from tests.programs import require_program
 from tests.unit.test_outputs import HOSTILE, transcript
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -61,18 +60,6 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
     site.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
     yield site
     await runner.cleanup()
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[str]:
-    async with chromium(require_program("chromium")) as address:
-        yield address
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def page(browser: str) -> AsyncIterator[Page]:
-    async with open_page(browser) as page:
-        yield page
 
 
 def said(

@@ -13,8 +13,7 @@ from aiohttp import web
 from daemon.snapshot import DaemonState, QueueDepth, Receiving, RunnerInfo, Setting, Snapshot
 from daemon.status import JobInHand, Outcome
 from daemon.status_server import MAX_LISTENERS, StatusServer
-from tests.browser import Page, chromium, open_page
-from tests.programs import require_program
+from tests.browser import Page
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -94,18 +93,6 @@ async def site() -> AsyncIterator[Site]:
     await site.start()
     yield site
     await site.runner.cleanup()
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def browser() -> AsyncIterator[str]:
-    async with chromium(require_program("chromium")) as address:
-        yield address
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def page(browser: str) -> AsyncIterator[Page]:
-    async with open_page(browser) as page:
-        yield page
 
 
 async def opened(page: Page, site: Site) -> Page:

@@ -17,11 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from daemon.config import Settings, load_settings
-from daemon.errors import ConfigError
+from daemon.errors import EXIT_CONFIG, ConfigError
 from daemon.tools.check.registry import CHECKS, Check, Context, Ends, Finding, Status, failed, skipped
 from daemon.tools.command import EXIT_FAILED, EXIT_OK, UsageError, err, out, printable
 
-EXIT_CONFIG = 78  # as `run`
 SETTINGS = "settings"
 
 COLOURS = {Status.PASS: "green", Status.WARN: "yellow", Status.FAIL: "bold red", Status.SKIPPED: "dim"}

@@ -6,7 +6,8 @@ looks at permissions first.
 
 import json
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
@@ -26,6 +27,14 @@ LOOK = "sqs:GetQueueAttributes"
 NOT_TRIED = "The first job shows it; the role needs it (deploy/terraform/iam.tf)."
 
 Attributes = Mapping[str, str]
+
+
+@asynccontextmanager
+async def _sqs() -> "AsyncIterator[SQSClient]":
+    """A client; whatever goes wrong with it ends the check."""
+    with calling("sqs", "SQS"):
+        async with open_client(CONFIG, Metrics()) as client:
+            yield client
 
 
 async def _look(sqs: "SQSClient", url: str) -> Attributes:
@@ -84,12 +93,11 @@ def _judge_kind(attributes: Attributes, url: str) -> list[Finding]:
 )
 async def queue(context: Context) -> AsyncGenerator[Finding, None]:
     url = context.settings.queue_url
-    with calling("sqs", "SQS"):
-        async with open_client(CONFIG, Metrics()) as sqs:
-            attributes = await _look(sqs, url)
-            yield passed(f"{url}: about {attributes.get('ApproximateNumberOfMessages', '?')} waiting")
-            for finding in (*_judge_kind(attributes, url), *await _try_handles(sqs, url)):
-                yield finding
+    async with _sqs() as sqs:
+        attributes = await _look(sqs, url)
+        yield passed(f"{url}: about {attributes.get('ApproximateNumberOfMessages', '?')} waiting")
+        for finding in (*_judge_kind(attributes, url), *await _try_handles(sqs, url)):
+            yield finding
     yield skipped("sqs:ReceiveMessage was not tried: it would take a job", NOT_TRIED)
 
 
@@ -100,9 +108,8 @@ async def queue(context: Context) -> AsyncGenerator[Finding, None]:
 )
 async def redrive(context: Context) -> AsyncGenerator[Finding, None]:
     settings = context.settings
-    with calling("sqs", "SQS"):
-        async with open_client(CONFIG, Metrics()) as sqs:
-            attributes = await _look_again(sqs, settings.queue_url)
+    async with _sqs() as sqs:
+        attributes = await _look_again(sqs, settings.queue_url)
     policy = json.loads(attributes.get("RedrivePolicy") or "{}")
     target = str(policy.get("deadLetterTargetArn", "")).rpartition(":")[2]
     ours = settings.dlq_url.rstrip("/").rpartition("/")[2]
@@ -143,13 +150,12 @@ def _wanted(context: Context) -> int:
 )
 async def dead_letters(context: Context) -> AsyncGenerator[Finding, None]:
     settings = context.settings
-    with calling("sqs", "SQS"):
-        async with open_client(CONFIG, Metrics()) as sqs:
-            attributes = await _look_if_allowed(sqs, settings.dlq_url)
-            yield passed(f"{settings.dlq_url}: about {attributes.get('ApproximateNumberOfMessages', '?')} in it")
-            for finding in _judge_kind(attributes, settings.dlq_url):
-                yield finding
-            jobs = await _look_again(sqs, settings.queue_url)
+    async with _sqs() as sqs:
+        attributes = await _look_if_allowed(sqs, settings.dlq_url)
+        yield passed(f"{settings.dlq_url}: about {attributes.get('ApproximateNumberOfMessages', '?')} in it")
+        for finding in _judge_kind(attributes, settings.dlq_url):
+            yield finding
+        jobs = await _look_again(sqs, settings.queue_url)
     kept, waiting = _retention(attributes), _retention(jobs)
     # A message that SQS moves keeps the age it has.
     if kept <= waiting:
@@ -170,17 +176,16 @@ async def outbox(context: Context) -> AsyncGenerator[Finding, None]:
     if url is None:
         yield skipped("TRANSCRIPTD_OUTBOX_URL is not set", "Set it if webhooks are to outlive a receiver's bad day.")
         return
-    with calling("sqs", "SQS"):
-        async with open_client(CONFIG, Metrics()) as sqs:
-            attributes: Attributes | None = None
-            try:
-                attributes = await _look_if_allowed(sqs, url)
-            except Ends as end:
-                if end.finding.status is not Status.SKIPPED:
-                    raise
-                yield end.finding
-            for finding in await _try_handles(sqs, url):
-                yield finding
+    async with _sqs() as sqs:
+        attributes: Attributes | None = None
+        try:
+            attributes = await _look_if_allowed(sqs, url)
+        except Ends as end:
+            if end.finding.status is not Status.SKIPPED:
+                raise
+            yield end.finding
+        for finding in await _try_handles(sqs, url):
+            yield finding
     yield skipped("sqs:SendMessage and sqs:ReceiveMessage were not tried: they would make or take an event", NOT_TRIED)
     if attributes is None:
         return
@@ -209,11 +214,11 @@ async def _look_again(sqs: "SQSClient", url: str) -> Attributes:
 
 
 async def _look_if_allowed(sqs: "SQSClient", url: str) -> Attributes:
-    """The attributes of a queue whose attributes are none of the daemon's business. Raises Ends."""
+    """The attributes of a queue that the daemon can do without: it asks for their number alone. Raises Ends."""
     try:
         return await _look(sqs, url)
     except Denied as denied:
-        found = f"{url} was not looked at: {LOOK} is denied, which the daemon does not need"
+        found = f"{url} was not looked at: {LOOK} is denied; the daemon works, but cannot tell how much is in it"
         raise Ends(skipped(found, f"Run the check as somebody who has {LOOK} on it.")) from denied
 
 
