@@ -23,7 +23,7 @@ from daemon.metrics import Metrics
 from daemon.outputs import Presentation, render
 from daemon.pipeline.checkpoints import CHECKPOINT_VERSION
 from daemon.privacy import protect
-from daemon.protocol import Batch, Checkpoint, Progress, StageDone
+from daemon.protocol import Batch, Checkpoint, Heard, Progress, StageDone
 from daemon.results import Results
 from daemon.runner import Runner
 from daemon.scratch import job_directory
@@ -138,7 +138,7 @@ class Transcriber:
         submitted_at = time.monotonic()
         delivery.course.enter("wait")
 
-        def handle(event: Progress | StageDone | Batch | Checkpoint) -> None:
+        def handle(event: Progress | StageDone | Batch | Heard | Checkpoint) -> None:
             if "wait" not in delivery.timings_seconds:
                 self._record_stage(delivery, "wait", time.monotonic() - submitted_at)
             match event:
@@ -149,8 +149,9 @@ class Transcriber:
                 case StageDone(_, stage, seconds):
                     delivery.course.report(stage, 1.0, time.monotonic())
                     self._record_stage(delivery, stage, seconds)
-                case Batch(_, chunks, room, gated, dismissed):
+                case Batch(_, chunks, room):
                     self._metrics.asr_batch_fill_ratio.observe(chunks / room)
+                case Heard(_, chunks, gated, dismissed):
                     for result, count in {
                         "heard": chunks - gated - dismissed,
                         "gated": gated,

@@ -135,7 +135,7 @@ def test_a_looping_chunk_alone_is_decoded_again(
 
     generate = Decoder._generate
     warmer: list[int] = []
-    loop = Decoder(stages.whisper.get("tiny.en"), options(), "en").tokens(" I'm sorry." * 5)
+    loop = stages.whisper.get("tiny.en").hf_tokenizer.encode(" I'm sorry." * 5, add_special_tokens=False).ids
 
     def loops(self: Decoder, encoded: Any, languages: Any, **sampling: Any) -> Any:
         results = generate(self, encoded, languages, **sampling)
