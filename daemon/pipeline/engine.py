@@ -143,7 +143,8 @@ class Session:
         self, tokenizer: Tokenizer, tokens: Sequence[list[int]], encodings: Sequence[Encoding], frames: Sequence[int]
     ) -> list[list[dict[str, Any]]]:
         """Words with their times in each chunk, of a text given in tokens: WhisperModel.find_alignment's."""
-        language = (tuple(tokenizer.sot_sequence), tokenizer.language_code)
+        # Of one job alone: the words' scores depend, in the second decimal, on what else is in the batch (int8, CPU).
+        language = (self.owner.age, tuple(tokenizer.sot_sequence), tokenizer.language_code)
         payloads = [(it, tokenizer, *rest) for it, *rest in zip(encodings, tokens, frames, strict=True)]
         return self._by_length("align", encodings, payloads, [language] * len(payloads))
 
