@@ -23,7 +23,7 @@ from daemon.metrics import Metrics
 from daemon.outputs import Presentation, render
 from daemon.pipeline.checkpoints import CHECKPOINT_VERSION
 from daemon.privacy import protect
-from daemon.protocol import Batch, Checkpoint, Heard, Progress, StageDone
+from daemon.protocol import STAGES, Batch, Checkpoint, Heard, Progress, StageDone
 from daemon.results import Results
 from daemon.runner import Runner
 from daemon.scratch import job_directory
@@ -139,8 +139,6 @@ class Transcriber:
         delivery.course.enter("wait")
 
         def handle(event: Progress | StageDone | Batch | Heard | Checkpoint) -> None:
-            if "wait" not in delivery.timings_seconds:
-                self._record_stage(delivery, "wait", time.monotonic() - submitted_at)
             match event:
                 case Progress(_, stage, fraction):
                     delivery.course.report(stage, fraction, time.monotonic())
@@ -164,6 +162,9 @@ class Transcriber:
         try:
             await self._runner.run(job.job_id, job.options, handle, audio=audio, result=result, checkpoints=checkpoints)
         finally:
+            # The runner's stages leave out what other jobs took meanwhile.
+            computed = sum(delivery.timings_seconds.get(stage, 0.0) for stage in STAGES)
+            self._record_stage(delivery, "wait", max(0.0, time.monotonic() - submitted_at - computed))
             if kept:
                 await asyncio.wait(kept, timeout=CHECKPOINT_GRACE_SECONDS)
 

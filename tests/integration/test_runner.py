@@ -159,8 +159,8 @@ async def test_a_job_that_ignores_its_cancellation_is_killed(
         job.cancel()
         with pytest.raises(asyncio.CancelledError):
             await job
-        # Sent to the process that hangs: done by the next one.
-        await do(runner, settings, tmp_path, None, "job-2")
+        # Killed with it, and done by the next process.
+        await do(runner, settings, tmp_path, "sleep 2", "job-2")
         assert restarts(runner) == {"cancel_ignored": 1.0}
 
 
