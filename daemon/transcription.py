@@ -36,7 +36,7 @@ log = logging.getLogger("transcriptd.transcription")
 CHECKPOINT_GRACE_SECONDS = 5.0
 
 # What may change a transcript besides the job's own options.
-SETTINGS_OF_A_TRANSCRIPT = ("model", "compute_type", "diarization_model", "alignment_models")
+SETTINGS_OF_A_TRANSCRIPT = ("model", "compute_type", "diarization_model", "alignment_models", "short_context_models")
 LIBRARIES_OF_A_TRANSCRIPT = ("whisperx", "faster-whisper", "ctranslate2", "pyannote.audio", "torch", "av")
 
 ProgressHandler = Callable[[str, float], None]

@@ -17,6 +17,7 @@ from whisperx.asr import WhisperModel
 from daemon.options import JobOptions
 from daemon.pipeline import gates, numerals
 from daemon.pipeline.attention import attention_words
+from daemon.pipeline.encoding import encode
 from daemon.pipeline.engine import Encoding, Session
 from daemon.pipeline.gates import Reading
 from daemon.pipeline.language import chunk_language
@@ -49,14 +50,18 @@ class Decoder:
         """How many terms of the job's vocabulary found no room."""
         return self._prompt.left_out
 
-    def decode(self, encoded: Sequence[Encoding], audio: np.ndarray, chunks: Sequence[Chunk]) -> list[Passage]:
-        """What is said in each of a batch of chunks; silence has an empty text."""
+    def decode(self, encoded: list[Encoding], audio: np.ndarray, chunks: Sequence[Chunk]) -> list[Passage]:
+        """What is said in each of a batch of chunks; silence has an empty text.
+
+        Short encodings of which Whisper makes too little are replaced, in `encoded` too, by such as are padded.
+        """
         languages = self._languages(encoded, chunks)
-        results = self._generate(encoded, languages, beam_size=BEAM_SIZE)
+        firsts = [self._read(result) for result in self._generate(encoded, languages, beam_size=BEAM_SIZE)]
+        self._hear_in_full(encoded, firsts, audio, chunks, languages)
         passages: list[Passage] = []
         previous = ""
-        for index, (chunk, language, result) in enumerate(zip(chunks, languages, results, strict=True)):
-            reading = self._settle([encoded[index]], chunk, language, self._read(result), previous)
+        for index, (chunk, language, first) in enumerate(zip(chunks, languages, firsts, strict=True)):
+            reading = self._settle([encoded[index]], chunk, language, first, previous)
             if gates.is_silence(reading, previous, steady=is_steady(audio, chunk.start, chunk.end)):
                 reading = gates.NOTHING
             previous = reading.text
@@ -153,6 +158,26 @@ class Decoder:
             return_no_speech_prob=True,
             **settings,
         )
+
+    def _hear_in_full(
+        self,
+        encoded: list[Encoding],
+        readings: list[Reading],
+        audio: np.ndarray,
+        chunks: Sequence[Chunk],
+        languages: Sequence[str],
+    ) -> None:
+        unsure = [
+            index
+            for index, (encoding, reading) in enumerate(zip(encoded, readings, strict=True))
+            if encoding.is_short and not gates.is_sure(reading)
+        ]
+        if not unsure:
+            return
+        full = encode(self._whisper, audio, [chunks[index] for index in unsure])
+        results = self._generate(full, [languages[index] for index in unsure], beam_size=BEAM_SIZE)
+        for index, encoding, result in zip(unsure, full, results, strict=True):
+            encoded[index], readings[index] = encoding, self._read(result)
 
     def _read(self, result: Any) -> Reading:
         tokenizer = self._tokenizer(self._language)

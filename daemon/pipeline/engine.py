@@ -22,6 +22,7 @@ from daemon.pipeline.whisper_models import WhisperModels
 from daemon.pipeline.work import Watch
 
 T = TypeVar("T")
+FULL_FRAMES = 1500  # the encoder's, of 30 s
 ModelKey = tuple[str, str]  # name and compute type: what tells a model in memory
 
 
@@ -50,6 +51,11 @@ class Encoding:
     @property
     def frames(self) -> int:
         return int(self.batch.view.shape[1])
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it was not padded to Whisper's 30 s."""
+        return self.frames < FULL_FRAMES
 
 
 def gather(encodings: Sequence[Encoding]) -> ctranslate2.StorageView:

@@ -61,6 +61,7 @@ class Recognizer:
         self._usual_type = stages.device.compute_type
         self._smaller_type = SMALLER_TYPES.get(self._usual_type) if stages.device.type == "cuda" else None
         self._type = self._usual_type
+        self._padded = self._name not in stages.short_context_models
         self._types_used: set[str] = set()
         self._session: Session | None = None
         self._decoder: Decoder | None = None
@@ -230,7 +231,7 @@ class Recognizer:
                 work.watch.check_cancelled()
                 batch = chunks[len(passages) : len(passages) + size]
                 with work.watch.clock("asr"):
-                    encoded = encode_rest(self._whisper(), work.audio, batch, self._known)
+                    encoded = encode_rest(self._whisper(), work.audio, batch, self._known, padded=self._padded)
                     found = decoder.decode(encoded, work.audio, batch)
                 if with_words:
                     with work.watch.clock("align"):

@@ -54,6 +54,7 @@ class Stages:
     def __init__(self, settings: RunnerSettings) -> None:
         self.batch_size = settings.batch_size
         self.default_model = settings.model
+        self.short_context_models = frozenset(settings.short_context_models)
         self.device = choose_device(settings.device, settings.compute_type, settings.cpu_threads)
         self.whisper = WhisperModels(
             (settings.model, *settings.models), settings.models_resident, self.device, settings.hf_token

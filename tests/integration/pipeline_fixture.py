@@ -27,6 +27,7 @@ SETTINGS = RunnerSettings(
     device="cpu",
     compute_type="auto",
     batch_size=8,
+    short_context_models=("base", "tiny.en"),
     cpu_threads=0,
     diarization_model="embedded",
     alignment_models=(),
