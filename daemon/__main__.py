@@ -28,18 +28,20 @@ def main() -> int:
 
 def _run() -> int:
     import asyncio
+    import logging
 
     from daemon.config import load_settings
     from daemon.errors import EXIT_CONFIG, ConfigError
     from daemon.launcher import serve
     from daemon.logs import configure
 
+    configure("info", "poller")
     try:
         settings = load_settings()
-        configure(settings.logging_level, "poller")
+        configure(settings.logging_level, "poller", hidden=settings.secrets)
         return asyncio.run(serve(settings))
     except ConfigError as error:
-        print(f"transcriptd: {error.message}", file=sys.stderr)
+        logging.getLogger("transcriptd").critical("settings refused", extra={"error": error.message})
         return EXIT_CONFIG
 
 

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from daemon.config import Settings
 from daemon.errors import DeviceFault, RunnerCrashed, SetupFailed, TranscriptdError, error_class
+from daemon.logs import log_fields
 from daemon.metrics import Metrics
 from daemon.options import JobOptions
 from daemon.protocol import (
@@ -34,6 +35,7 @@ from daemon.protocol import (
     decode,
 )
 from daemon.runner_process import TERMINATE_GRACE_SECONDS, RunnerProcess
+from daemon.wording import words_of
 
 log = logging.getLogger("transcriptd.runner")
 
@@ -142,7 +144,8 @@ class Runner:
             if len(self._assignments) == 1:
                 process.last_message_at = time.monotonic()  # the stall clock starts with the work
             paths = [str(path) for path in audio]
-            process.send(Run(job_id, paths, str(result), str(checkpoints), options.model_dump(mode="json")))
+            wishes = options.model_dump(mode="json")
+            process.send(Run(job_id, paths, str(result), str(checkpoints), wishes, {"job_id": job_id, **log_fields()}))
             try:
                 return await assignment.finished
             except _NotBegun:
@@ -198,13 +201,15 @@ class Runner:
                 continue
             reason = process.reason or ("signal" if (process.process.returncode or 0) < 0 else "exit")
             self._metrics.runner_restarts.labels(reason if was_ready else "setup").inc()
-            log.error(
+            log.warning(
                 "runner ended",
                 extra={
                     "reason": reason,
-                    "error": error.message,
+                    "error": words_of(error),
                     "exit_code": process.process.returncode,
-                    "detail": error.detail,
+                    "job_ids": process.in_hand,
+                    # Of a device fault it is a traceback out of a job, and the runner has told it without its words.
+                    "detail": None if reason == "device_fault" else error.detail,
                 },
             )
             if reason == "device_fault":
@@ -265,6 +270,7 @@ class Runner:
             if watchdog is not None:
                 watchdog.cancel()
         await process.reap()
+        process.in_hand = list(self._assignments)
         error = fatal or process.post_mortem(self._settings.runner_stall_seconds)
         self._fail_assignments(error)
         return error, ready

@@ -38,6 +38,7 @@ class RunnerProcess:
     last_message_at: float = field(default_factory=time.monotonic)
     reason: str | None = None  # why we ended it, when we did
     jobs: int = 0
+    in_hand: list[str] = field(default_factory=list)  # job ids, when it ended
     first_memory: Memory | None = None
 
     @classmethod
