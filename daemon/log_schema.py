@@ -30,7 +30,7 @@ def _choice(*values: str) -> dict[str, Any]:
 
 # On every line.
 ALWAYS = {
-    "timestamp": Field("string", "RFC 3339, UTC, with microseconds", {"type": "string", "format": "date-time"}),
+    "timestamp": Field("string", "RFC 3339, UTC, with milliseconds", {"type": "string", "format": "date-time"}),
     "level": Field("string", "see above", _choice("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")),
     "process": Field("string", "`poller` or `runner`", _choice("poller", "runner")),
     "logger": Field("string", "the module that speaks; what does not begin with `transcriptd` is a library"),
@@ -81,7 +81,9 @@ SUMMARY = {
 OTHERS = {
     # faults
     "traceback": Field("string", "where an exception was raised and of what kind it is, without its own words"),
-    "detail": Field("string", "what a library or another process says of it"),
+    "detail": Field(
+        "string", "what another process says of it; of a `library message` the place in the library, and its pattern"
+    ),
     "task": Field("string", "the part of the daemon that failed"),
     # outages
     "down_seconds": Field("number", "how long something did not work"),

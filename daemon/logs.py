@@ -61,7 +61,7 @@ def log_fields() -> dict[str, Any]:
 
 
 class _Formatter(JsonFormatter):
-    """Lines of the schema. What libraries log becomes `library message`; their own fields are left out."""
+    """Lines of the schema. What libraries log becomes `library message`, without their own fields and words."""
 
     def __init__(self, process: str, hidden: Sequence[str]) -> None:
         super().__init__(
@@ -72,12 +72,12 @@ class _Formatter(JsonFormatter):
         self._hidden = [json.dumps(secret)[1:-1] for secret in hidden if len(secret) >= MIN_SECRET_CHARS]
 
     def add_fields(self, log_data: dict[str, Any], record: logging.LogRecord, message_dict: dict[str, Any]) -> None:
-        log_data["timestamp"] = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")
+        log_data["timestamp"] = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         super().add_fields(log_data, record, message_dict)
         if record.name.partition(".")[0] != OURS:
             for name in log_data.keys() - ALWAYS.keys() - {"traceback"}:
                 del log_data[name]
-            log_data["detail"] = log_data["event"]
+            log_data["detail"] = _place(record)
             log_data["event"] = "library message"
         for name, value in log_fields().items():
             log_data.setdefault(name, value)
@@ -93,6 +93,14 @@ class _Formatter(JsonFormatter):
         for secret in self._hidden:  # the last net; nothing of ours logs one
             line = line.replace(secret, "***")
         return line
+
+
+def _place(record: logging.LogRecord) -> str:
+    """Where a library logged what: its pattern, not what was filled in, which may quote a job."""
+    if record.name == "py.warnings":  # path:line: category: words
+        return ": ".join(record.getMessage().split(": ", 2)[:2])
+    place = f"{record.pathname}:{record.lineno}"
+    return f"{place}: {record.msg}" if record.args else place
 
 
 def _story(error: BaseException, told: set[int]) -> list[str]:

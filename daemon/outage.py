@@ -32,10 +32,6 @@ class Outage:
         self._told_at: deque[float] = deque(maxlen=MAX_TOLD)
         self._untold = 0
 
-    @property
-    def down(self) -> bool:
-        return self._since is not None
-
     def failed(self, error: BaseException | str, *, unexpected: bool = False) -> None:
         """A try failed; told with its traceback if that is a fault of ours. A text must be fit for the log."""
         now = time.monotonic()

@@ -116,4 +116,4 @@ async def _drain_stderr(stream: asyncio.StreamReader, tail: collections.deque[st
     while chunk := await stream.read(4096):
         for line in chunk.decode(errors="replace").splitlines():
             tail.append(line[:500])
-            log.debug("runner stderr", extra={"line": line[:500]})
+            log.debug("runner printed", extra={"line": line[:500]})

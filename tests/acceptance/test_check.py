@@ -175,7 +175,13 @@ def test_settings_that_cannot_be_read_are_told_as_run_tells_them(site: Site) -> 
     run, checked = run_tool(wrong, "run"), run_tool(wrong, "check", "--json", "--only", "settings", "disk")
     assert (run.returncode, checked.returncode) == (78, 78)
     found = findings_of(checked.stdout)
-    assert run.stderr == f"transcriptd: {found['settings'][0]['found']}\n"
+    told = json.loads(run.stdout)
+    assert (told["level"], told["event"], told["error"]) == (
+        "CRITICAL",
+        "settings refused",
+        found["settings"][0]["found"],
+    )
+    assert run.stderr == ""
     assert statuses(found["settings"]) == ["fail"]
     assert statuses(found["disk"]) == ["skipped"]
 

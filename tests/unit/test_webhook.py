@@ -235,7 +235,9 @@ async def test_gives_up_after_the_set_number_of_attempts(observed: Observed, cap
     assert observed.results == ["retried"] * 4 + ["failed"]
     (given_up,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert given_up.name == "transcriptd.webhook"
-    fields = {name: getattr(given_up, name) for name in ("job_id", "webhook_event", "webhook_attempt", "status", "error")}
+    fields = {
+        name: getattr(given_up, name) for name in ("job_id", "webhook_event", "webhook_attempt", "status", "error")
+    }
     assert fields == {
         "job_id": "job-1",
         "webhook_event": "job.failed",
