@@ -135,7 +135,6 @@ def live(world: World, proxy: Proxy, flaky: Receiver) -> None:
         world.wait_for(job_id, "job.failed")
     world.wait_until_empty()
     outage("sqs:ReceiveMessage", "sqs", 8)
-    outage("s3:*", "s3", 8)
     flaky.default = OK
 
     def told() -> bool:
@@ -143,6 +142,7 @@ def live(world: World, proxy: Proxy, flaky: Receiver) -> None:
         return record is not None and json.loads(record)["result"] == "delivered"
 
     world.wait_until(told, "the receiver that was down is told")
+    outage("s3:*", "s3", 8)
     publish("said", "say the planted words")  # a finished job once more
     world.wait_until_empty()
 
