@@ -75,7 +75,10 @@ SUMMARY = {
         "the final event: `delivered`, `stored` in the outbox, `pending`, `failed`, `refused`, `known` to have arrived "
         "before; `none` was due or wanted",
     ),
-    "error": Field("string", "what went wrong, in words that quote nobody; of a fault of our own only its kind"),
+    "error": Field(
+        "string",
+        "what went wrong; of a message it quotes a plain value or a name at most, of a fault of our own it is the kind alone",
+    ),
 }
 
 OTHERS = {

@@ -9,7 +9,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import NoReturn
@@ -66,6 +67,7 @@ class _Assignment:
 
     finished: asyncio.Future[None]
     on_progress: ProgressHandler
+    context: Context = field(default_factory=copy_context)  # of the job, for its log lines
     begun: bool = False  # the process has reported something of it
     cancel_by: float | None = None  # monotonic: a cancelled job must have answered by then
 
@@ -245,7 +247,7 @@ class Runner:
                         case Progress() | StageDone() | Batch() | Checkpoint() as event:
                             if assignment := self._assignments.get(event.job_id):
                                 assignment.begun = True
-                                assignment.on_progress(event)
+                                assignment.context.run(assignment.on_progress, event)
                         case Done(job_id):
                             self._finish(job_id, None)
                         case Memory() as memory:

@@ -205,9 +205,12 @@ def test_a_summary_says_why_a_job_failed(night: Night) -> None:
 
 
 def test_lines_about_a_job_have_its_ids_in_both_processes(night: Night) -> None:
-    for line in night.of("job failed unexpectedly") + night.of("runner printed") + night.of("lease extension failed"):
-        if line["event"] != "runner printed":
-            assert {"job_id", "message_id", "receive_count"} <= line.keys(), line
+    about_jobs = ("job started", "stage done", "progress", "job failed unexpectedly", "webhook delivered")
+    lines = [line for event in about_jobs for line in night.of(event)]
+    assert {line["event"] for line in lines} == set(about_jobs)
+    for line in lines:
+        from_outbox = line["logger"] == "transcriptd.outbox"  # it knows the event alone
+        assert {"job_id", *(() if from_outbox else ("message_id", "receive_count"))} <= line.keys(), line
     in_runner = [line for line in night.of("job failed unexpectedly") if line["process"] == "runner"]
     assert [line["job_id"] for line in in_runner] == ["unexpected", "unexpected"]
     assert all(line["traceback"].endswith("builtins.ValueError: ValueError\n") for line in in_runner)
