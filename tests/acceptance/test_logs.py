@@ -215,7 +215,9 @@ def test_lines_about_a_job_have_its_ids_in_both_processes(night: Night) -> None:
     assert [line["job_id"] for line in in_runner] == ["unexpected", "unexpected"]
     assert all(line["traceback"].endswith("builtins.ValueError: ValueError\n") for line in in_runner)
     assert all("scripted.py" in line["traceback"] for line in in_runner), "where it was raised"
-    assert [line["job_ids"] for line in night.of("runner ended", reason="signal")] == [["crash"]] * 2
+    ended = night.of("runner ended", reason="signal")
+    assert len(ended) == 2
+    assert all("crash" in line["job_ids"] for line in ended), "beside those that waited behind it"
 
 
 def test_what_libraries_say_is_in_the_schema_without_their_words(night: Night) -> None:
