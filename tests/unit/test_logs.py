@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 import daemon
+from daemon.autoscaling import AutoScalingGroup
 from daemon.config import Settings
 from daemon.errors import NoAudio, QueueUnavailable, StorageUnavailable
 from daemon.log_schema import FIELDS
@@ -295,3 +297,26 @@ def test_a_fault_of_ours_is_told_with_its_place(lines: Callable[[], list[dict[st
     assert line["error"] == "KeyError"
     assert "test_logs.py" in line["traceback"]
     assert "planted" not in json.dumps(line)
+
+
+async def test_a_group_that_cannot_be_told_is_said_once(
+    lines: Callable[[], list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A heartbeat a minute, each tried for a while: the night has two lines of it."""
+    monkeypatch.setattr("daemon.autoscaling.RETRY_SECONDS", 0.0)
+
+    class Client:
+        down = True
+
+        async def set_instance_health(self, **_: Any) -> None:
+            if self.down:
+                raise EndpointConnectionError(endpoint_url="https://autoscaling.example.com")
+
+    client: Any = Client()
+    group = AutoScalingGroup(client, "fleet", "i-1")
+    for _ in range(3):
+        assert not await group.report_unhealthy()
+    client.down = False
+    assert await group.report_unhealthy()
+    said = [line["event"] for line in lines() if line["level"] == "ERROR"]
+    assert said == ["Auto Scaling unavailable", "Auto Scaling available again"]
