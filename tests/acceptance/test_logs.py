@@ -28,9 +28,9 @@ SIGNED_URL = "https://media.example.com/call.wav?X-Amz-Signature=planted"
 
 SETTINGS = {
     "heartbeat_seconds": "0.5",
-    "queue_timeout_seconds": "1",
+    "queue_timeout_seconds": "10",
     "queue_backoff_max_seconds": "0.5",
-    "storage_timeout_seconds": "1",
+    "storage_timeout_seconds": "10",
     "retry_base_seconds": "0.2",
     "max_attempts": "2",
     "webhook_hosts": "127.0.0.1",
