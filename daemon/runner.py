@@ -9,13 +9,15 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import NoReturn
 
 from daemon.config import Settings
 from daemon.errors import DeviceFault, RunnerCrashed, SetupFailed, TranscriptdError, error_class
+from daemon.logs import log_fields
 from daemon.metrics import Metrics
 from daemon.options import JobOptions
 from daemon.protocol import (
@@ -34,6 +36,7 @@ from daemon.protocol import (
     decode,
 )
 from daemon.runner_process import TERMINATE_GRACE_SECONDS, RunnerProcess
+from daemon.wording import words_of
 
 log = logging.getLogger("transcriptd.runner")
 
@@ -64,6 +67,7 @@ class _Assignment:
 
     finished: asyncio.Future[None]
     on_progress: ProgressHandler
+    context: Context = field(default_factory=copy_context)  # of the job, for its log lines
     begun: bool = False  # the process has reported something of it
     cancel_by: float | None = None  # monotonic: a cancelled job must have answered by then
 
@@ -142,7 +146,8 @@ class Runner:
             if len(self._assignments) == 1:
                 process.last_message_at = time.monotonic()  # the stall clock starts with the work
             paths = [str(path) for path in audio]
-            process.send(Run(job_id, paths, str(result), str(checkpoints), options.model_dump(mode="json")))
+            wishes = options.model_dump(mode="json")
+            process.send(Run(job_id, paths, str(result), str(checkpoints), wishes, {"job_id": job_id, **log_fields()}))
             try:
                 return await assignment.finished
             except _NotBegun:
@@ -198,13 +203,15 @@ class Runner:
                 continue
             reason = process.reason or ("signal" if (process.process.returncode or 0) < 0 else "exit")
             self._metrics.runner_restarts.labels(reason if was_ready else "setup").inc()
-            log.error(
+            log.warning(
                 "runner ended",
                 extra={
                     "reason": reason,
-                    "error": error.message,
+                    "error": words_of(error),
                     "exit_code": process.process.returncode,
-                    "detail": error.detail,
+                    "job_ids": process.in_hand,
+                    # Of a device fault it is a traceback out of a job, and the runner has told it without its words.
+                    "detail": None if reason == "device_fault" else error.detail,
                 },
             )
             if reason == "device_fault":
@@ -240,7 +247,7 @@ class Runner:
                         case Progress() | StageDone() | Batch() | Checkpoint() as event:
                             if assignment := self._assignments.get(event.job_id):
                                 assignment.begun = True
-                                assignment.on_progress(event)
+                                assignment.context.run(assignment.on_progress, event)
                         case Done(job_id):
                             self._finish(job_id, None)
                         case Memory() as memory:
@@ -265,6 +272,7 @@ class Runner:
             if watchdog is not None:
                 watchdog.cancel()
         await process.reap()
+        process.in_hand = list(self._assignments)
         error = fatal or process.post_mortem(self._settings.runner_stall_seconds)
         self._fail_assignments(error)
         return error, ready

@@ -38,6 +38,7 @@ class RunnerProcess:
     last_message_at: float = field(default_factory=time.monotonic)
     reason: str | None = None  # why we ended it, when we did
     jobs: int = 0
+    in_hand: list[str] = field(default_factory=list)  # job ids, when it ended
     first_memory: Memory | None = None
 
     @classmethod
@@ -115,4 +116,4 @@ async def _drain_stderr(stream: asyncio.StreamReader, tail: collections.deque[st
     while chunk := await stream.read(4096):
         for line in chunk.decode(errors="replace").splitlines():
             tail.append(line[:500])
-            log.debug("runner stderr", extra={"line": line[:500]})
+            log.debug("runner printed", extra={"line": line[:500]})

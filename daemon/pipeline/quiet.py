@@ -7,8 +7,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
-log = logging.getLogger(__name__)
-
 CHATTY_LOGGERS = (
     "faster_whisper",
     "lightning",
@@ -41,12 +39,7 @@ def quiet_loggers() -> None:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Inside the block, libraries' warnings are dropped and what they print goes to the debug log."""
-    printed = io.StringIO()
-    try:
-        with warnings.catch_warnings(), redirect_stdout(printed):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        if text := printed.getvalue().strip():
-            log.debug("a library printed: %s", text)
+    """Inside the block, libraries' warnings and what they print are dropped: both may quote what was said."""
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
