@@ -117,7 +117,7 @@ class DaemonPeer:
         segments = json.loads(outputs["transcript.json"])["segments"]
         turns = [Turn(segment["start"], segment["end"], segment["speaker"]) for segment in segments]
         return JobRun(
-            seconds=entry["seconds"],
+            seconds=entry["duration_seconds"],
             customer_seconds=customer_seconds,
             stages=entry["stages_seconds"],
             accuracy=accuracy(" ".join(segment["text"] for segment in segments), turns),

@@ -1,6 +1,7 @@
 """The command line. Imports only what a command needs: `--help` answers at once."""
 
 import argparse
+import os
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -23,24 +24,33 @@ def main() -> int:
     add_tools(commands)
     add_models(commands.add_parser("models", help="fetch, mirror and verify model weights (docs/models.md)"))
     arguments = parser.parse_args()
+    if region := os.environ.get("AWS_REGION"):  # which every SDK of AWS reads, but botocore
+        os.environ.setdefault("AWS_DEFAULT_REGION", region)
     return int(arguments.call(arguments))
 
 
 def _run() -> int:
     import asyncio
+    import logging
+
+    from botocore.exceptions import NoRegionError
 
     from daemon.config import load_settings
     from daemon.errors import EXIT_CONFIG, ConfigError
     from daemon.launcher import serve
     from daemon.logs import configure
 
+    configure("info", "poller")
     try:
         settings = load_settings()
-        configure(settings.logging_level, "poller")
+        configure(settings.logging_level, "poller", hidden=settings.secrets)
         return asyncio.run(serve(settings))
     except ConfigError as error:
-        print(f"transcriptd: {error.message}", file=sys.stderr)
-        return EXIT_CONFIG
+        refusal = error.message
+    except NoRegionError:
+        refusal = "no AWS region is set; set AWS_REGION to that of the queues and buckets"
+    logging.getLogger("transcriptd").critical("settings refused", extra={"error": refusal})
+    return EXIT_CONFIG
 
 
 def _demo(file: Path | None) -> int:

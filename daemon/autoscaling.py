@@ -14,6 +14,8 @@ from aiobotocore.config import AioConfig
 from botocore.exceptions import BotoCoreError, ClientError
 from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
+from daemon.outage import Outage
+
 if TYPE_CHECKING:
     from types_aiobotocore_autoscaling import AutoScalingClient
 
@@ -33,6 +35,7 @@ class AutoScalingGroup:
         self._client = client
         self._group = group
         self._instance_id = instance_id
+        self._outage = Outage(log, "Auto Scaling unavailable", "Auto Scaling available again", level=logging.ERROR)
 
     async def complete(self, hook: str, result: Literal["CONTINUE", "ABANDON"]) -> bool:
         """Complete a lifecycle hook; False also when the group waits for none, as after a restart of the daemon."""
@@ -54,6 +57,7 @@ class AutoScalingGroup:
                 lambda: self._client.record_lifecycle_action_heartbeat(
                     LifecycleHookName=hook, AutoScalingGroupName=self._group, InstanceId=self._instance_id
                 ),
+                logging.DEBUG,  # every minute of a drain
             )
             await asyncio.sleep(period_seconds)
 
@@ -75,7 +79,7 @@ class AutoScalingGroup:
             ),
         )
 
-    async def _call(self, name: str, call: Callable[[], Awaitable[Any]]) -> bool:
+    async def _call(self, name: str, call: Callable[[], Awaitable[Any]], level: int = logging.INFO) -> bool:
         async def attempt() -> None:
             try:
                 await call()
@@ -94,12 +98,14 @@ class AutoScalingGroup:
         try:
             await retrying(attempt)
         except ClientError as error:
-            log.info("refused by the Auto Scaling group", extra={"call": name, "error": str(error)})
+            self._outage.worked()
+            log.log(level, "refused by the Auto Scaling group", extra={"call": name, "error": str(error)})
             return False
         except RetryError as error:
-            log.error("Auto Scaling unavailable", extra={"call": name, "error": str(error.last_attempt.exception())})
+            self._outage.failed(f"{name}: {error.last_attempt.exception()}")
             return False
-        log.info("told the Auto Scaling group", extra={"call": name})
+        self._outage.worked()
+        log.log(level, "told the Auto Scaling group", extra={"call": name})
         return True
 
 

@@ -348,6 +348,14 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def secrets(self) -> list[str]:
+        """What must be shown nowhere: the signing secrets, the token, and AWS's own in the environment."""
+        signing = [secret.get_secret_value() for secret in self.webhook_secret]
+        token = [self.hf_token.get_secret_value()] if self.hf_token else []
+        aws = [os.environ.get(name, "") for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")]
+        return [*signing, *(secret.removeprefix("whsec_") for secret in signing), *token, *aws]
+
+    @property
     def logging_level(self) -> str:
         return "debug" if self.debug else self.log_level
 

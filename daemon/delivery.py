@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +32,10 @@ class Delivery:
     told: bool = False  # an earlier delivery's webhook is known to have arrived
     timings_seconds: dict[str, float] = field(default_factory=dict)
     course: Course = field(default_factory=Course)
+    input_bytes: int | None = None  # once the recording was downloaded
+    checkpoints: Counter[str] = field(default_factory=Counter)  # finished parts: restored, kept, failed
+    failed_in: str | None = None  # the stage
+    webhook: str = "none"  # what has become of the final event: log_schema.py
 
     @property
     def elapsed_seconds(self) -> float:

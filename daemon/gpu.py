@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from daemon.metrics import Metrics
+from daemon.outage import Outage
 
 log = logging.getLogger("transcriptd.gpu")
 
@@ -55,6 +56,7 @@ class Gpus:
         self._handles = {
             str(index): nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())
         }
+        self._outages = {gpu: Outage(log, "GPU not answering", "GPU answering again", gpu=gpu) for gpu in self._handles}
         self._events = nvml.nvmlEventSetCreate()
         for gpu, handle in self._handles.items():
             metrics.gpu_query_failures.labels(gpu)
@@ -68,7 +70,7 @@ class Gpus:
         try:
             return cls(metrics, nvml)
         except nvml.NVMLError as error:
-            log.info("no GPU to watch", extra={"reason": str(error)})
+            log.info("no GPU to watch", extra={"detail": str(error)})
             return None
 
     def sample(self) -> None:
@@ -77,10 +79,12 @@ class Gpus:
             try:
                 self._sample(gpu, handle)
             except self._nvml.NVMLError as error:
-                log.warning("GPU not answering", extra={"gpu": gpu, "error": str(error)})
+                self._outages[gpu].failed(str(error))
                 self._metrics.gpu_query_failures.labels(gpu).inc()
                 for gauge in self._gauges():
                     _forget(gauge, gpu)
+            else:
+                self._outages[gpu].worked()
         for _ in range(MAX_EVENTS):
             if not self._take_event():
                 return

@@ -12,12 +12,13 @@ import json
 import logging
 import time
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Protocol
 
 from daemon.imds import MetadataUnavailable
 from daemon.metrics import Metrics
+from daemon.outage import Outage
 
 log = logging.getLogger("transcriptd.interruption")
 
@@ -49,7 +50,7 @@ class InterruptionWatch:
         self._metadata = metadata
         self._metrics = metrics
         self._poll_seconds = poll_seconds
-        self._failing = False
+        self._outage = Outage(log, "instance metadata unavailable", "instance metadata available again")
         self._seen = {kind: asyncio.Event() for kind in Kind}
         self.noticed = asyncio.Event()
         self.notices: dict[Kind, Notice] = {}
@@ -71,13 +72,9 @@ class InterruptionWatch:
                 self._notice(Notice(Kind.REBALANCE))
         except MetadataUnavailable as error:
             self._metrics.metadata_failures.inc()
-            if not self._failing:  # said once, not every few seconds
-                log.warning("instance metadata unavailable", extra={"error": str(error)})
-            self._failing = True
+            self._outage.failed(str(error))
         else:
-            if self._failing:
-                log.info("instance metadata available again")
-            self._failing = False
+            self._outage.worked()
 
     async def last_moment(self) -> None:
         """Return when what cannot finish must be given back: half a minute before a spot instance ends. Maybe never."""
@@ -93,7 +90,8 @@ class InterruptionWatch:
             return
         self.notices[notice.kind] = notice
         self._metrics.interruptions.labels(notice.kind.value).inc()
-        log.warning("interruption noticed", extra={"kind": notice.kind.value, "ends_at": notice.ends_at})
+        ends_at = None if notice.ends_at is None else datetime.fromtimestamp(notice.ends_at, UTC).isoformat()
+        log.warning("interruption noticed", extra={"kind": notice.kind.value, "ends_at": ends_at})
         self.noticed.set()
         self._seen[notice.kind].set()
 

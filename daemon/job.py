@@ -203,7 +203,15 @@ def _json_object(body: str) -> dict[str, Any]:
 
 
 def _json_type(value: object) -> str:
-    names = {list: "array", str: "string", bool: "boolean", int: "number", float: "number", type(None): "null"}
+    names = {
+        dict: "object",
+        list: "array",
+        str: "string",
+        bool: "boolean",
+        int: "number",
+        float: "number",
+        type(None): "null",
+    }
     return names.get(type(value), "value")
 
 
@@ -229,10 +237,13 @@ def _translate(loc: tuple[int | str, ...], kind: str, message: str, value: objec
         return InvalidJobId(
             f"job_id {clip(value)} is not allowed; {InvalidJobId.cure[0].lower()}{InvalidJobId.cure[1:]}"
         )
-    got = f"a JSON {_json_type(value)}" if _PRIVATE & {*loc} else clip(value)
+    # What stands where an object or a list belongs, or is one itself, may hold what is private below it.
+    private = _PRIVATE & {*loc} or isinstance(value, dict | list) or kind in _WRONG_SHAPE
+    got = f"a JSON {_json_type(value)}" if private else clip(value)
     return InvalidJob(f"{clip(path)}: {message[0].lower()}{message[1:]}; got {got}")
 
 
+_WRONG_SHAPE = {"model_type", "model_attributes_type", "dict_type", "list_type", "tuple_type"}  # pydantic's names
 # Fields whose values must not be quoted in logs and dead letters: tokens in URLs, the caller's data, what is spoken.
 _PRIVATE = {"webhook", "metadata", "initial_prompt", "hotwords", "vocabulary", "audio_url"}
 

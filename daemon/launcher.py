@@ -11,6 +11,7 @@ from daemon.config import Settings
 from daemon.errors import SetupFailed
 from daemon.health import Health, serve_http
 from daemon.host import Host, open_host
+from daemon.logs import on_loop_exception, toggle_debug
 from daemon.metrics import Metrics
 from daemon.outbox import OutboxWorker, open_outbox
 from daemon.poller import Poller
@@ -27,6 +28,7 @@ from daemon.systemd import feed_watchdog, notify
 from daemon.transcription import Transcriber
 from daemon.vitals import watch_vitals
 from daemon.webhook import WebhookSender
+from daemon.wording import words_of
 
 log = logging.getLogger("transcriptd.launcher")
 
@@ -41,7 +43,9 @@ WEBHOOK_DRAIN_SECONDS = 30.0
 async def serve(settings: Settings) -> int:
     """Run the daemon until it is told to stop; the exit status."""
     stop, hurry = asyncio.Event(), asyncio.Event()
-    _handle_signals(stop, hurry)
+    _handle_signals(settings, stop, hurry)
+    asyncio.get_running_loop().set_exception_handler(on_loop_exception)
+    log.info("starting", extra={"version": version("transcriptd")})
     async with AsyncExitStack() as stack:
         # --- start-up: nothing is received before everything works
         metrics = Metrics()
@@ -85,7 +89,7 @@ async def serve(settings: Settings) -> int:
         try:
             starting.result()
         except SetupFailed as error:
-            log.critical("start-up failed", extra={"error": error.message, "detail": error.detail})
+            log.critical("start-up failed", extra={"error": words_of(error), "detail": error.detail})
             await host.unfit(was_ready=False)
             return EXIT_SETUP_FAILED
         transcriber = Transcriber(
@@ -133,7 +137,8 @@ async def serve(settings: Settings) -> int:
         undelivered = await webhooks.drain(0.0 if hurry.is_set() else WEBHOOK_DRAIN_SECONDS)
         log.info("stopped", extra={"clean": clean, "webhooks_undelivered": undelivered})
         if runner_failed.done():
-            log.critical("runner lost", extra={"error": str(runner_failed.exception())})
+            if lost := runner_failed.exception():
+                log.critical("runner lost", extra={"error": words_of(lost)})
             await host.unfit(was_ready=True)
             return EXIT_SETUP_FAILED
         runner_failed.cancel()
@@ -159,7 +164,7 @@ async def _poll(
         poller.quiet()
         await asyncio.wait((polling,))
         await poller.emptied()
-        log.info("idle", extra={"seconds": idle_exit_seconds})
+        log.info("idle", extra={"idle_seconds": idle_exit_seconds})
         if await host.retire():
             return polling, True
         poller.resume()
@@ -170,8 +175,11 @@ async def _hurry_at_last(host: Host, hurry: asyncio.Event) -> None:
     hurry.set()
 
 
-def _handle_signals(stop: asyncio.Event, hurry: asyncio.Event) -> None:
-    """The first SIGTERM or SIGINT drains, a second one shortens the drain; any number of them is harmless."""
+def _handle_signals(settings: Settings, stop: asyncio.Event, hurry: asyncio.Event) -> None:
+    """The first SIGTERM or SIGINT drains, a second one shortens the drain; any number of them is harmless.
+
+    SIGUSR2 turns debug lines on, and off again.
+    """
 
     def handle(name: str) -> None:
         log.info("signal received", extra={"signal": name, "again": stop.is_set()})
@@ -182,3 +190,5 @@ def _handle_signals(stop: asyncio.Event, hurry: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, handle, number.name)
+    usual = "info" if settings.logging_level == "debug" else settings.logging_level
+    loop.add_signal_handler(signal.SIGUSR2, toggle_debug, usual)

@@ -18,6 +18,7 @@ from daemon.config import MAX_LEASE_SECONDS, Settings
 from daemon.errors import Interrupted, LeaseLost, QueueUnavailable
 from daemon.metrics import Metrics
 from daemon.sqs import Received
+from daemon.wording import words_of
 
 log = logging.getLogger("transcriptd.lease")
 
@@ -119,11 +120,12 @@ class Lease:
             if self.lost:
                 self._lost.set()
         self._metrics.leases_lost.inc()
-        log.error("lease lost", extra={"message_id": self._message.message_id})
+        log.warning("lease lost")
 
     async def _extend(self) -> None:
         """Extend once, retrying within what is left of the lease; returns when accepted or lost."""
         pause_seconds = self._period_seconds / 10
+        failures, began_at = 0, time.monotonic()
         while (remaining := self.remaining_seconds) > 0:
             sent_at = time.monotonic()
             seconds = min(self._length_seconds, CAP_SECONDS - (sent_at - self._message.leased_at))
@@ -137,9 +139,11 @@ class Lease:
                     await self._queue.extend(self._message, seconds)
             except (QueueUnavailable, TimeoutError) as error:
                 self._metrics.heartbeats.labels("failed").inc()
-                log.warning(
+                failures += 1
+                log.log(
+                    logging.WARNING if failures == 1 else logging.DEBUG,  # told once, not once a try
                     "lease extension failed",
-                    extra={"error": str(error) or "timed out", "remaining_seconds": round(self.remaining_seconds, 1)},
+                    extra={"error": words_of(error), "remaining_seconds": round(self.remaining_seconds, 1)},
                 )
                 await asyncio.sleep(min(random.uniform(0, pause_seconds), max(0.0, self.remaining_seconds)))  # noqa: S311  # jitter
                 # Never so long that what is left of the lease has room for one more try alone.
@@ -149,6 +153,9 @@ class Lease:
                 self._metrics.lease_margin_seconds.observe(max(0.0, self._deadline - sent_at))
                 self._last_accepted_at = sent_at
                 self._deadline = sent_at + seconds
+                if failures:
+                    down_seconds = round(time.monotonic() - began_at, 1)
+                    log.warning("lease extended again", extra={"down_seconds": down_seconds, "failures": failures})
                 return
 
 

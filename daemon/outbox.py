@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from aiobotocore.config import AioConfig
 
@@ -21,7 +21,9 @@ from daemon.config import MAX_LEASE_SECONDS, Settings
 from daemon.errors import QueueUnavailable, StorageUnavailable, WebhookNotAllowed
 from daemon.events import Event
 from daemon.job import check_webhook_url
+from daemon.logs import bind, log_context
 from daemon.metrics import Metrics
+from daemon.outage import Outage
 from daemon.outbox_entry import Ending, Entry, Record, next_due, write_record
 from daemon.sqs import CONNECT_TIMEOUT_SECONDS, Depth, depth_of, open_client, wrapped
 from daemon.webhook_client import Undelivered
@@ -151,6 +153,8 @@ class OutboxWorker:
         self._metrics = metrics
         self._record = record
         self._known = known
+        self._outage = Outage(log, "outbox unavailable", "outbox available again", level=logging.ERROR)
+        self._calls = Outage(log, "outbox calls failing", "outbox calls working again", level=logging.ERROR)
         self._stop = asyncio.Event()
         self._deliveries: set[asyncio.Task[None]] = set()
 
@@ -173,23 +177,19 @@ class OutboxWorker:
 
     async def run(self) -> None:
         backoff_seconds = BACKOFF_BASE_SECONDS
-        down_since: float | None = None
         while not self._stop.is_set():
             if len(self._deliveries) >= DELIVERIES_AT_ONCE:
                 await asyncio.wait(self._deliveries, return_when=asyncio.FIRST_COMPLETED)
                 continue
             try:
                 messages = await self._outbox.receive(DELIVERIES_AT_ONCE - len(self._deliveries))
-            except Exception as error:  # whatever it is, undelivered webhooks must not end the daemon
-                if down_since is None:  # say it once, not once a try
-                    down_since = time.monotonic()
-                    log.error("outbox unavailable", exc_info=not isinstance(error, QueueUnavailable), extra=_why(error))
+            except Exception as error:  # noqa: BLE001  # whatever it is, undelivered webhooks must not end the daemon
+                self._outage.failed(error, unexpected=not isinstance(error, QueueUnavailable))
                 await self._pause(random.uniform(0, backoff_seconds))  # noqa: S311  # jitter
                 backoff_seconds = min(backoff_seconds * 2, self._settings.queue_backoff_max_seconds)
                 continue
-            if down_since is not None:
-                log.warning("outbox available again", extra={"down_seconds": round(time.monotonic() - down_since, 1)})
-            backoff_seconds, down_since = BACKOFF_BASE_SECONDS, None
+            self._outage.worked()
+            backoff_seconds = BACKOFF_BASE_SECONDS
             for message in messages:
                 task = asyncio.create_task(self._handle(message), name="outbox event")
                 self._deliveries.add(task)
@@ -207,13 +207,16 @@ class OutboxWorker:
     # --- one event ------------------------------------------------------------------------------------------------
 
     async def _handle(self, message: Waiting) -> None:
-        try:
-            await self._settle(message)
-        except (QueueUnavailable, StorageUnavailable) as error:
-            # It comes back when its visibility timeout ends, perhaps before its turn: one attempt too many, none less.
-            log.warning("outbox call failed", extra=_why(error))
-        except Exception:
-            log.exception("outbox event failed unexpectedly")
+        with log_context():
+            try:
+                await self._settle(message)
+            except (QueueUnavailable, StorageUnavailable) as error:
+                # It comes back when its visibility timeout ends, perhaps before its turn: one attempt too many, none less.
+                self._calls.failed(error)
+            except Exception:
+                log.exception("outbox event failed unexpectedly")
+            else:
+                self._calls.worked()
 
     async def _settle(self, message: Waiting) -> None:
         if self._stop.is_set():
@@ -227,6 +230,7 @@ class OutboxWorker:
             self._metrics.webhook_outbox.labels("malformed").inc()
             await self._outbox.put_off(message, UNREADABLE_PAUSE_SECONDS)
             return
+        bind(job_id=entry.event.job_id)
         age_seconds = (datetime.now(UTC) - entry.first_attempt_at).total_seconds()
         self._metrics.webhook_outbox_age_seconds.observe(max(0.0, age_seconds))
         early_seconds = (entry.not_before - datetime.now(UTC)).total_seconds()
@@ -252,23 +256,24 @@ class OutboxWorker:
             failure, status = error, error.status
         seconds = time.monotonic() - started_at
         fields = {
-            "job_id": event.job_id,
             "webhook_event": event.type,
-            "receives": message.receive_count,
+            "webhook_attempt": message.receive_count,
             "status": status,
             "error": str(failure) if failure else None,
         }
         if failure is not None and failure.retryable:
             now, schedule = datetime.now(UTC), self._settings.webhook_schedule_seconds
             if due := next_due(schedule, entry.first_attempt_at, now, failure.wait_seconds):
-                log.warning("webhook attempt failed", extra={**fields, "due": due.isoformat(timespec="seconds")})
+                log.debug("webhook attempt failed", extra={**fields, "due": due.isoformat(timespec="seconds")})
                 self._metrics.observe_webhook(event.type, "retried", seconds)
                 await self._defer(message, (due - now).total_seconds())
                 return
         ending: Ending = "delivered" if failure is None else "exhausted" if failure.retryable else failure.result
         level = logging.INFO if failure is None else logging.ERROR
         log.log(
-            level, "webhook delivered" if failure is None else "webhook given up", extra={**fields, "result": ending}
+            level,
+            "webhook delivered" if failure is None else "webhook given up",
+            extra={**fields, "webhook_result": ending},
         )
         observed = {"gone": "failed", "exhausted": "failed"}.get(ending, ending)
         self._metrics.observe_webhook(event.type, observed, seconds)
@@ -279,7 +284,3 @@ class OutboxWorker:
     async def _defer(self, message: Waiting, seconds: float) -> None:
         await self._outbox.put_off(message, seconds)
         self._metrics.webhook_outbox.labels("deferred").inc()
-
-
-def _why(error: Exception) -> dict[str, Any]:
-    return {"error": str(error) or type(error).__name__}

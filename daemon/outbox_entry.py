@@ -12,6 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from daemon.errors import TranscriptdError
 from daemon.events import Event
+from daemon.wording import words_of
 
 log = logging.getLogger("transcriptd.outbox")
 
@@ -31,12 +32,12 @@ async def write_record(record: Record | None, event: Event, ending: Ending, stat
         async with asyncio.timeout(RECORD_TIMEOUT_SECONDS):
             await record(event, ending, status)
     except (TranscriptdError, TimeoutError) as error:
-        log.error(
+        log.warning(
             "webhook result not recorded",
-            extra={"job_id": event.job_id, "result": ending, "error": str(error) or "timed out"},
+            extra={"job_id": event.job_id, "webhook_result": ending, "error": words_of(error)},
         )
     except Exception:
-        log.exception("webhook result not recorded", extra={"job_id": event.job_id, "result": ending})
+        log.exception("webhook result not recorded", extra={"job_id": event.job_id, "webhook_result": ending})
 
 
 def next_due(

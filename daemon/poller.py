@@ -10,6 +10,7 @@ from typing import Protocol
 from daemon.config import Settings
 from daemon.errors import QueueUnavailable
 from daemon.metrics import Metrics
+from daemon.outage import Outage
 from daemon.sqs import Queue, Received
 
 log = logging.getLogger("transcriptd.poller")
@@ -37,6 +38,7 @@ class Poller:
         self._processor = processor
         self._metrics = metrics
         self._gate = gate
+        self._outage = Outage(log, "queue unavailable", "queue available again", level=logging.ERROR)
         self._quiet = asyncio.Event()
         self._leave = asyncio.Event()
         self._jobs: set[asyncio.Task[None]] = set()
@@ -67,12 +69,18 @@ class Poller:
 
     async def run(self) -> None:
         """Receive and dispatch until quiet. A receive in flight then is finished, and what it brought is released."""
-        closed: str | None = None
+        closed, closed_at = None, 0.0
         while not self._quiet.is_set():
             self._raise_if_crashed()
             reason = self._gate()
             if reason != closed:
-                log.warning("receiving paused" if reason else "receiving resumed", extra={"reason": reason or closed})
+                now = time.monotonic()
+                if reason:
+                    closed_at = now if closed is None else closed_at
+                    log.warning("receiving paused", extra={"reason": reason})
+                else:
+                    down_seconds = round(now - closed_at, 1)
+                    log.warning("receiving resumed", extra={"reason": closed, "down_seconds": down_seconds})
                 closed = reason
             if reason is not None:
                 self._progressed_at = time.monotonic()
@@ -115,7 +123,6 @@ class Poller:
 
     async def _receive(self, free_slots: int) -> None:
         backoff_seconds = BACKOFF_BASE_SECONDS
-        down_since: float | None = None
         while not self._quiet.is_set():
             asked_at = time.monotonic()
             try:
@@ -123,14 +130,11 @@ class Poller:
             except QueueUnavailable as error:
                 self._metrics.receives.labels("error").inc()
                 self.trouble = error.message
-                if down_since is None:  # say it once, not once a try
-                    down_since = time.monotonic()
-                    log.error("queue unavailable", extra={"error": error.message})
+                self._outage.failed(error)
                 await self._wait(random.uniform(0.1, backoff_seconds))  # noqa: S311  # jitter
                 backoff_seconds = min(backoff_seconds * 2, self._backoff_max_seconds)
                 continue
-            if down_since is not None:
-                log.warning("queue available again", extra={"down_seconds": round(time.monotonic() - down_since, 1)})
+            self._outage.worked()
             self._polled(len(messages))
             for message in messages:
                 self._dispatch(message)

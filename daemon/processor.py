@@ -20,7 +20,7 @@ from daemon.errors import (
     TranscriptdError,
 )
 from daemon.events import Event
-from daemon.job import Job, parse_job, peek_job_id
+from daemon.job import Job, parse_job
 from daemon.lease import Lease
 from daemon.logs import bind, log_context
 from daemon.manifest import Manifest
@@ -28,8 +28,10 @@ from daemon.metrics import Metrics
 from daemon.results import Results
 from daemon.sqs import Queue, Received
 from daemon.status import Record
+from daemon.summary import log_finished
 from daemon.transcription import Transcriber
 from daemon.webhook import WebhookSender
+from daemon.wording import words_of
 
 log = logging.getLogger("transcriptd.processor")
 
@@ -77,14 +79,17 @@ class Processor:
                     delivery.lease = lease
                     disposition = await self._decide(delivery, lease, leave)
                     delivery.course.enter("settle")
+                    decided_at = time.monotonic()
                     await self._note(delivery, disposition)
                     await lease.close()
                     settled = await self._settle(disposition, delivery, lease)
+                    delivery.timings_seconds["settle"] = time.monotonic() - decided_at
                 self._account(disposition, delivery, settled)
-            except Exception:  # the message comes back by itself; a fault of ours must not end the other jobs
+            except Exception as error:  # the message comes back by itself; a fault of ours must not end the other jobs
                 log.exception("delivery not settled")
                 self._metrics.jobs.labels("unsettled", TranscriptdError.code).inc()
                 self._record.ended(delivery, "unsettled", TranscriptdError.code, settled=False)
+                log_finished(delivery, "unsettled", TranscriptdError.code, settled=False, error=_fault(error))
 
     # --- what becomes of it ---------------------------------------------------------------------------------------
 
@@ -93,9 +98,10 @@ class Processor:
             return await lease.hold(self._work(delivery), leave)
         except TranscriptdError as error:
             failure = error
-        except Exception as error:  # noqa: BLE001  # a fault of ours: transient until the attempts are spent
-            failure = TranscriptdError(f"{type(error).__name__}: {error}")
-            failure.__cause__ = error
+        except Exception as error:  # a fault of ours: transient until the attempts are spent
+            log.exception("job failed unexpectedly")
+            failure = _fault(error)
+        delivery.failed_in = delivery.course.stage
         # What another process said comes last: where a traceback is cut, its end is kept.
         failure.detail = "".join(traceback.format_exception(failure)) + (failure.detail or "")
         return disposition_of(failure, delivery.attempt, delivery.message.receive_count, self._settings)
@@ -148,7 +154,7 @@ class Processor:
         try:
             await self._results.remove_checkpoints(job)
         except TranscriptdError as error:  # the job is finished all the same
-            log.warning("checkpoints not removed", extra={"error": error.message})
+            log.warning("checkpoints not removed", extra={"error": words_of(error)})
 
     async def _note(self, delivery: Delivery, disposition: Disposition) -> None:
         """Note the outcome beside the job before it is carried out, so that no delivery looks like a crash."""
@@ -166,7 +172,7 @@ class Processor:
                 counts=counts,
             )
         except TranscriptdError as error:
-            log.warning("outcome not noted", extra={"outcome": disposition.outcome, "error": error.message})
+            log.warning("outcome not noted", extra={"outcome": disposition.outcome, "error": words_of(error)})
 
     # --- carrying it out ------------------------------------------------------------------------------------------
 
@@ -179,6 +185,7 @@ class Processor:
             case Abandon():
                 return True
             case Delete():
+                delivery.webhook = "known" if delivery.told else "none"
                 told = delivery.told or await self._tell(delivery, lease, delivery.event("completed"))
                 crash_point("told", job_id, message.receive_count)
                 # Untold it is not deleted: the redelivery finds the manifest and tells it again.
@@ -204,7 +211,9 @@ class Processor:
     async def _tell(self, delivery: Delivery, lease: Lease, event: Event) -> bool:
         """Send a final event; whether it is delivered or stored, so that the message may go."""
         sent = self._webhooks.send(delivery.webhook_url(self._settings), event)
-        return await self._webhooks.secure(sent, lease.remaining_seconds / 2)  # the rest is for the outcome call
+        secured = await self._webhooks.secure(sent, lease.remaining_seconds / 2)  # the rest is for the outcome call
+        delivery.webhook = sent.standing if sent else "none"
+        return secured
 
     async def _insist(
         self, lease: Lease, call: Callable[[], Awaitable[None]], *, gone_after_seconds: float = math.inf
@@ -214,7 +223,7 @@ class Processor:
         A call whose answer was lost may have been carried out: the message may then be another's `gone_after_seconds`
         after it was sent, and is not touched from then on.
         """
-        pause_seconds = 0.1
+        pause_seconds, level = 0.1, logging.WARNING
         ours_until = math.inf
         while (remaining := min(lease.remaining_seconds, ours_until - time.monotonic())) > 0:
             sent_at = time.monotonic()
@@ -223,7 +232,8 @@ class Processor:
                 async with asyncio.timeout(min(remaining, self._settings.queue_timeout_seconds)):
                     await call()
             except (QueueUnavailable, TimeoutError) as error:
-                log.warning("outcome call failed", extra={"error": str(error) or "timed out"})
+                log.log(level, "outcome call failed", extra={"error": words_of(error)})
+                level = logging.DEBUG  # told once, not once a try
                 if not isinstance(error, QueueUnavailable) or error.may_have_worked:
                     ours_until = min(ours_until, sent_at + gone_after_seconds)
                 await asyncio.sleep(min(pause_seconds, max(0.0, lease.remaining_seconds)))
@@ -233,7 +243,7 @@ class Processor:
         return False
 
     def _account(self, disposition: Disposition, delivery: Delivery, settled: bool) -> None:
-        """Metrics, the record, and the one summary line of the delivery."""
+        """Metrics, the record, and at last the one summary line of the delivery."""
         error = None if isinstance(disposition, Delete) else disposition.error
         reason = disposition.reason if isinstance(disposition, Delete) else disposition.error.code
         self._metrics.jobs.labels(disposition.outcome, reason).inc()
@@ -241,28 +251,14 @@ class Processor:
         self._record.ended(
             delivery, disposition.outcome, reason, message=error.message if error else None, settled=settled
         )
-        levels = {Delete: logging.INFO, Release: logging.INFO, DeadLetter: logging.ERROR}
-        manifest = delivery.manifest
-        log.log(
-            levels.get(type(disposition), logging.WARNING),
-            "job finished",
-            extra={
-                "job_id": delivery.job.job_id if delivery.job else peek_job_id(delivery.message.body),
-                "outcome": disposition.outcome,
-                "reason": reason,
-                "settled": settled,
-                "attempt": delivery.attempt,
-                "seconds": round(delivery.elapsed_seconds, 3),
-                "queue_wait_seconds": round(
-                    max(0.0, time.time() - delivery.elapsed_seconds - delivery.message.sent_at), 3
-                ),
-                "stages_seconds": {stage: round(seconds, 3) for stage, seconds in delivery.timings_seconds.items()},
-                "audio_seconds": manifest.duration_seconds if manifest else None,
-                "warnings": [warning.code for warning in manifest.warnings] if manifest else [],
-                "error": error.message if error else None,
-                "error_detail": error.detail if error and type(error) is TranscriptdError else None,
-            },
-        )
+        log_finished(delivery, disposition.outcome, reason, settled=settled, error=error)
+
+
+def _fault(error: Exception) -> TranscriptdError:
+    """A fault of ours as one of our errors. Its words go where the message's body may go, and not into the log."""
+    fault = TranscriptdError(f"{type(error).__name__}: {error}")
+    fault.__cause__ = error
+    return fault
 
 
 def _check_same_input(job: Job, earlier: Manifest) -> None:

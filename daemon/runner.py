@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import NoReturn
 from daemon.admission import Admission
 from daemon.config import Settings
 from daemon.errors import DeviceFault, RunnerCrashed, SetupFailed, TranscriptdError, error_class
+from daemon.logs import log_fields
 from daemon.metrics import Metrics
 from daemon.options import JobOptions
 from daemon.protocol import (
@@ -36,6 +38,7 @@ from daemon.protocol import (
     decode,
 )
 from daemon.runner_process import TERMINATE_GRACE_SECONDS, RunnerProcess
+from daemon.wording import words_of
 
 log = logging.getLogger("transcriptd.runner")
 
@@ -70,6 +73,7 @@ class _Assignment:
 
     finished: asyncio.Future[None]
     on_progress: ProgressHandler
+    context: Context = field(default_factory=copy_context)  # of the job, for its log lines
     begun: bool = False  # the process has reported something of it
     heard_at: float = field(default_factory=time.monotonic)  # when it was sent, or last reported of
     cancel_by: float | None = None  # monotonic: a cancelled job must have answered by then
@@ -139,7 +143,8 @@ class Runner:
         Raises the error the runner reported, RunnerCrashed, RunnerStalled, DeviceFault or SetupFailed.
         """
         paths = [str(path) for path in audio]
-        order = Run(job_id, paths, str(result), str(checkpoints), options.model_dump(mode="json"))
+        wishes = options.model_dump(mode="json")
+        order = Run(job_id, paths, str(result), str(checkpoints), wishes, {"job_id": job_id, **log_fields()})
         alone = False
         while True:
             try:
@@ -212,13 +217,15 @@ class Runner:
                 continue
             reason = process.reason or ("signal" if (process.process.returncode or 0) < 0 else "exit")
             self._metrics.runner_restarts.labels(reason if was_ready else "setup").inc()
-            log.error(
+            log.warning(
                 "runner ended",
                 extra={
                     "reason": reason,
-                    "error": error.message,
+                    "error": words_of(error),
                     "exit_code": process.process.returncode,
-                    "detail": error.detail,
+                    "job_ids": process.in_hand,
+                    # Of a device fault it is a traceback out of a job, and the runner has told it without its words.
+                    "detail": None if reason == "device_fault" else error.detail,
                 },
             )
             if reason == "device_fault":
@@ -255,7 +262,7 @@ class Runner:
                             if assignment := self._assignments.get(event.job_id):
                                 assignment.begun = True
                                 assignment.heard_at = time.monotonic()
-                                assignment.on_progress(event)
+                                assignment.context.run(assignment.on_progress, event)
                         case Done(job_id):
                             self._finish(job_id, None)
                         case Memory() as memory:
@@ -280,6 +287,7 @@ class Runner:
             if watchdog is not None:
                 watchdog.cancel()
         await process.reap()
+        process.in_hand = list(self._assignments)
         error = fatal or process.post_mortem(self._settings.runner_stall_seconds)
         self._fail_assignments(error, process.blamed)
         return error, ready

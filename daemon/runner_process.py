@@ -41,6 +41,7 @@ class RunnerProcess:
     reason: str | None = None  # why we ended it, when we did
     blamed: frozenset[str] = frozenset()  # the jobs for which we ended it
     jobs: int = 0
+    in_hand: list[str] = field(default_factory=list)  # job ids, when it ended
     first_memory: Memory | None = None
     growths: collections.deque[int] = field(
         default_factory=lambda: collections.deque(maxlen=GROWTHS)
@@ -122,4 +123,4 @@ async def _drain_stderr(stream: asyncio.StreamReader, tail: collections.deque[st
     while chunk := await stream.read(4096):
         for line in chunk.decode(errors="replace").splitlines():
             tail.append(line[:500])
-            log.debug("runner stderr", extra={"line": line[:500]})
+            log.debug("runner printed", extra={"line": line[:500]})

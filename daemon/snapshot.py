@@ -15,7 +15,8 @@ from daemon.config import Settings, variable
 from daemon.health import Health
 from daemon.metrics import Metrics
 from daemon.runner import Runner
-from daemon.status import JobInHand, Outcome, Record, cut_urls
+from daemon.status import JobInHand, Outcome, Record
+from daemon.wording import cut_urls
 
 MAX_ITEMS = 12
 MAX_VALUE_CHARS = 300

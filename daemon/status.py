@@ -1,23 +1,19 @@
 """What the status page shows of jobs: those in hand, and how the last ones ended. In memory, bounded, without their text."""
 
-import re
 import time
 from collections import deque
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from daemon.delivery import Delivery
 from daemon.errors import TranscriptdError
 from daemon.job import peek_job_id
 from daemon.pace import Pace
+from daemon.wording import presentable
 
 MAX_OUTCOMES = 50
-MAX_MESSAGE_CHARS = 500
 MAX_WARNINGS = 10
-
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,20 +116,6 @@ class Record:
         ]
 
 
-def cut_urls(text: str) -> str:
-    """The text without credentials, query and fragment in its URLs: what may be a secret there."""
-    return _URL.sub(lambda found: _cut(found[0]), text)
-
-
-def _cut(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "…"
-    rest = "?…" if parts.query else "#…" if parts.fragment else ""
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{rest}"
-
-
 def _kind(delivery: Delivery) -> Hashable:
     """What jobs must have in common for the times of one to say something of another."""
     if delivery.job is None:
@@ -143,7 +125,5 @@ def _kind(delivery: Delivery) -> Hashable:
 
 
 def _presentable(reason: str, message: str) -> str:
-    """A fault of ours may quote anything, a transcript among it: of such a one only the kind is told."""
-    if reason == TranscriptdError.code:
-        return f"{message.partition(':')[0][:80]}; the log has the rest"
-    return cut_urls(message)[:MAX_MESSAGE_CHARS]
+    hint = "; the delivery record or the dead letter has the rest" if reason == TranscriptdError.code else ""
+    return presentable(reason, message) + hint

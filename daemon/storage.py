@@ -1,6 +1,7 @@
 """S3: the only module that calls it. Every error leaves as one of ours."""
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -27,9 +28,12 @@ from daemon.errors import (
 )
 from daemon.job import Input
 from daemon.manifest import InputObject
+from daemon.outage import Outage
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
+
+log = logging.getLogger("transcriptd.storage")
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 PART_BYTES = 16 * 1024 * 1024
@@ -50,6 +54,7 @@ _MISSING = {
 }  # the last: a delete marker
 # The key is longer than S3 allows, or the version is none.
 _NO_NAME = {"KeyTooLongError", "InvalidArgument", "InvalidURI"}
+_CONDITION_FAILED = {"PreconditionFailed", "ConditionalRequestConflict", "412"}
 _DENIED = {"AccessDenied", "403", "Forbidden", "AllAccessDisabled"}
 
 
@@ -80,6 +85,7 @@ class Storage:
         self._client = client
         self._max_input_bytes = settings.max_input_bytes
         self._output_bucket = settings.output_bucket
+        self._outage = Outage(log, "storage unavailable", "storage available again", level=logging.ERROR)
 
     async def fetch(self, source: Input, target: Path) -> InputObject:
         """Download the object to `target`, in parallel parts of one version, within the size limit.
@@ -90,7 +96,7 @@ class Storage:
         request: dict[str, Any] = {"Bucket": source.bucket, "Key": source.key}
         if source.version_id is not None:
             request["VersionId"] = source.version_id
-        with _wrapped(where):
+        with self._watched(where):
             # The first part tells the size too: a short recording costs one request.
             try:
                 first = await self._client.get_object(**request, Range=f"bytes=0-{PART_BYTES - 1}")
@@ -141,7 +147,7 @@ class Storage:
         """A small object, or None if there is none. One that is larger is not read: StorageUnavailable."""
         where = f"s3://{bucket}/{key}"
         try:
-            with _wrapped(where):
+            with self._watched(where):
                 response = await self._client.get_object(Bucket=bucket, Key=key)
                 etag = _etag(response, where)
                 body = bytearray()
@@ -178,32 +184,27 @@ class Storage:
         if only_if_etag is not None:
             conditions["IfMatch"] = only_if_etag
         try:
-            with _wrapped(f"s3://{bucket}/{key}"):
+            with self._watched(f"s3://{bucket}/{key}"):
                 response = await self._client.put_object(
                     Bucket=bucket, Key=key, Body=body, ContentType=content_type, Metadata=metadata or {}, **conditions
                 )
         except (StorageUnavailable, ObjectMissing) as error:
             # 409: another conditional write was in flight. 404 with IfMatch: the object is gone.
-            if (only_if_absent or only_if_etag) and _code(error) in (
-                "PreconditionFailed",
-                "ConditionalRequestConflict",
-                "412",
-                "NoSuchKey",
-            ):
+            if (only_if_absent or only_if_etag) and _code(error) in {*_CONDITION_FAILED, "NoSuchKey"}:
                 return None
             raise
         return _etag(response, f"s3://{bucket}/{key}")
 
     async def list_keys(self, bucket: str, prefix: str) -> list[str]:
         """The keys below a prefix."""
-        with _wrapped(f"s3://{bucket}/{prefix}"):
+        with self._watched(f"s3://{bucket}/{prefix}"):
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
             return [item["Key"] async for page in pages for item in page.get("Contents", [])]
 
     async def delete(self, bucket: str, keys: list[str]) -> None:
         for start in range(0, len(keys), MAX_KEYS_PER_DELETE):
             batch: Any = [{"Key": key} for key in keys[start : start + MAX_KEYS_PER_DELETE]]
-            with _wrapped(f"s3://{bucket}"):
+            with self._watched(f"s3://{bucket}"):
                 response = await self._client.delete_objects(Bucket=bucket, Delete={"Objects": batch, "Quiet": True})
             if refused := response.get("Errors"):
                 raise StorageUnavailable(
@@ -217,8 +218,25 @@ class Storage:
 
     async def head(self, bucket: str) -> None:
         """Prove that the bucket exists. Raises ObjectMissing, AccessDenied, StorageUnavailable."""
-        with _wrapped(f"s3://{bucket}"):
+        with self._watched(f"s3://{bucket}"):
             await self._client.head_bucket(Bucket=bucket)
+
+    @contextmanager
+    def _watched(self, where: str) -> Iterator[None]:
+        """One call, or several for one object; tells of S3's outages."""
+        try:
+            with _wrapped(where):
+                yield
+        except StorageUnavailable as error:
+            if _code(error) in _CONDITION_FAILED:
+                self._outage.worked()
+            elif error.__cause__ is not None:  # else it answered, and we did not like what it has
+                self._outage.failed(error)
+            raise
+        except TranscriptdError:  # it answered
+            self._outage.worked()
+            raise
+        self._outage.worked()
 
 
 async def _write_body(body: Any, descriptor: int, offset: int, end: int) -> None:

@@ -29,6 +29,7 @@ from daemon.runner import Runner
 from daemon.scratch import job_directory
 from daemon.storage import Storage
 from daemon.transcript import Transcript
+from daemon.wording import words_of
 
 log = logging.getLogger("transcriptd.transcription")
 
@@ -73,6 +74,7 @@ class Transcriber:
             source, pcm, result = directory / "input", directory / "audio.f32", directory / "result.json"
             with self._stage(delivery, "download"):
                 found = await self._storage.fetch(job.input, source)
+            delivery.input_bytes = found.size_bytes
             self._metrics.input_bytes.observe(found.size_bytes)
             crash_point("downloaded", job.job_id, delivery.message.receive_count)
             with self._stage(delivery, "decode"):
@@ -133,7 +135,7 @@ class Transcriber:
         checkpoints.mkdir()
         fingerprint = self._fingerprint(job, found)
         if delivery.history and delivery.history.deliveries:
-            await self._restore(job, fingerprint, checkpoints)
+            await self._restore(job, delivery, fingerprint, checkpoints)
         kept: set[asyncio.Task[None]] = set()
         submitted_at = time.monotonic()
         delivery.course.enter("wait")
@@ -157,7 +159,7 @@ class Transcriber:
                     }.items():
                         self._metrics.asr_chunks.labels(result).inc(count)
                 case Checkpoint(_, name):
-                    kept.add(asyncio.create_task(self._keep(job, fingerprint, checkpoints / name)))
+                    kept.add(asyncio.create_task(self._keep(job, delivery, fingerprint, checkpoints / name)))
 
         try:
             await self._runner.run(job.job_id, job.options, handle, audio=audio, result=result, checkpoints=checkpoints)
@@ -168,21 +170,24 @@ class Transcriber:
             if kept:
                 await asyncio.wait(kept, timeout=CHECKPOINT_GRACE_SECONDS)
 
-    async def _restore(self, job: Job, fingerprint: str, folder: Path) -> None:
+    async def _restore(self, job: Job, delivery: Delivery, fingerprint: str, folder: Path) -> None:
         try:
             restored = await self._results.restore_checkpoints(job, fingerprint, folder)
             self._metrics.checkpoints.labels("restored").inc(restored)
-            log.info("checkpoints restored", extra={"checkpoints": restored})
+            delivery.checkpoints["restored"] += restored
+            log.info("checkpoints restored", extra={"checkpoints_restored": restored})
         except TranscriptdError as error:  # the work is done again
-            log.warning("checkpoints not restored", extra={"error": error.message})
+            log.warning("checkpoints not restored", extra={"error": words_of(error)})
 
-    async def _keep(self, job: Job, fingerprint: str, file: Path) -> None:
+    async def _keep(self, job: Job, delivery: Delivery, fingerprint: str, file: Path) -> None:
+        result = "kept"
         try:
             await self._results.keep_checkpoint(job, fingerprint, file)
-            self._metrics.checkpoints.labels("kept").inc()
-        except TranscriptdError as error:  # a lost checkpoint costs time, not the job
-            self._metrics.checkpoints.labels("failed").inc()
-            log.warning("checkpoint not kept", extra={"checkpoint": file.name, "error": error.message})
+        except TranscriptdError as error:  # a lost checkpoint costs time, not the job; the summary counts them
+            result = "failed"
+            log.debug("checkpoint not kept", extra={"checkpoint": file.name, "error": words_of(error)})
+        self._metrics.checkpoints.labels(result).inc()
+        delivery.checkpoints[result] += 1
 
     def _fingerprint(self, job: Job, found: InputObject) -> str:
         """Checkpoints fit only what has the same: input, options, models, and libraries that computed them."""

@@ -12,6 +12,7 @@ from daemon.errors import QueueUnavailable
 from daemon.gpu import watch_gpus
 from daemon.memory import resident_bytes
 from daemon.metrics import Metrics
+from daemon.outage import Outage
 from daemon.runner import Runner
 from daemon.sqs import Depth
 
@@ -55,7 +56,7 @@ async def watch_depths(metrics: Metrics, depths: Depths, period_seconds: float =
     for queue in depths:
         for result in ("ok", "error"):
             metrics.queue_depth_polls.labels(queue, result)
-    failing: set[str] = set()
+    outages = {queue: Outage(log, "queue depth unknown", "queue depth known again", queue=queue) for queue in depths}
     while True:
         for queue, ask in depths.items():
             try:
@@ -65,14 +66,12 @@ async def watch_depths(metrics: Metrics, depths: Depths, period_seconds: float =
                 for state in Depth.__slots__:
                     with suppress(KeyError):  # it never had a value
                         metrics.queue_messages.remove(queue, state)
-                if queue not in failing:  # said once, not every minute
-                    log.warning("queue depth unknown", extra={"queue": queue, "error": error.message})
-                failing.add(queue)
+                outages[queue].failed(error)
             else:
                 metrics.queue_depth_polls.labels(queue, "ok").inc()
                 for state, count in found.items():
                     metrics.queue_messages.labels(queue, state).set(count)
-                failing.discard(queue)
+                outages[queue].worked()
         await asyncio.sleep(period_seconds)
 
 

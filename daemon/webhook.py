@@ -25,6 +25,7 @@ from tenacity import (
 from daemon.config import Settings
 from daemon.errors import QueueUnavailable
 from daemon.events import Event
+from daemon.outage import Outage
 from daemon.outbox import Outbox
 from daemon.outbox_entry import Record, write_record
 from daemon.webhook_client import Undelivered, WebhookClient
@@ -39,11 +40,13 @@ HAND_OVER_SECONDS = 5.0  # what a drain keeps for putting undelivered events int
 Result = Literal["delivered", "retried", "failed", "refused"]
 Observe = Callable[[str, Result, float], None]
 
-_NOTES: dict[Result, tuple[int, str]] = {
-    "delivered": (logging.INFO, "webhook delivered"),
-    "retried": (logging.WARNING, "webhook attempt failed"),
-    "failed": (logging.ERROR, "webhook given up"),
-    "refused": (logging.ERROR, "webhook refused"),
+# Result of a try → event, its level for a job's final event, and for the others, which a receiver can do without. That a
+# receiver is down is told once, by webhook_client.py.
+_NOTES: dict[Result, tuple[str, int, int]] = {
+    "delivered": ("webhook delivered", logging.INFO, logging.DEBUG),
+    "retried": ("webhook attempt failed", logging.DEBUG, logging.DEBUG),
+    "failed": ("webhook given up", logging.ERROR, logging.DEBUG),
+    "refused": ("webhook refused", logging.ERROR, logging.DEBUG),
 }
 
 
@@ -55,8 +58,14 @@ class _Delivery:
     taken_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     ended: asyncio.Event = field(default_factory=asyncio.Event)  # delivered, stored or given up, and on record
     stored: bool = False  # in the outbox
+    result: Result | None = None  # of the last attempt
     attempt: int = 0
     seconds: float = 0.0  # of the last attempt
+
+    @property
+    def standing(self) -> str:
+        """What has become of it so far."""
+        return "stored" if self.stored else self.result if self.result and self.ended.is_set() else "pending"
 
 
 @dataclass(eq=False, slots=True)
@@ -114,6 +123,7 @@ class WebhookSender:
         self._record = record
         self._client = WebhookClient(settings)
         self._lanes: dict[str, _Lane] = {}
+        self._outage = Outage(log, "outbox not storing", "outbox storing again", level=logging.ERROR)
         self._endings: set[asyncio.Task[bool]] = set()  # events on their way to the outbox or the record
         self._progress_at: dict[str, float] = {}  # job → when its last progress event was taken
 
@@ -327,11 +337,12 @@ class WebhookSender:
             self._note(delivery, "failed", "the daemon stops, and the outbox did not take it in time")
             raise
         except (QueueUnavailable, TimeoutError) as error:
-            log.error("webhook not stored", extra={**_fields(delivery), "error": str(error) or "timed out"})
+            self._outage.failed(error)
             return False
         except Exception:
             log.exception("webhook not stored", extra=_fields(delivery))
             return False
+        self._outage.worked()
         delivery.stored = True
         return True
 
@@ -340,8 +351,13 @@ class WebhookSender:
         self._note(delivery, result, str(failure), failure.status)
 
     def _note(self, delivery: _Delivery, result: Result, error: str | None = None, status: int | None = None) -> None:
-        level, message = _NOTES[result]
-        log.log(level, message, extra={**_fields(delivery), "status": status, "error": error})
+        delivery.result = result
+        message, final_level, level = _NOTES[result]
+        log.log(
+            final_level if delivery.event.final else level,
+            message,
+            extra={**_fields(delivery), "status": status, "error": error},
+        )
         if self._observe is not None:
             self._observe(delivery.event.type, result, delivery.seconds)
 
@@ -359,4 +375,4 @@ def _failure(state: RetryCallState) -> Undelivered:
 
 def _fields(delivery: _Delivery) -> dict[str, Any]:
     """For the log: neither URL, whose query may hold a token, nor payload."""
-    return {"job_id": delivery.event.job_id, "webhook_event": delivery.event.type, "attempt": delivery.attempt}
+    return {"job_id": delivery.event.job_id, "webhook_event": delivery.event.type, "webhook_attempt": delivery.attempt}

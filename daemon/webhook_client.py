@@ -1,11 +1,14 @@
 """One webhook request: signed as https://www.standardwebhooks.com describes, sent to a public address, never redirected."""
 
 import base64
+import logging
 import time
+from collections import OrderedDict
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 import aiohttp
 from standardwebhooks import Webhook
@@ -14,6 +17,11 @@ from daemon.addresses import NotPublic, public_socket
 from daemon.config import Settings
 from daemon.errors import ConfigError
 from daemon.events import Event
+from daemon.outage import Outage
+
+log = logging.getLogger("transcriptd.webhook")
+
+MAX_RECEIVERS = 1000  # whose state is remembered
 
 
 class Undelivered(Exception):
@@ -49,6 +57,7 @@ class WebhookClient:
         secrets = [secret.get_secret_value() for secret in settings.webhook_secret]
         self._signers = [_signer(secret, number) for number, secret in enumerate(secrets, 1)]
         self._session: aiohttp.ClientSession | None = None
+        self._outages: OrderedDict[str, Outage] = OrderedDict()
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -75,6 +84,30 @@ class WebhookClient:
 
     async def post(self, url: str, event: Event) -> int:
         """One attempt; the status of an answer that accepts the event. Raises Undelivered."""
+        outage = self._outage_of(url)
+        try:
+            status = await self._try(url, event)
+        except Undelivered as failure:
+            if failure.retryable:
+                outage.failed(str(failure))
+            raise
+        outage.worked()
+        return status
+
+    def _outage_of(self, url: str) -> Outage:
+        try:
+            receiver = urlsplit(url).netloc.rpartition("@")[2]
+        except ValueError:  # it will be refused
+            receiver = ""
+        outage = self._outages.pop(receiver, None) or Outage(
+            log, "webhook receiver failing", "webhook receiver working again", receiver=receiver
+        )
+        self._outages[receiver] = outage  # the last used comes last
+        if len(self._outages) > MAX_RECEIVERS:
+            self._outages.popitem(last=False)
+        return outage
+
+    async def _try(self, url: str, event: Event) -> int:
         try:
             response = await self._post(url, event.id, event.body())
         except (aiohttp.ClientError, TimeoutError) as error:

@@ -10,6 +10,7 @@ from typing import Any
 from prometheus_client import ProcessCollector
 from pydantic_core import PydanticUndefined
 
+from daemon import log_schema as log_schemas
 from daemon.config import Settings, variable
 from daemon.errors import ConfigError, Fate, SetupFailed, all_errors
 from daemon.job import Message
@@ -101,6 +102,25 @@ def transcript_schema() -> str:
     return json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n"
 
 
+def log_schema() -> str:
+    return _schema("Log line", "urn:transcriptd:log:1", log_schemas.json_schema())
+
+
+def logs() -> str:
+    """Written by hand but for the tables of fields."""
+    parts = {
+        "On every line": log_schemas.ALWAYS,
+        "On every line about a job": log_schemas.JOB,
+        "Of `job finished`": log_schemas.SUMMARY,
+        "Others": log_schemas.OTHERS,
+    }
+    rows = []
+    for title, fields in parts.items():
+        rows += [f"**{title}**", "", "| Field | Type | Meaning |", "|---|---|---|"]
+        rows += [f"| `{name}` | {field.type} | {_cell(field.meaning)} |" for name, field in fields.items()] + [""]
+    return _filled("logs.md", "fields", "\n".join(rows[:-1]) + "\n")
+
+
 def _schema(title: str, urn: str, schema: dict[str, Any]) -> str:
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": urn, **schema, "title": title}
     return json.dumps(head, indent=2, ensure_ascii=False) + "\n"
@@ -139,6 +159,8 @@ DOCUMENTS = {
     "transcript.schema.json": transcript_schema,
     "api.md": api,
     "tools.md": tools,
+    "logs.md": logs,
+    "log.schema.json": log_schema,
 }
 
 

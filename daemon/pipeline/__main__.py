@@ -9,6 +9,7 @@ import ctypes
 import faulthandler
 import importlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from daemon.errors import DeviceFault, Interrupted, SetupFailed, TranscriptdError
-from daemon.logs import configure, log_context
+from daemon.logs import configure, log_context, take_stdout
 from daemon.memory import resident_bytes
 from daemon.options import JobOptions
 from daemon.pipeline.checkpoints import Checkpoints
@@ -42,6 +43,8 @@ from daemon.protocol import (
     decode,
     encode,
 )
+
+log = logging.getLogger("transcriptd.pipeline")
 
 EXIT_OK = 0
 EXIT_FATAL = 70  # EX_SOFTWARE: set-up failed or the device faulted; a Fatal message says which
@@ -140,7 +143,7 @@ class Desk:
                 _exit(EXIT_OK)
 
     def _work(self, run: Run, reporter: JobReporter) -> None:
-        with log_context(job_id=run.job_id):
+        with log_context(**run.log_fields):
             answer = _serve(run, self._pipeline, self._channel, reporter)
         with self._answering:
             del self._reporters[run.job_id]
@@ -158,10 +161,12 @@ def main(arguments: list[str]) -> int:
     # The parent alone decides when this process ends; a terminal's Ctrl-C must not.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # the poller's; `systemctl kill` may send it to all
     channel = Channel(socket.socket(fileno=int(arguments[0])))
     setup = json.loads(channel.receive_line())
     _die_with_parent(setup["parent"])
-    configure(setup["log_level"], "runner")
+    hf_token = setup["settings"].get("hf_token")
+    configure(setup["log_level"], "runner", hidden=[hf_token] if hf_token else [], stream=take_stdout())
     try:
         pipeline = _load_class(setup["pipeline"])(RunnerSettings.from_json(json.dumps(setup["settings"])))
         channel.send(pipeline.load())
@@ -202,10 +207,12 @@ def _serve(run: Run, pipeline: Any, channel: Channel, reporter: JobReporter) -> 
         )
         Path(run.result_path).write_bytes(transcript.model_dump_json().encode())
     except DeviceFault as error:
+        log.warning("device fault", exc_info=True)
         return Fatal(error.code, error.message, _traceback())
     except TranscriptdError as error:
         return Failed(run.job_id, error.code, error.message, _traceback())
-    except Exception as error:  # noqa: BLE001  # a job's failure is a message, whatever its cause; the process lives on
+    except Exception as error:  # a job's failure is a message, whatever its cause; the process lives on
+        log.exception("job failed unexpectedly")
         return Failed(run.job_id, TranscriptdError.code, f"{type(error).__name__}: {error}", _traceback())
     return Done(run.job_id)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("transcriptd.pipeline.checkpoints")
 
 # Part of what decides whether a stored checkpoint fits. To be raised when the files' format changes, and when the
 # pipeline would now produce something else from the same input: how speech is cut, decoded, aligned or diarized.
@@ -38,7 +38,7 @@ class Checkpoints:
         except FileNotFoundError:
             return None
         except (ValueError, RecursionError):
-            log.warning("checkpoint %s is damaged; its part is done again", name)
+            log.warning("checkpoint damaged, its part is done again", extra={"checkpoint": name})
             return None
 
     def save(self, name: str, data: Any) -> None:
@@ -49,6 +49,6 @@ class Checkpoints:
             unfinished.write_text(json.dumps(data, separators=(",", ":")))
             unfinished.replace(self._folder / name)
         except OSError:  # the job can do without: only a later delivery would have to do this part again
-            log.warning("checkpoint %s could not be kept", name, exc_info=True)
+            log.warning("checkpoint not written", extra={"checkpoint": name}, exc_info=True)
             return
         self._on_saved(name)

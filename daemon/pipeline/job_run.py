@@ -43,7 +43,7 @@ class JobRun:
         self._options = options
         self._checkpoints = checkpoints
         self._watch = Watch(reporter)
-        self._ladder = Ladder(job_id)
+        self._ladder = Ladder()
         self._work = Work(job_id, audio, options, checkpoints, self._watch, self._ladder)
         self._recognizer = Recognizer(stages, self._work)
         self._alignment: str | None = None

@@ -8,7 +8,7 @@ from daemon.errors import DeviceFault, OutOfMemory, TranscriptdError
 from daemon.pipeline.devices import Failure, classify, free_memory
 from daemon.transcript import TranscriptWarning
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("transcriptd.pipeline.ladder")
 
 T = TypeVar("T")
 
@@ -16,8 +16,7 @@ T = TypeVar("T")
 class Ladder:
     """One job's steps down."""
 
-    def __init__(self, job_id: str) -> None:
-        self._job_id = job_id
+    def __init__(self) -> None:
         self._raised: list[TranscriptWarning] = []
         self._limits: dict[str, int] = {}
 
@@ -69,7 +68,7 @@ class Ladder:
         return None
 
     def _failed(self, error: Exception, code: str, stage: str, consequence: str) -> None:
-        log.warning("job %s: %s failed", self._job_id, stage, exc_info=True)
+        log.warning("stage failed", extra={"stage": stage, "warning": code}, exc_info=error)
         self.warn(code, stage, f"{stage} failed ({type(error).__name__}: {error}); {consequence}")
 
     # --- warnings -------------------------------------------------------------------------------------------------

@@ -8,8 +8,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stdout
 
-log = logging.getLogger(__name__)
-
 CHATTY_LOGGERS = (
     "faster_whisper",
     "lightning",
@@ -69,15 +67,10 @@ class Shared:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    printed = io.StringIO()
-    try:
-        with warnings.catch_warnings(), redirect_stdout(printed):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        if text := printed.getvalue().strip():
-            log.debug("a library printed: %s", text)
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
 
 
-# Inside the block, libraries' warnings are dropped and what they print goes to the debug log.
+# Inside the block, libraries' warnings and what they print are dropped: both may quote what was said.
 quietly = Shared(_silence)

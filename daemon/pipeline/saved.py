@@ -15,7 +15,7 @@ from daemon.pipeline.checkpoints import Checkpoints
 from daemon.pipeline.pieces import Chunk, Diarization, Passage, TimedWord, Turn
 from daemon.transcript import TranscriptWarning
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("transcriptd.pipeline.saved")
 
 TEXT_TOKENS = 50_257  # Whisper's marks come after; CTranslate2 must not be given a number beyond its vocabulary
 
@@ -181,10 +181,10 @@ def load(checkpoints: Checkpoints, name: str, shape: type[S], fits: Callable[[S]
     try:
         found = shape.model_validate(data)
     except ValidationError:
-        log.warning("checkpoint %s is not of the expected shape; its part is done again", name)
+        log.warning("checkpoint not of the expected shape, its part is done again", extra={"checkpoint": name})
         return None
     if not fits(found):
-        log.warning("checkpoint %s belongs to something else; its part is done again", name)
+        log.warning("checkpoint of something else, its part is done again", extra={"checkpoint": name})
         return None
     return found
 

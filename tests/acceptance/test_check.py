@@ -175,9 +175,25 @@ def test_settings_that_cannot_be_read_are_told_as_run_tells_them(site: Site) -> 
     run, checked = run_tool(wrong, "run"), run_tool(wrong, "check", "--json", "--only", "settings", "disk")
     assert (run.returncode, checked.returncode) == (78, 78)
     found = findings_of(checked.stdout)
-    assert run.stderr == f"transcriptd: {found['settings'][0]['found']}\n"
+    told = json.loads(run.stdout)
+    assert (told["level"], told["event"], told["error"]) == (
+        "CRITICAL",
+        "settings refused",
+        found["settings"][0]["found"],
+    )
+    assert run.stderr == ""
     assert statuses(found["settings"]) == ["fail"]
     assert statuses(found["disk"]) == ["skipped"]
+
+
+def test_the_region_is_read_where_the_unit_has_it(site: Site) -> None:
+    """AWS_REGION alone, as in the unit's environment; and its absence is told in words."""
+    alone = run_tool(site.environment(AWS_DEFAULT_REGION=None), "check", "--only", "queue")
+    assert alone.returncode == 0, alone.stdout
+    run = run_tool(site.environment(AWS_REGION=None, AWS_DEFAULT_REGION=None), "run")
+    told = json.loads(run.stdout.splitlines()[-1])
+    assert (run.returncode, told["event"]) == (78, "settings refused")
+    assert "set AWS_REGION" in told["error"]
 
 
 def test_a_missing_bucket_and_missing_queues(site: Site) -> None:

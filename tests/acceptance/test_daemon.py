@@ -183,7 +183,7 @@ def test_another_daemon_continues_from_the_checkpoints(world: World) -> None:
         world.wait_for("job-1", "job.completed")
         world.wait_until_empty()
         (line,) = daemon.log_entries("checkpoints restored")
-        assert line["checkpoints"] == 1
+        assert line["checkpoints_restored"] == 1
         assert 'transcriptd_checkpoints_total{result="restored"} 1.0' in daemon.get("/metrics")
     outputs = world.outputs("job-1")
     assert json.loads(outputs["manifest.json"])["attempt"] == 1

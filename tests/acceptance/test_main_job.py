@@ -9,12 +9,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 import srt
 
 from daemon.embedded.models import whisper_base
 from daemon.embedded.recordings import sample_call
+from daemon.log_schema import json_schema
 from tests.acceptance.world import SECRET, World, open_world
 from tests.media import make_audio, make_tracks, make_wav, silence, speech
 
@@ -106,6 +108,8 @@ def test_silence_is_a_success_and_no_secret_nor_speech_reaches_the_log(world: Wo
         lines = list(daemon.log_entries())
         log = daemon.log_path.read_text()
     assert [line for line in lines if line["event"] == "unstructured"] == [], "libraries must not write into the log"
+    for line in lines:
+        jsonschema.validate(line, json_schema())
     text = " ".join(segment["text"] for segment in json.loads(world.outputs("call")["transcript.json"])["segments"])
     assert "Yankee" in text
     check_subtitles(world.outputs("call"), text)

@@ -1,9 +1,13 @@
 """Pipelines without a model that misbehave on purpose. A job says how in its `initial_prompt`; set-up classes always do."""
 
+import logging
 import os
 import signal
+import sys
+import threading
 import time
 import uuid
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,7 +22,7 @@ from daemon.transcript import SCHEMA_VERSION, Models, Segment, Transcript, Trans
 
 
 class ScriptedPipeline:
-    """Transcribes everything as "hello there". Prompts: sleep SECONDS, resume SECONDS (sleeps only if there is no checkpoint yet), vary SECONDS, say TEXT, leak BYTES, hang, sigkill and cuda (after SECONDS, if there are any), segv, exit, raise, warn."""
+    """Transcribes everything as "hello there". Prompts: sleep SECONDS, resume SECONDS (sleeps only if there is no checkpoint yet), vary SECONDS, say TEXT, leak BYTES, hang, sigkill and cuda (after SECONDS, if there are any), segv, exit, raise TEXT, warn, chatter TEXT (everywhere where a library can say something)."""
 
     def __init__(self, settings: RunnerSettings) -> None:
         self._settings = settings
@@ -60,7 +64,9 @@ class ScriptedPipeline:
             case "exit":
                 os._exit(3)
             case "raise":
-                raise ValueError("scripted failure")
+                raise ValueError(f"scripted failure {argument}".strip())
+            case "chatter":
+                _chatter(argument)
             case "cuda":
                 time.sleep(float(argument or 0))
                 raise DeviceFault("CUDA error: an illegal memory access was encountered")
@@ -108,6 +114,22 @@ class ScriptedPipeline:
             if command == "warn"
             else [],
         )
+
+
+def _chatter(text: str) -> None:
+    print(text)
+    print(text, file=sys.stderr)
+    logging.getLogger("a.library").warning(text)
+    logging.getLogger("a.library").error("heard %s", text)
+    warnings.warn(text, stacklevel=1)
+    os.write(1, b"native output\n")
+
+    def fail() -> None:
+        raise ValueError(text)
+
+    thread = threading.Thread(target=fail, name="chatter")
+    thread.start()
+    thread.join()
 
 
 class RaisesInSetup(ScriptedPipeline):

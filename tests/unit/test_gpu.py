@@ -122,7 +122,7 @@ def test_what_a_gpu_never_says_is_absent_and_no_failure() -> None:
     assert found['transcriptd_gpu_query_failures_total{gpu="0"}'] == 0
 
 
-def test_a_lost_gpu_is_counted_and_its_last_values_are_not_repeated() -> None:
+def test_a_lost_gpu_is_counted_and_its_last_values_are_not_repeated(caplog: pytest.LogCaptureFixture) -> None:
     metrics, nvml = Metrics(), FakeNvml()
     gpus = opened(metrics, nvml)
     gpus.sample()
@@ -133,6 +133,7 @@ def test_a_lost_gpu_is_counted_and_its_last_values_are_not_repeated() -> None:
     nvml.errors = {}
     gpus.sample()
     assert gpu_samples(metrics)['transcriptd_gpu_temperature_celsius{gpu="0"}'] == 71
+    assert [record.message for record in caplog.records] == ["GPU not answering", "GPU answering again"]
 
 
 def test_xid_errors_are_counted_by_gpu_and_number() -> None:

@@ -72,13 +72,18 @@ async def test_a_queue_that_does_not_answer_costs_the_lease_and_the_work(setting
     assert family.samples[0].value == 1
 
 
-async def test_an_outage_shorter_than_the_lease_is_survived(settings: Settings) -> None:
+async def test_an_outage_shorter_than_the_lease_is_survived_and_told_twice(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
     queue = FakeQueue(failing={"extend"})
     async with Lease(queue, received(), settings, Metrics()) as lease:
         holding = asyncio.create_task(lease.hold(answer(2.5), asyncio.Event()))
         await asyncio.sleep(1)
+        assert queue.names().count("extend") > 1
         queue.failing.clear()
         assert await holding == 42
+    assert [record.message for record in caplog.records] == ["lease extension failed", "lease extended again"]
+    assert vars(caplog.records[1])["failures"] > 1
 
 
 async def test_the_lease_counts_from_the_sending_of_the_receive(settings: Settings) -> None:

@@ -118,7 +118,9 @@ async def test_an_outage_is_backed_off_and_told_once(
     assert messages.count("queue available again") == 1
 
 
-async def test_a_closed_gate_stops_receiving(make_settings: MakeSettings) -> None:
+async def test_a_closed_gate_stops_receiving_and_is_told_twice(
+    make_settings: MakeSettings, caplog: pytest.LogCaptureFixture
+) -> None:
     queue, reason = FakeQueue(waiting=[received()]), ["disk full"]
     processor = FakeProcessor(0.01)
     async with polling(poller_of(make_settings(), queue, processor, lambda: reason[0] if reason else None)):
@@ -127,6 +129,9 @@ async def test_a_closed_gate_stops_receiving(make_settings: MakeSettings) -> Non
         reason.clear()
         async with asyncio.timeout(20):
             await processor.done.wait()
+    said = [(record.message, vars(record)["reason"]) for record in caplog.records]
+    assert said == [("receiving paused", "disk full"), ("receiving resumed", "disk full")]
+    assert vars(caplog.records[1])["down_seconds"] > 0
 
 
 async def test_a_fault_of_ours_ends_the_poller_instead_of_leaking_a_slot(make_settings: MakeSettings) -> None:

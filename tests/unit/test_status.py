@@ -17,9 +17,10 @@ from daemon.history import Delivery as Entry
 from daemon.history import History
 from daemon.job import parse_job
 from daemon.snapshot import public_settings
-from daemon.status import MAX_MESSAGE_CHARS, MAX_OUTCOMES, Record, cut_urls
+from daemon.status import MAX_OUTCOMES, Record
 from daemon.status_page import element, policy, span, to_html
 from daemon.status_server import is_this_machine
+from daemon.wording import MAX_ERROR_CHARS, cut_urls
 from tests.conftest import settings_with
 from tests.fakes import received
 
@@ -79,14 +80,15 @@ def test_outcomes_are_bounded_in_number_and_length() -> None:
     outcomes = record.outcomes
     assert len(outcomes) == MAX_OUTCOMES
     assert [(each.message or "").split()[0] for each in outcomes[:2]] == ["54", "53"]
-    assert all(len(each.message or "") <= MAX_MESSAGE_CHARS for each in outcomes)
+    assert all(len(each.message or "") <= MAX_ERROR_CHARS for each in outcomes)
 
 
 def test_a_fault_of_ours_is_told_without_what_it_quotes() -> None:
     record, delivery = Record(), Delivery(received('{"job_id": "job-1"}'))
     record.ended(delivery, "retried", "internal_error", message="ValueError: not a word: 'planted'", settled=False)
     (outcome,) = record.outcomes
-    assert (outcome.job_id, outcome.message, outcome.settled) == ("job-1", "ValueError; the log has the rest", False)
+    told = "ValueError; the delivery record or the dead letter has the rest"
+    assert (outcome.job_id, outcome.message, outcome.settled) == ("job-1", told, False)
 
 
 @pytest.mark.parametrize(
