@@ -139,6 +139,7 @@ class Transcriber:
         kept: set[asyncio.Task[None]] = set()
         submitted_at = time.monotonic()
         delivery.course.enter("wait")
+        delivery.timings_seconds["wait"] = 0.0  # its place among the stages; how long it was shows at the end
 
         def handle(event: Progress | StageDone | Batch | Heard | Checkpoint) -> None:
             match event:
