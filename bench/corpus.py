@@ -69,6 +69,24 @@ def long_call(loops: int = 9, seed: int = 5) -> Recording:
     return join("5 min, shuffled", pieces, gaps=random.uniform(0.3, 5.0, len(pieces) - 1).tolist())
 
 
+def short_clips(count: int, seed: int = 11) -> list[Recording]:
+    """Clips of 3.7 to 30 s with their text and their speakers: runs of the call's pieces, under this or that condition."""
+    random = np.random.default_rng(seed)
+    variants = [
+        original
+        for original in conditions()
+        if not original.name.startswith(("noise", "pauses"))  # the one all errors, the other none of a clip's length
+    ]
+    cuts = [(variant, cut(variant)) for variant in variants if variant.duration == variants[0].duration]
+    clips = []
+    for number in range(count):
+        variant, pieces = cuts[int(random.integers(len(cuts)))]
+        first = int(random.integers(len(pieces)))
+        last = int(random.integers(first, len(pieces)))
+        clips.append(join(f"{number:03} {variant.name}", pieces[first : last + 1], [0.0] * (last - first)))
+    return clips
+
+
 def without_speech(seconds: float = 30.0) -> list[Recording]:
     """Sound in which nothing is said: every word heard in it is made up."""
     samples = round(seconds * SAMPLE_RATE)

@@ -1,22 +1,30 @@
 """Jobs through the real daemon: a process of its own beside an AWS in this one."""
 
 import json
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from scipy.io import wavfile
+
 from bench.accuracy import Accuracy, accuracy
+from bench.corpus import Recording
+from bench.memory import status_bytes
 from bench.peers import BATCH_SIZE, MAX_SPEAKERS, MIN_SPEAKERS
 from daemon.embedded.models import whisper_base
 from daemon.embedded.process import DaemonProcess
 from daemon.embedded.recordings import sample_call
-from daemon.pipeline.pieces import Turn
+from daemon.pipeline.pieces import SAMPLE_RATE, Turn
+from daemon.transcript import Transcript
 from tests.acceptance.world import World, open_world
 
 START_TIMEOUT_SECONDS = 180
 JOB_TIMEOUT_SECONDS = 300
+MIX_TIMEOUT_SECONDS = 3600
 PIPELINE_STAGES = ("vad", "asr", "align", "diarize")  # what the runner times
 DAEMON_STAGES = ("download", "decode", "wait", "publish")
 KEY = "call.wav"
@@ -76,6 +84,31 @@ class DaemonPeer:
         runs = [self._job_run(job_id, completed[job_id] - published[job_id]) for job_id in job_ids]
         return BatchRun(max(completed.values()) - min(published.values()), runs)
 
+    def run_recordings(
+        self, recordings: Sequence[Recording]
+    ) -> tuple[float, list[Transcript], list[dict[str, float]], int]:
+        """All of them at once: seconds until the last is told, transcripts, stages' seconds, the runner's peak memory."""
+        job_ids = [next(self._ids) for _ in recordings]
+        with tempfile.TemporaryDirectory(prefix="transcriptd-bench-") as name:
+            for job_id, recording in zip(job_ids, recordings, strict=True):
+                file = Path(name) / f"{job_id}.wav"
+                wavfile.write(file, SAMPLE_RATE, recording.audio)
+                self._world.upload(f"{job_id}.wav", file)
+        began = time.monotonic()
+        for job_id in job_ids:
+            self._world.publish(job_id, f"{job_id}.wav", options={"align": "attention"})
+        for job_id in job_ids:
+            self._world.wait_for(job_id, "job.completed", MIX_TIMEOUT_SECONDS)
+        seconds = time.monotonic() - began
+        stages = [self._finished(job_id)["stages_seconds"] for job_id in job_ids]
+        outputs = [self._world.outputs(job_id)["transcript.json"] for job_id in job_ids]
+        transcripts = [Transcript.model_validate_json(output) for output in outputs]
+        return seconds, transcripts, stages, status_bytes(self._runner_pid(), "VmHWM")
+
+    def _runner_pid(self) -> int:
+        starts = self._daemon.log_entries("runner starting")
+        return int(list(starts)[-1]["runner_pid"])
+
     def _job_run(self, job_id: str, customer_seconds: float) -> JobRun:
         entry = self._finished(job_id)
         outputs = self._world.outputs(job_id)
@@ -102,7 +135,7 @@ class DaemonPeer:
 
 
 @contextmanager
-def open_daemon(threads: int) -> Iterator[DaemonPeer]:
+def open_daemon(threads: int, **changes: str) -> Iterator[DaemonPeer]:
     settings: dict[str, Any] = {
         "pipeline": "daemon.pipeline.whisperx_pipeline:WhisperXPipeline",
         "model": str(whisper_base()),
@@ -114,6 +147,7 @@ def open_daemon(threads: int) -> Iterator[DaemonPeer]:
         "diarization_model": "embedded",
         "min_speakers": str(MIN_SPEAKERS),
         "max_speakers": str(MAX_SPEAKERS),
+        **changes,
     }
     with open_world(**settings) as world, world.daemon() as daemon:
         if not daemon.wait_until_ready(START_TIMEOUT_SECONDS):

@@ -11,12 +11,12 @@ from bench.peers import BATCH_SIZE, MAX_SPEAKERS, MIN_SPEAKERS
 from daemon.config import Settings
 from daemon.embedded.models import whisper_base, whisper_tiny_en
 from daemon.metrics import Metrics
-from daemon.protocol import Batch, Checkpoint, Progress, StageDone
+from daemon.protocol import Batch, Checkpoint, Heard, Progress, StageDone
 from daemon.runner import Runner
 from daemon.transcript import Transcript
 from tests.integration.pipeline_fixture import options
 
-Event = Progress | StageDone | Batch | Checkpoint
+Event = Progress | StageDone | Batch | Heard | Checkpoint
 
 
 class RunnerPeer:

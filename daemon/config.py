@@ -122,6 +122,11 @@ class Settings(BaseSettings):
     device: Literal["auto", "cuda", "cpu"] = Field("auto", description="`auto` takes CUDA where there is one")
     compute_type: str = Field("auto", description="CTranslate2 type; `auto` is float16 on CUDA, int8 on CPU")
     batch_size: int = Field(16, ge=1, le=256, description="30 s chunks that Whisper decodes at once")
+    short_context_models: Names = Field(
+        (),
+        description="Whisper models, by name, whose encoder hears a short chunk without Whisper's padding to 30 s, and with it "
+        "where the result is unsure: quicker, but to be measured for each model first (performance.md)",
+    )
     cpu_threads: int = Field(0, ge=0, description="threads of the runner on CPU; 0 takes all cores")
     diarize: bool = Field(True, description="label speakers when a job does not say")
     diarization_model: str = Field(
@@ -280,6 +285,7 @@ class Settings(BaseSettings):
         "input_buckets",
         "output_buckets",
         "models",
+        "short_context_models",
         "alignment_models",
         "webhook_hosts",
         "webhook_schedule_seconds",

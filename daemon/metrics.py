@@ -139,7 +139,7 @@ class Metrics:
         )
         self.stage_duration_seconds = histogram(
             "stage_duration_seconds",
-            "Duration of a stage: download, decode, wait (for the device), vad, asr, align, diarize, publish.",
+            "Duration of a stage: download, decode, wait (for the device, and other jobs on it), vad, asr, align, diarize, publish.",
             STAGE_BUCKETS,
             "stage",
         )

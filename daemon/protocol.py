@@ -69,12 +69,19 @@ class StageDone:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """◀ Whisper decoded `chunks` at once where `room` fit, and the gates left `gated` of them out, and `dismissed` of the
-    doubtful ones."""
+    """◀ Whisper decoded `chunks` at once where `room` fit, of all jobs in hand; told by one of them."""
 
     job_id: str
     chunks: int
     room: int
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """◀ `chunks` of the job are decoded, and the gates left `gated` of them out, and `dismissed` of the doubtful ones."""
+
+    job_id: str
+    chunks: int
     gated: int
     dismissed: int
 
@@ -100,6 +107,7 @@ class Memory:
 
     host_bytes: int
     device_bytes: int  # used on the device by everyone; 0 on CPU
+    idle: bool  # no job is in hand: what it holds now it holds for good
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +131,25 @@ class Fatal:
 
 type_names = {
     cls.__name__: cls
-    for cls in (Run, Cancel, Shutdown, Ready, Progress, StageDone, Batch, Checkpoint, Done, Memory, Failed, Fatal)
+    for cls in (
+        Run,
+        Cancel,
+        Shutdown,
+        Ready,
+        Progress,
+        StageDone,
+        Batch,
+        Heard,
+        Checkpoint,
+        Done,
+        Memory,
+        Failed,
+        Fatal,
+    )
 }
-Message = Run | Cancel | Shutdown | Ready | Progress | StageDone | Batch | Checkpoint | Done | Memory | Failed | Fatal
+Message = (
+    Run | Cancel | Shutdown | Ready | Progress | StageDone | Batch | Heard | Checkpoint | Done | Memory | Failed | Fatal
+)
 
 
 def encode(message: Message) -> bytes:

@@ -8,13 +8,14 @@ on), a process that died (its jobs are retried, it is replaced), and a set-up th
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import NoReturn
 
+from daemon.admission import Admission
 from daemon.config import Settings
 from daemon.errors import DeviceFault, RunnerCrashed, SetupFailed, TranscriptdError, error_class
 from daemon.logs import log_fields
@@ -27,6 +28,7 @@ from daemon.protocol import (
     Done,
     Failed,
     Fatal,
+    Heard,
     Memory,
     Progress,
     Ready,
@@ -46,7 +48,7 @@ CANCEL_GRACE_SECONDS = 30.0
 # Reasons for which we let a healthy process go: no error, no back-off.
 RETIREMENTS = ("recycled", "leak")
 
-ProgressHandler = Callable[[Progress | StageDone | Batch | Checkpoint], None]
+ProgressHandler = Callable[[Progress | StageDone | Batch | Heard | Checkpoint], None]
 
 
 class RunnerState(StrEnum):
@@ -57,8 +59,12 @@ class RunnerState(StrEnum):
     DEFUNCT = "defunct"
 
 
-class _NotBegun(Exception):
-    """The process ended before it came to this job."""
+class _Again(Exception):
+    """The process ended while it had the job, which is not known to be the reason; `alone` if it may be."""
+
+    def __init__(self, *, alone: bool) -> None:
+        super().__init__()
+        self.alone = alone
 
 
 @dataclass
@@ -69,6 +75,7 @@ class _Assignment:
     on_progress: ProgressHandler
     context: Context = field(default_factory=copy_context)  # of the job, for its log lines
     begun: bool = False  # the process has reported something of it
+    heard_at: float = field(default_factory=time.monotonic)  # when it was sent, or last reported of
     cancel_by: float | None = None  # monotonic: a cancelled job must have answered by then
 
 
@@ -79,6 +86,7 @@ class Runner:
         self._settings = settings
         self._metrics = metrics
         self._assignments: dict[str, _Assignment] = {}
+        self._admission = Admission()
         self._current: RunnerProcess | None = None
         self._available = asyncio.Event()  # a process is ready, or there will never be one
         self._supervisor: asyncio.Task[None] | None = None
@@ -134,31 +142,37 @@ class Runner:
 
         Raises the error the runner reported, RunnerCrashed, RunnerStalled, DeviceFault or SetupFailed.
         """
+        paths = [str(path) for path in audio]
+        wishes = options.model_dump(mode="json")
+        order = Run(job_id, paths, str(result), str(checkpoints), wishes, {"job_id": job_id, **log_fields()})
+        alone = False
         while True:
-            process = await self._next_process()
-            if job_id in self._assignments:
-                raise TranscriptdError(
-                    f"job {job_id} is in the runner already"
-                )  # a second entry would orphan the first
-            assignment = _Assignment(asyncio.get_running_loop().create_future(), on_progress)
-            self._assignments[job_id] = assignment
-            self._set_state(RunnerState.BUSY)
-            if len(self._assignments) == 1:
-                process.last_message_at = time.monotonic()  # the stall clock starts with the work
-            paths = [str(path) for path in audio]
-            wishes = options.model_dump(mode="json")
-            process.send(Run(job_id, paths, str(result), str(checkpoints), wishes, {"job_id": job_id, **log_fields()}))
             try:
-                return await assignment.finished
-            except _NotBegun:
-                continue  # it waited behind a job that took the process down: that is not its failure
-            except asyncio.CancelledError:
-                # The process gets a while to let go; the watchdog kills it when it does not.
-                if not assignment.finished.done() or assignment.finished.cancelled():
-                    assignment.finished = asyncio.get_running_loop().create_future()
-                    assignment.cancel_by = time.monotonic() + CANCEL_GRACE_SECONDS
-                    process.send(Cancel(job_id))
-                raise
+                async with self._admission.enter(alone=alone):
+                    return await self._assign(order, on_progress)
+            except _Again as again:
+                # Several jobs were in hand when the process died: each has another try by itself, so that one which
+                # kills processes does not take its neighbours' attempts with it.
+                alone = again.alone
+
+    async def _assign(self, order: Run, on_progress: ProgressHandler) -> None:
+        """Give the job to a process and wait for its end."""
+        process = await self._next_process()
+        if order.job_id in self._assignments:
+            raise TranscriptdError(f"job {order.job_id} is in the runner already")  # it would orphan the first
+        assignment = _Assignment(asyncio.get_running_loop().create_future(), on_progress)
+        self._assignments[order.job_id] = assignment
+        self._set_state(RunnerState.BUSY)
+        process.send(order)
+        try:
+            await assignment.finished
+        except asyncio.CancelledError:
+            # The process gets a while to let go; the watchdog kills it when it does not.
+            if not assignment.finished.done() or assignment.finished.cancelled():
+                assignment.finished = asyncio.get_running_loop().create_future()
+                assignment.cancel_by = time.monotonic() + CANCEL_GRACE_SECONDS
+                process.send(Cancel(order.job_id))
+            raise
 
     async def _next_process(self) -> RunnerProcess:
         while self._current is None:
@@ -244,9 +258,10 @@ class Runner:
                             start_limit.reschedule(None)
                             watchdog = asyncio.create_task(self._watch(process), name="runner watchdog")
                             self._on_ready(process, info)
-                        case Progress() | StageDone() | Batch() | Checkpoint() as event:
+                        case Progress() | StageDone() | Batch() | Heard() | Checkpoint() as event:
                             if assignment := self._assignments.get(event.job_id):
                                 assignment.begun = True
+                                assignment.heard_at = time.monotonic()
                                 assignment.context.run(assignment.on_progress, event)
                         case Done(job_id):
                             self._finish(job_id, None)
@@ -274,7 +289,7 @@ class Runner:
         await process.reap()
         process.in_hand = list(self._assignments)
         error = fatal or process.post_mortem(self._settings.runner_stall_seconds)
-        self._fail_assignments(error)
+        self._fail_assignments(error, process.blamed)
         return error, ready
 
     async def _watch(self, process: RunnerProcess) -> None:
@@ -284,10 +299,14 @@ class Runner:
             await asyncio.sleep(tick)
             self._count_busy()  # a job of hours must not show when it ends
             now = time.monotonic()
-            if any(a.cancel_by is not None and now > a.cancel_by for a in self._assignments.values()):
-                process.kill("cancel_ignored")
-            elif self._assignments and now - process.last_message_at > self._settings.runner_stall_seconds:
-                process.kill("stalled")
+            limit_seconds = self._settings.runner_stall_seconds
+            jobs = self._assignments.items()
+            ignored = [job_id for job_id, it in jobs if it.cancel_by is not None and now > it.cancel_by]
+            stalled = [job_id for job_id, it in jobs if now - _heard_at(it, process) > limit_seconds]
+            if ignored:
+                process.kill("cancel_ignored", ignored)
+            elif stalled:
+                process.kill("stalled", stalled)
 
     # --- bookkeeping ----------------------------------------------------------------------------------------------
 
@@ -335,18 +354,24 @@ class Runner:
             process.first_memory = memory  # after set-up: what follows is measured against it
             return
         process.jobs += 1
-        growth = max(memory.host_bytes - first.host_bytes, memory.device_bytes - first.device_bytes)
-        leaks = growth > self._settings.runner_max_growth_bytes
+        process.growths.append(max(memory.host_bytes - first.host_bytes, memory.device_bytes - first.device_bytes))
+        # What jobs in hand need is no leak; a process that is never idle is judged by the least it came down to.
+        judged = memory.idle or len(process.growths) == process.growths.maxlen
+        growth = process.growths[-1] if memory.idle else min(process.growths)
+        leaks = judged and growth > self._settings.runner_max_growth_bytes
         worn = 0 < self._settings.runner_max_jobs <= process.jobs
         if leaks or worn:
             process.reason = "leak" if leaks else "recycled"
             log.info("runner retires", extra={"reason": process.reason, "jobs": process.jobs, "growth_bytes": growth})
             self._retire()
-            process.send(Shutdown())  # obeyed after the jobs that were sent before
+            process.send(Shutdown())  # obeyed once no job is in hand
 
-    def _fail_assignments(self, error: TranscriptdError) -> None:
-        for job_id, assignment in list(self._assignments.items()):
-            self._finish(job_id, error if assignment.begun or self._stopping else _NotBegun())
+    def _fail_assignments(self, error: TranscriptdError, blamed: Collection[str] = ()) -> None:
+        """The process ended with these jobs. Those to blame are known, or else it is one of those that were begun."""
+        suspects = blamed or [job_id for job_id, assignment in self._assignments.items() if assignment.begun]
+        for job_id in list(self._assignments):
+            guilty = job_id in suspects and (blamed or len(suspects) == 1)
+            self._finish(job_id, error if guilty or self._stopping else _Again(alone=job_id in suspects))
 
     def _count_busy(self) -> None:
         now = time.monotonic()
@@ -360,3 +385,8 @@ class Runner:
             self._state, self.state_since = state, time.time()
         for each in RunnerState:
             self._metrics.runner_state.labels(each.value).set(each is state)
+
+
+def _heard_at(assignment: _Assignment, process: RunnerProcess) -> float:
+    """When there was a sign of life last. A job that has not begun waits for others, whose signs are its own."""
+    return assignment.heard_at if assignment.begun else max(assignment.heard_at, process.last_message_at)

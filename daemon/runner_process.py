@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -23,6 +24,7 @@ log = logging.getLogger("transcriptd.runner")
 # Time for the process to leave by itself, and once more after SIGTERM.
 TERMINATE_GRACE_SECONDS = 5.0
 STDERR_TAIL_LINES = 30
+GROWTHS = 8  # jobs after which the memory of a process that is never idle is judged
 
 # The runner needs none of these, and untrusted media comes near it: what it does not have it cannot leak.
 WITHHELD_PREFIXES = ("AWS_", "TRANSCRIPTD_", "WEBHOOK_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
@@ -37,9 +39,13 @@ class RunnerProcess:
     stderr_task: asyncio.Task[None]
     last_message_at: float = field(default_factory=time.monotonic)
     reason: str | None = None  # why we ended it, when we did
+    blamed: frozenset[str] = frozenset()  # the jobs for which we ended it
     jobs: int = 0
     in_hand: list[str] = field(default_factory=list)  # job ids, when it ended
     first_memory: Memory | None = None
+    growths: collections.deque[int] = field(
+        default_factory=lambda: collections.deque(maxlen=GROWTHS)
+    )  # since then, in bytes
 
     @classmethod
     async def start(cls, settings: Settings) -> Self:
@@ -75,9 +81,10 @@ class RunnerProcess:
     def send(self, message: Message) -> None:
         self.writer.write(encode(message))
 
-    def kill(self, reason: str) -> None:
-        """End it at once; the first reason given is the one that counts."""
-        self.reason = self.reason or reason
+    def kill(self, reason: str, blamed: Collection[str] = ()) -> None:
+        """End it at once; the first reason given is the one that counts, with the jobs to blame where they are known."""
+        if self.reason is None:
+            self.reason, self.blamed = reason, frozenset(blamed)
         self._signal_group(signal.SIGKILL)
 
     async def reap(self) -> None:

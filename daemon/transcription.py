@@ -23,7 +23,7 @@ from daemon.metrics import Metrics
 from daemon.outputs import Presentation, render
 from daemon.pipeline.checkpoints import CHECKPOINT_VERSION
 from daemon.privacy import protect
-from daemon.protocol import Batch, Checkpoint, Progress, StageDone
+from daemon.protocol import STAGES, Batch, Checkpoint, Heard, Progress, StageDone
 from daemon.results import Results
 from daemon.runner import Runner
 from daemon.scratch import job_directory
@@ -37,7 +37,7 @@ log = logging.getLogger("transcriptd.transcription")
 CHECKPOINT_GRACE_SECONDS = 5.0
 
 # What may change a transcript besides the job's own options.
-SETTINGS_OF_A_TRANSCRIPT = ("model", "compute_type", "diarization_model", "alignment_models")
+SETTINGS_OF_A_TRANSCRIPT = ("model", "compute_type", "diarization_model", "alignment_models", "short_context_models")
 LIBRARIES_OF_A_TRANSCRIPT = ("whisperx", "faster-whisper", "ctranslate2", "pyannote.audio", "torch", "av")
 
 ProgressHandler = Callable[[str, float], None]
@@ -139,10 +139,9 @@ class Transcriber:
         kept: set[asyncio.Task[None]] = set()
         submitted_at = time.monotonic()
         delivery.course.enter("wait")
+        delivery.timings_seconds["wait"] = 0.0  # its place among the stages; how long it was shows at the end
 
-        def handle(event: Progress | StageDone | Batch | Checkpoint) -> None:
-            if "wait" not in delivery.timings_seconds:
-                self._record_stage(delivery, "wait", time.monotonic() - submitted_at)
+        def handle(event: Progress | StageDone | Batch | Heard | Checkpoint) -> None:
             match event:
                 case Progress(_, stage, fraction):
                     delivery.course.report(stage, fraction, time.monotonic())
@@ -151,8 +150,9 @@ class Transcriber:
                 case StageDone(_, stage, seconds):
                     delivery.course.report(stage, 1.0, time.monotonic())
                     self._record_stage(delivery, stage, seconds)
-                case Batch(_, chunks, room, gated, dismissed):
+                case Batch(_, chunks, room):
                     self._metrics.asr_batch_fill_ratio.observe(chunks / room)
+                case Heard(_, chunks, gated, dismissed):
                     for result, count in {
                         "heard": chunks - gated - dismissed,
                         "gated": gated,
@@ -165,6 +165,9 @@ class Transcriber:
         try:
             await self._runner.run(job.job_id, job.options, handle, audio=audio, result=result, checkpoints=checkpoints)
         finally:
+            # The runner's stages leave out what other jobs took meanwhile.
+            computed = sum(delivery.timings_seconds.get(stage, 0.0) for stage in STAGES)
+            self._record_stage(delivery, "wait", max(0.0, time.monotonic() - submitted_at - computed))
             if kept:
                 await asyncio.wait(kept, timeout=CHECKPOINT_GRACE_SECONDS)
 

@@ -4,21 +4,21 @@ Decoding is ours rather than whisperx's, whose pipeline keeps tokenizer and opti
 own thresholds, and throws the encoder's output away that word times can be read from.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import groupby
 from typing import Any
 
-import ctranslate2
 import numpy as np
 from faster_whisper.tokenizer import Tokenizer
-from faster_whisper.transcribe import get_suppressed_tokens
+from faster_whisper.transcribe import Segment, get_suppressed_tokens
 from whisperx.asr import WhisperModel
 
 from daemon.options import JobOptions
 from daemon.pipeline import gates, numerals
 from daemon.pipeline.attention import attention_words
-from daemon.pipeline.encoding import detect_languages, take
+from daemon.pipeline.encoding import encode
+from daemon.pipeline.engine import Encoding, Session
 from daemon.pipeline.gates import Reading
 from daemon.pipeline.language import chunk_language
 from daemon.pipeline.levels import is_steady
@@ -34,8 +34,10 @@ TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)  # openai/whisper's
 class Decoder:
     """One job's use of a model. All that depends on the job is kept here, so that nothing reaches the next one."""
 
-    def __init__(self, model: WhisperModel, options: JobOptions, language: str) -> None:
-        self._model = model
+    def __init__(self, whisper: Session, options: JobOptions, language: str) -> None:
+        self._whisper = whisper
+        self._about = whisper.about
+        self._model = self._about.model
         self._options = options
         self._language = language
         self._tokenizers: dict[str, Tokenizer] = {}
@@ -48,14 +50,18 @@ class Decoder:
         """How many terms of the job's vocabulary found no room."""
         return self._prompt.left_out
 
-    def decode(self, encoded: ctranslate2.StorageView, audio: np.ndarray, chunks: Sequence[Chunk]) -> list[Passage]:
-        """What is said in each of a batch of chunks; silence has an empty text."""
+    def decode(self, encoded: list[Encoding], audio: np.ndarray, chunks: Sequence[Chunk]) -> list[Passage]:
+        """What is said in each of a batch of chunks; silence has an empty text.
+
+        Short encodings of which Whisper makes too little are replaced, in `encoded` too, by such as are padded.
+        """
         languages = self._languages(encoded, chunks)
-        results = self._generate(encoded, languages, beam_size=BEAM_SIZE)
+        firsts = [self._read(result) for result in self._generate(encoded, languages, beam_size=BEAM_SIZE)]
+        self._hear_in_full(encoded, firsts, audio, chunks, languages)
         passages: list[Passage] = []
         previous = ""
-        for index, (chunk, language, result) in enumerate(zip(chunks, languages, results, strict=True)):
-            reading = self._settle(partial(take, encoded, [index]), chunk, language, self._read(result), previous)
+        for index, (chunk, language, first) in enumerate(zip(chunks, languages, firsts, strict=True)):
+            reading = self._settle([encoded[index]], chunk, language, first, previous)
             if gates.is_silence(reading, previous, steady=is_steady(audio, chunk.start, chunk.end)):
                 reading = gates.NOTHING
             previous = reading.text
@@ -64,15 +70,15 @@ class Decoder:
             self._write_numbers_out(encoded, passages)
         return passages
 
-    def align(self, encoded: ctranslate2.StorageView, passages: Sequence[Passage]) -> None:
-        """Set the passages' words, timed by Whisper's cross-attention. `encoded` is the batch they were decoded from.
+    def align(self, encoded: Sequence[Encoding], passages: Sequence[Passage]) -> None:
+        """Set the passages' words, timed by Whisper's cross-attention. `encoded` is what they were decoded from.
 
         Times are exact to about 0.1 s (measured: tests/integration/test_accuracy.py).
         """
         order = sorted(range(len(passages)), key=lambda index: passages[index].language)
         for language, indexes in groupby(order, key=lambda index: passages[index].language):
             same = list(indexes)
-            self._align(take(encoded, same), [passages[index] for index in same], language)
+            self._align([encoded[index] for index in same], [passages[index] for index in same], language)
 
     def decode_plainly(self, audio: np.ndarray, window: Chunk, words: bool) -> list[Passage]:
         """Whisper's own sequential algorithm on a long stretch of audio, without batches and chunks: the fallback.
@@ -80,19 +86,24 @@ class Decoder:
         All of it in one language, and with numbers as Whisper writes them.
         """
         passages = []
-        segments, _ = self._model.transcribe(
-            np.array(audio[int(window.start * SAMPLE_RATE) : int(window.end * SAMPLE_RATE)]),
-            language=self._language,
-            task=self._options.task,
-            initial_prompt=self._options.initial_prompt,
-            hotwords=self._prompt.favoured or None,
-            beam_size=BEAM_SIZE,
-            condition_on_previous_text=False,
-            vad_filter=False,
-            word_timestamps=words,
-        )
+        span = np.array(audio[int(window.start * SAMPLE_RATE) : int(window.end * SAMPLE_RATE)])
+
+        def transcribe(model: WhisperModel) -> list[Segment]:
+            segments, _ = model.transcribe(
+                span,
+                language=self._language,
+                task=self._options.task,
+                initial_prompt=self._options.initial_prompt,
+                hotwords=self._prompt.favoured or None,
+                beam_size=BEAM_SIZE,
+                condition_on_previous_text=False,
+                vad_filter=False,
+                word_timestamps=words,
+            )
+            return list(segments)
+
         eot = self._tokenizer(self._language).eot
-        for segment in segments:
+        for segment in self._whisper.call(transcribe):
             start, end = (min(window.start + time, window.end) for time in (segment.start, segment.end))
             tokens = [token for token in segment.tokens if token < eot]
             chunk = Chunk(start, end, window.regions)
@@ -113,17 +124,17 @@ class Decoder:
 
     # --- languages ------------------------------------------------------------------------------------------------
 
-    def _languages(self, encoded: ctranslate2.StorageView, chunks: Sequence[Chunk]) -> list[str]:
+    def _languages(self, encoded: Sequence[Encoding], chunks: Sequence[Chunk]) -> list[str]:
         """The language to decode each chunk in."""
-        if not self._options.multilingual or not self._model.model.is_multilingual:
+        if not self._options.multilingual or not self._about.multilingual:
             return [self._language] * len(chunks)
-        ballots = detect_languages(self._model, encoded)
+        ballots = self._whisper.detect_languages(encoded)
         return [chunk_language(ballot, chunk, self._language) for ballot, chunk in zip(ballots, chunks, strict=True)]
 
     def _tokenizer(self, language: str) -> Tokenizer:
         if language not in self._tokenizers:
             tokenizer = Tokenizer(
-                self._model.hf_tokenizer, self._model.model.is_multilingual, task=self._options.task, language=language
+                self._model.hf_tokenizer, self._about.multilingual, task=self._options.task, language=language
             )
             # It decides how words are told apart, and a translation is English.
             tokenizer.language_code = written_language(self._options, language)
@@ -132,14 +143,14 @@ class Decoder:
 
     # --- readings -------------------------------------------------------------------------------------------------
 
-    def _generate(self, encoded: ctranslate2.StorageView, languages: Sequence[str], **sampling: Any) -> list[Any]:
+    def _generate(self, encoded: Sequence[Encoding], languages: Sequence[str], **sampling: Any) -> list[Any]:
         """CTranslate2's results, one for each of the batch."""
         prompts = [
             self._model.get_prompt(self._tokenizer(language), self._prompt.tokens, without_timestamps=True)
             for language in languages
         ]
         settings = {"suppress_tokens": self._suppressed, **sampling}
-        results: list[Any] = self._model.model.generate(
+        return self._whisper.generate(
             encoded,
             prompts,
             max_length=self._model.max_length,
@@ -147,7 +158,26 @@ class Decoder:
             return_no_speech_prob=True,
             **settings,
         )
-        return results
+
+    def _hear_in_full(
+        self,
+        encoded: list[Encoding],
+        readings: list[Reading],
+        audio: np.ndarray,
+        chunks: Sequence[Chunk],
+        languages: Sequence[str],
+    ) -> None:
+        unsure = [
+            index
+            for index, (encoding, reading) in enumerate(zip(encoded, readings, strict=True))
+            if encoding.is_short and not gates.is_sure(reading)
+        ]
+        if not unsure:
+            return
+        full = encode(self._whisper, audio, [chunks[index] for index in unsure])
+        results = self._generate(full, [languages[index] for index in unsure], beam_size=BEAM_SIZE)
+        for index, encoding, result in zip(unsure, full, results, strict=True):
+            encoded[index], readings[index] = encoding, self._read(result)
 
     def _read(self, result: Any) -> Reading:
         tokenizer = self._tokenizer(self._language)
@@ -158,7 +188,7 @@ class Decoder:
         return Reading(tokenizer.decode(tokens), tokens, avg_logprob, result.no_speech_prob)
 
     def _settle(
-        self, encoded: Callable[[], ctranslate2.StorageView], chunk: Chunk, language: str, first: Reading, previous: str
+        self, encoded: Sequence[Encoding], chunk: Chunk, language: str, first: Reading, previous: str
     ) -> Reading:
         """The reading to go on with: the first if it is good, else one at a higher temperature.
 
@@ -169,10 +199,10 @@ class Decoder:
         repeats = gates.repeats(first, previous)
         if (gates.is_good(first) and not repeats) or gates.is_silence(first):
             return first
-        warmer = self._decode_warmer(encoded(), language, first)
+        warmer = self._decode_warmer(encoded, language, first)
         return first if repeats and gates.repeats(warmer, previous) else warmer
 
-    def _decode_warmer(self, encoded: ctranslate2.StorageView, language: str, first: Reading) -> Reading:
+    def _decode_warmer(self, encoded: Sequence[Encoding], language: str, first: Reading) -> Reading:
         """The first good reading at a rising temperature, else the best: Whisper's way out of loops."""
         readings = [first]
         for temperature in TEMPERATURES:
@@ -183,14 +213,14 @@ class Decoder:
                 return readings[-1]
         return gates.best(readings)
 
-    def _write_numbers_out(self, encoded: ctranslate2.StorageView, passages: Sequence[Passage]) -> None:
+    def _write_numbers_out(self, encoded: Sequence[Encoding], passages: Sequence[Passage]) -> None:
         """Decode the passages with numerals again without these, and take what is good and leaves no number out."""
         indexes = [index for index, passage in enumerate(passages) if numerals.has_numerals(passage.text)]
         if not indexes:
             return
         suppressed = sorted({*self._suppressed, *numeral_tokens(self._model, self._tokenizer(self._language))})
         results = self._generate(
-            take(encoded, indexes),
+            [encoded[index] for index in indexes],
             [passages[index].language for index in indexes],
             beam_size=BEAM_SIZE,
             suppress_tokens=suppressed,
@@ -201,10 +231,10 @@ class Decoder:
             if gates.is_good(reading) and numerals.keeps_numbers(passage.text, reading.text, split):
                 passage.text, passage.tokens, passage.avg_logprob = reading.text, reading.tokens, reading.avg_logprob
 
-    def _align(self, encoded: ctranslate2.StorageView, passages: Sequence[Passage], language: str) -> None:
+    def _align(self, encoded: Sequence[Encoding], passages: Sequence[Passage], language: str) -> None:
         frames = [int((p.chunk.end - p.chunk.start) * self._model.frames_per_second) for p in passages]
         tokenizer = self._tokenizer(language)
-        aligned = self._model.find_alignment(tokenizer, [p.tokens for p in passages], encoded, frames)
+        aligned = self._whisper.find_alignment(tokenizer, [p.tokens for p in passages], encoded, frames)
         for passage, found in zip(passages, aligned, strict=True):
             start = passage.chunk.start
             pieces = [

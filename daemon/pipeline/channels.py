@@ -55,8 +55,14 @@ class ChannelReporter:
     def stage_done(self, stage: str, seconds: float) -> None:
         """Not reported: a stage is done when it is for all channels."""
 
-    def batch(self, chunks: int, room: int, gated: int, dismissed: int) -> None:
-        self._reporter.batch(chunks, room, gated, dismissed)
+    def batch(self, chunks: int, room: int) -> None:
+        self._reporter.batch(chunks, room)
+
+    def heard(self, chunks: int, gated: int, dismissed: int) -> None:
+        self._reporter.heard(chunks, gated, dismissed)
+
+    def alive(self) -> None:
+        self._reporter.alive()
 
     def check_cancelled(self) -> None:
         self._reporter.check_cancelled()

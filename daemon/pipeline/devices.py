@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from daemon.errors import SetupFailed
+from daemon.pipeline.quiet import Shared
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +70,7 @@ def free_memory() -> None:
 
 
 @contextmanager
-def exact_float32() -> Iterator[None]:
-    """TF32 off inside the block, as it was after it.
-
-    pyannote wants it off, since speaker embeddings suffer, and switches it off for the whole process.
-    """
+def _without_tf32() -> Iterator[None]:
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32 = cudnn.allow_tf32 = False
@@ -81,6 +78,11 @@ def exact_float32() -> Iterator[None]:
         yield
     finally:
         matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+# TF32 is off inside the block, and as it was after it. pyannote wants it off, since speaker embeddings suffer, and
+# switches it off for the whole process.
+exact_float32 = Shared(_without_tf32)
 
 
 def _cpu_name() -> str:

@@ -22,6 +22,10 @@ STRICT_MIN_AVG_LOGPROB = -0.6
 STRICT_MAX_NO_SPEECH_PROBABILITY = 0.3
 STRICT_MIN_WORDS = 2
 
+# What Whisper made of a chunk that was not padded to 30 s stands if it is as sure of it as of clear speech. Of noisy
+# speech it is not, and hears that better with the padding (docs/performance.md).
+SURE_AVG_LOGPROB = -0.35
+
 # What Whisper writes when it hears nothing: the subtitles it learnt from end so. Each of these is also said by people:
 # a text is only left out with it when the sound speaks against it as well.
 SILENCE_PHRASES = frozenset(
@@ -90,6 +94,11 @@ def is_good(reading: Reading) -> bool:
         and compression_ratio(reading.text) <= MAX_COMPRESSION_RATIO
         and not is_loop(reading.tokens)
     )
+
+
+def is_sure(reading: Reading) -> bool:
+    """Whether to believe what was heard in a chunk that was not padded."""
+    return is_good(reading) and reading.avg_logprob >= SURE_AVG_LOGPROB
 
 
 def is_surely_speech(reading: Reading) -> bool:

@@ -44,7 +44,7 @@ class JobRun:
         self._checkpoints = checkpoints
         self._watch = Watch(reporter)
         self._ladder = Ladder()
-        self._work = Work(audio, options, checkpoints, self._watch, self._ladder)
+        self._work = Work(job_id, audio, options, checkpoints, self._watch, self._ladder)
         self._recognizer = Recognizer(stages, self._work)
         self._alignment: str | None = None
         self._diarization: str | None = None
@@ -57,9 +57,10 @@ class JobRun:
         diarized = None
         if speech is None or speech.chunks:
             chunks = speech.chunks if speech else []
-            spoken = self._recognizer.begin(chunks)
-            by_attention = self._options.align != "off" and self._choose_aligner(spoken.language) is None
-            passages = self._with_words(self._recognizer.transcribe(chunks, by_attention))
+            with self._recognizer.session():
+                spoken = self._recognizer.begin(chunks)
+                by_attention = self._options.align != "off" and self._choose_aligner(spoken.language) is None
+                passages = self._with_words(self._recognizer.transcribe(chunks, by_attention))
         if not passages:
             spoken = None  # detected on what turned out to be no speech
         if passages and self._options.diarize:
@@ -104,7 +105,7 @@ class JobRun:
             )
             return replace(speech, chunks=cut_at_pauses(chunks) if self._options.multilingual else chunks)
 
-        with self._watch.stage("vad"):
+        with self._stages.detector_slot.held(self._watch), self._watch.stage("vad"):
             return self._ladder.or_none(
                 lambda: self._ladder.with_memory("vad", vad.BATCH_SIZE, detect_all),
                 "transcription_basic_mode",
@@ -121,7 +122,7 @@ class JobRun:
         try:
             if self._options.task == "translate":
                 raise ModelUnavailable("a translation's words are not in the audio")
-            with self._watch.clock("align"):
+            with self._stages.aligner_slot.held(self._watch), self._watch.clock("align"):
                 return self._stages.aligners.get(language, required=self._options.align == "wav2vec2")
         except ModelUnavailable as error:
             reason = f"{error.message}; word times are from Whisper's cross-attention"
@@ -190,7 +191,8 @@ class JobRun:
         for index, passage in enumerate(group.passages):
             self._watch.check_cancelled()
             if aligner := aligners.get(passage.language):
-                passage.words = aligner.align(passage, self._audio)
+                with self._stages.aligner_slot.held(self._watch):
+                    passage.words = aligner.align(passage, self._audio)
                 lost |= not passage.words
             self._watch.progress("align", (done + index + 1) / total)
         if lost:
@@ -230,7 +232,7 @@ class JobRun:
     def _diarize(self, speech: vad.Speech | None) -> Diarization | None:
         """Who speaks when; None when that failed."""
         diarizer = self._stages.diarizer
-        with self._watch.stage("diarize"):
+        with self._stages.diarizer_slot.held(self._watch), self._watch.stage("diarize"):
             found = saved.load(
                 self._checkpoints, "diarize.json", SavedTurns, lambda it: it.diarizer == diarizer.name and it.fits()
             )

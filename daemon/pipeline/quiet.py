@@ -3,9 +3,10 @@
 import io
 import logging
 import os
+import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, redirect_stdout
 
 CHATTY_LOGGERS = (
     "faster_whisper",
@@ -37,9 +38,39 @@ def quiet_loggers() -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+class Shared:
+    """A switch of the whole process, thrown as long as any thread is inside: the first to enter throws it, the last undoes it.
+
+    Two threads that each put back what they found would leave it thrown for good.
+    """
+
+    def __init__(self, throw: Callable[[], AbstractContextManager[None]]) -> None:
+        self._throw = throw
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._thrown = ExitStack()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if self._inside == 0:
+                self._thrown.enter_context(self._throw())
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if self._inside == 0:
+                    self._thrown.close()
+
+
 @contextmanager
-def quietly() -> Iterator[None]:
-    """Inside the block, libraries' warnings and what they print are dropped: both may quote what was said."""
+def _silence() -> Iterator[None]:
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
+
+
+# Inside the block, libraries' warnings and what they print are dropped: both may quote what was said.
+quietly = Shared(_silence)

@@ -6,20 +6,21 @@ chunk may depend on those that share its batch, and a resumed job must end with 
 two uninterrupted runs in one process differ in it.)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, pairwise
 from typing import TypeVar
 
 import numpy as np
-from whisperx.asr import WhisperModel
 
 from daemon.catalog import is_english_only
 from daemon.errors import OutOfMemory
 from daemon.pipeline import saved, vad
 from daemon.pipeline.asr import Decoder
-from daemon.pipeline.encoding import detect_languages, encode, encode_rest, separate
+from daemon.pipeline.encoding import encode, encode_rest
+from daemon.pipeline.engine import Encoding, Session
 from daemon.pipeline.language import Detection, vote, voters
 from daemon.pipeline.pieces import Chunk, Passage
 from daemon.pipeline.saved import SavedGroup
@@ -51,7 +52,7 @@ class Group:
 
 
 class Recognizer:
-    """One job's use of Whisper. `begin` comes first."""
+    """One job's use of Whisper, inside its `session`. There `begin` comes first."""
 
     def __init__(self, stages: Stages, work: Work) -> None:
         self._stages = stages
@@ -60,11 +61,19 @@ class Recognizer:
         self._usual_type = stages.device.compute_type
         self._smaller_type = SMALLER_TYPES.get(self._usual_type) if stages.device.type == "cuda" else None
         self._type = self._usual_type
+        self._padded = self._name not in stages.short_context_models
         self._types_used: set[str] = set()
-        self._model: WhisperModel | None = None
+        self._session: Session | None = None
         self._decoder: Decoder | None = None
         self._language = ""
-        self._known: dict[Chunk, np.ndarray] = {}  # what language detection encoded: decoding takes it over
+        self._known: dict[Chunk, Encoding] = {}  # what language detection encoded: decoding takes it over
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """The time in which the job needs Whisper. What other jobs of this process want at that time shares its batches."""
+        engine, work = self._stages.engine, self._work
+        with engine.session(work.job_id, self._name, self._stages.batch_size, work.watch) as self._session:
+            yield
 
     @property
     def compute_type(self) -> str:
@@ -78,7 +87,7 @@ class Recognizer:
         Should it be another one after all, on another device, then no checkpoint in the first language is used.
         """
         with self._work.watch.clock("asr"):
-            self._with_memory("asr", 1, lambda _: self._whisper())
+            self._with_memory("asr", 1, lambda _: self._whisper().about)
             named = "en" if is_english_only(self._name) else self._work.options.language
             if named is not None:
                 detection = Detection(named)
@@ -126,8 +135,8 @@ class Recognizer:
             work.watch.check_cancelled()
             batch = [voter.chunk for voter in polled[first : first + size]]
             encoded = encode(self._whisper(), work.audio, batch)
-            ballots += detect_languages(self._whisper(), encoded)
-            self._known.update(zip(batch, separate(encoded), strict=True))
+            ballots += self._whisper().detect_languages(encoded)
+            self._known.update(zip(batch, encoded, strict=True))
         return vote([(ballot, voter.weight) for ballot, voter in zip(ballots, polled, strict=True)])
 
     def _warn_of_gated(self, chunks: Sequence[Chunk], groups: Sequence[Group]) -> None:
@@ -222,14 +231,14 @@ class Recognizer:
                 work.watch.check_cancelled()
                 batch = chunks[len(passages) : len(passages) + size]
                 with work.watch.clock("asr"):
-                    encoded = encode_rest(self._whisper(), work.audio, batch, self._known)
+                    encoded = encode_rest(self._whisper(), work.audio, batch, self._known, padded=self._padded)
                     found = decoder.decode(encoded, work.audio, batch)
                 if with_words:
                     with work.watch.clock("align"):
                         work.ladder.or_none(partial(decoder.align, encoded, found), *ESTIMATED)
                 passages.extend(found)
                 silent = [passage.chunk.doubtful for passage in found if not passage.text.strip()]
-                work.watch.batch(len(batch), self._stages.batch_size, silent.count(False), silent.count(True))
+                work.watch.heard(len(batch), silent.count(False), silent.count(True))
                 report(len(passages))
             return [[passage] for passage in passages]
 
@@ -247,10 +256,10 @@ class Recognizer:
 
     # --- the model ------------------------------------------------------------------------------------------------
 
-    def _whisper(self) -> WhisperModel:
-        if self._model is None:
-            self._model = self._stages.whisper.get(self._name)
-        return self._model
+    def _whisper(self) -> Session:
+        if self._session is None:
+            raise RuntimeError("Whisper is used inside session() alone")
+        return self._session
 
     def _decoder_now(self) -> Decoder:
         if self._decoder is None:
@@ -260,8 +269,13 @@ class Recognizer:
     def _with_memory(self, stage: str, size: int, action: Callable[[int], T]) -> T:
         """As the ladder's; its last step, once in a job, is to load the model in a smaller type."""
         smaller = self._smaller_type
+
+        def act(size: int) -> T:
+            self._whisper().room = size
+            return action(size)
+
         try:
-            return self._work.ladder.with_memory(stage, size, action)
+            return self._work.ladder.with_memory(stage, size, act)
         except OutOfMemory:
             if smaller is None or self._type == smaller:
                 raise
@@ -271,8 +285,8 @@ class Recognizer:
         self._type = smaller
         self._decoder = None
         self._known.clear()
-        self._model = self._stages.whisper.smaller(self._name, smaller)
-        return self._work.ladder.with_memory(stage, 1, action)
+        self._whisper().shrink(smaller)
+        return self._work.ladder.with_memory(stage, 1, act)
 
 
 def in_groups(chunks: Sequence[Chunk], seconds: float) -> list[list[Chunk]]:

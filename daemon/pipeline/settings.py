@@ -17,6 +17,7 @@ class RunnerSettings:
     device: str
     compute_type: str
     batch_size: int
+    short_context_models: tuple[str, ...]
     cpu_threads: int
     diarization_model: str
     alignment_models: tuple[str, ...]
@@ -31,6 +32,7 @@ class RunnerSettings:
             device=settings.device,
             compute_type=settings.compute_type,
             batch_size=settings.batch_size,
+            short_context_models=settings.short_context_models,
             cpu_threads=settings.cpu_threads,
             diarization_model=settings.diarization_model,
             alignment_models=settings.alignment_models,
@@ -44,4 +46,5 @@ class RunnerSettings:
     @classmethod
     def from_json(cls, text: str) -> Self:
         data = json.loads(text)
-        return cls(**{**data, "models": tuple(data["models"]), "alignment_models": tuple(data["alignment_models"])})
+        lists = {name: tuple(value) for name, value in data.items() if isinstance(value, list)}
+        return cls(**{**data, **lists})

@@ -11,10 +11,14 @@ from daemon.pipeline.alignment import Aligners
 from daemon.pipeline.asr import Decoder
 from daemon.pipeline.devices import choose_device
 from daemon.pipeline.diarization import Diarizer
-from daemon.pipeline.encoding import detect_languages, encode
+from daemon.pipeline.encoding import encode
+from daemon.pipeline.engine import Engine
 from daemon.pipeline.pieces import Chunk, Passage
+from daemon.pipeline.reporter import Nobody
 from daemon.pipeline.settings import RunnerSettings
+from daemon.pipeline.slots import Slot
 from daemon.pipeline.whisper_models import WhisperModels
+from daemon.pipeline.work import Watch
 
 ATTENTION = "attention"
 
@@ -42,7 +46,7 @@ _WARM_UP_OPTIONS = JobOptions(
 
 
 class Stages:
-    """Loads the default models of all stages.
+    """Loads the default models of all stages. Each is for one job at a time, but for Whisper, which the engine shares out.
 
     Raises SetupFailed, ModelUnavailable, OutOfMemory or DeviceFault.
     """
@@ -50,10 +54,13 @@ class Stages:
     def __init__(self, settings: RunnerSettings) -> None:
         self.batch_size = settings.batch_size
         self.default_model = settings.model
+        self.short_context_models = frozenset(settings.short_context_models)
         self.device = choose_device(settings.device, settings.compute_type, settings.cpu_threads)
         self.whisper = WhisperModels(
             (settings.model, *settings.models), settings.models_resident, self.device, settings.hf_token
         )
+        self.engine = Engine(self.whisper)
+        self.detector_slot, self.aligner_slot, self.diarizer_slot = Slot(), Slot(), Slot()
         self.detector = vad.SpeechDetector(self.device)
         self.diarizer = Diarizer(settings.diarization_model, self.detector.model, self.device, settings.hf_token)
         self.aligners = Aligners(settings.alignment_models, self.device)
@@ -61,15 +68,16 @@ class Stages:
 
     def warm_up(self, audio: np.ndarray, chunks: Sequence[Chunk]) -> None:
         """Run every model once over `audio`: the first call allocates memory, picks kernels, and shows what is broken."""
-        model = self.whisper.get(model_name(self.default_model))
         speech = self.detector.detect(audio, lambda _: None)
-        encoded = encode(model, audio, chunks)
-        if model.model.is_multilingual:
-            detect_languages(model, encoded)
-        decoder = Decoder(model, _WARM_UP_OPTIONS, "en")
-        decoder.decode(encoded, audio, chunks)
-        passages = [Passage(chunk, " warm up", None, decoder.tokens(" warm up"), language="en") for chunk in chunks]
-        decoder.align(encoded, passages)
+        watch, model = Watch(Nobody()), model_name(self.default_model)
+        with self.engine.session("warm-up", model, self.batch_size, watch) as whisper:
+            encoded = encode(whisper, audio, chunks)
+            if whisper.about.multilingual:
+                whisper.detect_languages(encoded)
+            decoder = Decoder(whisper, _WARM_UP_OPTIONS, "en")
+            decoder.decode(encoded, audio, chunks)
+            passages = [Passage(chunk, " warm up", None, decoder.tokens(" warm up"), language="en") for chunk in chunks]
+            decoder.align(encoded, passages)
         for aligner in self.aligners.loaded():
             aligner.align(passages[0], audio)
         self.diarizer.diarize(audio, speech.segmentation, lambda _: None)

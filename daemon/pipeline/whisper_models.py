@@ -23,39 +23,41 @@ _numeral_tokens: WeakKeyDictionary[WhisperModel, list[int]] = WeakKeyDictionary(
 
 
 class WhisperModels:
-    """The Whisper models in memory, at most `resident` of them; the least recently used one leaves."""
+    """The Whisper models in memory, at most `resident` of them; the least recently used one leaves. For one thread."""
 
     def __init__(self, sources: Sequence[str], resident: int, device: Device, hf_token: str | None) -> None:
         self._sources = {model_name(source): source for source in reversed(sources)}
-        self._resident = resident
+        self.resident = resident
         self._device = device
         self._hf_token = hf_token
-        self._models: OrderedDict[str, WhisperModel] = OrderedDict()
+        self._models: OrderedDict[tuple[str, str], WhisperModel] = OrderedDict()
         ctranslate2.set_random_seed(SEED)
 
-    def get(self, name: str) -> WhisperModel:
-        """The model of that name, loaded (and downloaded) if need be.
+    @property
+    def usual_type(self) -> str:
+        return self._device.compute_type
+
+    def get(self, name: str, compute_type: str | None = None) -> WhisperModel:
+        """The model of that name, in the usual type or another, loaded (and downloaded) if need be.
 
         Raises ModelUnavailable, OutOfMemory or DeviceFault.
         """
-        if name not in self._models:
-            while len(self._models) >= self._resident:
-                self._models.popitem(last=False)
+        key = name, compute_type or self.usual_type
+        if key not in self._models:
+            while len(self._models) >= self.resident:
+                self._unload(next(iter(self._models)))
             free_memory()
-            self._models[name] = self._load(self._sources.get(name, name), self._device.compute_type)
-        self._models.move_to_end(name)
-        return self._models[name]
+            self._models[key] = self._load(self._sources.get(name, name), key[1])
+        self._models.move_to_end(key)
+        return self._models[key]
 
-    def smaller(self, name: str, compute_type: str) -> WhisperModel:
-        """The model in a smaller type, for the caller's job alone. All others leave: it is memory that is short.
+    def unload_all(self) -> None:
+        for key in list(self._models):
+            self._unload(key)
 
-        Raises as `get` does.
-        """
-        for model in self._models.values():
-            model.model.unload_model()  # because the job that ran out of memory still refers to its own
-        self._models.clear()
-        free_memory()
-        return self._load(self._sources.get(name, name), compute_type)
+    def _unload(self, key: tuple[str, str]) -> None:
+        # Jobs refer to a model for its tokenizer: forgetting it would not free its memory.
+        self._models.pop(key).model.unload_model()
 
     def _load(self, source: str, compute_type: str) -> WhisperModel:
         if source.startswith(("/", ".", "~")) and not (Path(source) / "model.bin").is_file():

@@ -21,6 +21,7 @@ class Watch:
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
         self._seconds: dict[str, float] = {}
+        self._waited = 0.0
 
     def seconds(self) -> dict[str, float]:
         """Stage → time spent, in the order of the stages. What earlier deliveries spent is not in it."""
@@ -28,12 +29,28 @@ class Watch:
 
     @contextmanager
     def clock(self, stage: str) -> Iterator[None]:
-        """Count the block's time for the stage."""
-        began = time.monotonic()
+        """Count the block's time for the stage, without that in which other jobs had the models."""
+        began, waited = time.monotonic(), self._waited
         try:
             yield
         finally:
-            self._seconds[stage] = self._seconds.get(stage, 0.0) + time.monotonic() - began
+            spent = time.monotonic() - began - (self._waited - waited)
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + spent
+
+    @contextmanager
+    def queueing(self) -> Iterator[Callable[[float], None]]:
+        """The block waits for other jobs, but for the seconds that it names: its own share of the work."""
+        began = time.monotonic()
+        own = 0.0
+
+        def share(seconds: float) -> None:
+            nonlocal own
+            own = seconds
+
+        try:
+            yield share
+        finally:
+            self._waited += time.monotonic() - began - own
 
     @contextmanager
     def stage(self, stage: str) -> Iterator[None]:
@@ -50,8 +67,17 @@ class Watch:
     def progress(self, stage: str, fraction: float) -> None:
         self._reporter.progress(stage, fraction)
 
-    def batch(self, chunks: int, room: int, gated: int, dismissed: int) -> None:
-        self._reporter.batch(chunks, room, gated, dismissed)
+    def batch(self, chunks: int, room: int) -> None:
+        self._reporter.batch(chunks, room)
+
+    def heard(self, chunks: int, gated: int, dismissed: int) -> None:
+        self._reporter.heard(chunks, gated, dismissed)
+
+    def waiting(self, queued: bool) -> None:
+        """Called while the job waits: `queued` if it is for other jobs, and not for work of its own that may hang."""
+        self.check_cancelled()
+        if queued:
+            self._reporter.alive()
 
     def check_cancelled(self) -> None:
         self._reporter.check_cancelled()
@@ -70,6 +96,7 @@ class Watch:
 class Work:
     """`audio` is float32, mono, 16 kHz."""
 
+    job_id: str
     audio: np.ndarray
     options: JobOptions
     checkpoints: Checkpoints

@@ -27,6 +27,7 @@ SETTINGS = RunnerSettings(
     device="cpu",
     compute_type="auto",
     batch_size=8,
+    short_context_models=(),
     cpu_threads=0,
     diarization_model="embedded",
     alignment_models=(),
@@ -93,7 +94,8 @@ class Recorder:
     def __init__(self, cancel_at: int | None = None) -> None:
         self.fractions: list[tuple[str, float]] = []
         self.done: dict[str, float] = {}
-        self.batches: list[tuple[int, int, int, int]] = []
+        self.batches: list[tuple[int, int]] = []
+        self.chunks: list[tuple[int, int, int]] = []
         self.checks = 0
         self._cancel_at = cancel_at
 
@@ -103,8 +105,13 @@ class Recorder:
     def stage_done(self, stage: str, seconds: float) -> None:
         self.done[stage] = seconds
 
-    def batch(self, chunks: int, room: int, gated: int, dismissed: int) -> None:
-        self.batches.append((chunks, room, gated, dismissed))
+    def batch(self, chunks: int, room: int) -> None:
+        self.batches.append((chunks, room))
+
+    def heard(self, chunks: int, gated: int, dismissed: int) -> None:
+        self.chunks.append((chunks, gated, dismissed))
+
+    def alive(self) -> None: ...
 
     def check_cancelled(self) -> None:
         from daemon.errors import Interrupted

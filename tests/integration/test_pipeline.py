@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def test_a_memory_map_goes_through_every_stage_in_silence(
     assert len({fraction for name, fraction in reporter.fractions if name == "diarize"}) > 2
     (batch,) = reporter.batches
     assert 1 <= batch[0] <= batch[1], "the call's chunks fit into one batch"
-    assert batch[2:] == (0, 0)
+    assert reporter.chunks == [(batch[0], 0, 0)]
     assert transcript.warnings == []
     assert transcript.models.alignment == "attention"
     assert capfd.readouterr() == ("", "")
@@ -170,7 +171,8 @@ def test_without_diarization_nobody_is_named(pipeline: WhisperXPipeline, greetin
 def test_a_job_can_be_given_up_between_batches(pipeline: WhisperXPipeline, greeting: np.ndarray) -> None:
     complete = Recorder()
     transcribe(pipeline, "counted", greeting, options(), complete)
-    for check in range(1, complete.checks + 1):
+    # How often a job looks depends on how long it waits: the last looks of one may never come in another.
+    for check in {1, 2, complete.checks // 4, complete.checks // 2}:
         with pytest.raises(Interrupted):
             transcribe(pipeline, "cancelled", greeting, options(), Recorder(cancel_at=check))
 
@@ -467,6 +469,7 @@ def test_out_of_memory_at_batch_one_is_raised(
 @pytest.fixture
 def as_if_cuda(stages: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The pipeline believes that it runs on CUDA; the compute types that Whisper is loaded in."""
+    from daemon.pipeline.engine import Engine
     from daemon.pipeline.whisper_models import WhisperModels
 
     load = WhisperModels._load
@@ -479,7 +482,7 @@ def as_if_cuda(stages: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     cpu = replace(stages.device, compute_type="float16")
     monkeypatch.setattr(WhisperModels, "_load", load_on_cpu)
     monkeypatch.setattr(stages, "device", replace(cpu, type="cuda"))
-    monkeypatch.setattr(stages, "whisper", WhisperModels((str(whisper_tiny_en()),), 1, cpu, None))
+    monkeypatch.setattr(stages, "engine", Engine(WhisperModels((str(whisper_tiny_en()),), 1, cpu, None)))
     return types
 
 
@@ -620,9 +623,9 @@ def test_the_least_recently_used_whisper_model_leaves(stages: Any, monkeypatch: 
 
     loads: list[str] = []
 
-    def load(_: WhisperModels, source: str, __: str) -> str:
+    def load(_: WhisperModels, source: str, __: str) -> Any:
         loads.append(source)
-        return source
+        return Mock()
 
     monkeypatch.setattr(WhisperModels, "_load", load)
     models = WhisperModels(("/models/base", "org/faster-whisper-small", "tiny"), 2, stages.device, None)

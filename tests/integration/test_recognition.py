@@ -135,7 +135,7 @@ def test_a_looping_chunk_alone_is_decoded_again(
 
     generate = Decoder._generate
     warmer: list[int] = []
-    loop = Decoder(stages.whisper.get("tiny.en"), options(), "en").tokens(" I'm sorry." * 5)
+    loop = stages.whisper.get("tiny.en").hf_tokenizer.encode(" I'm sorry." * 5, add_special_tokens=False).ids
 
     def loops(self: Decoder, encoded: Any, languages: Any, **sampling: Any) -> Any:
         results = generate(self, encoded, languages, **sampling)
@@ -280,9 +280,9 @@ def test_what_the_detection_encoded_is_not_encoded_again(
     encode = encoding.encode
     encoded: list[Chunk] = []
 
-    def counted(model: Any, audio: np.ndarray, chunks: Any) -> Any:
+    def counted(whisper: Any, audio: np.ndarray, chunks: Any, **padding: bool) -> Any:
         encoded.extend(chunks)
-        return encode(model, audio, chunks)
+        return encode(whisper, audio, chunks, **padding)
 
     monkeypatch.setattr(encoding, "encode", counted)
     monkeypatch.setattr(recognition, "encode", counted)
@@ -290,7 +290,9 @@ def test_what_the_detection_encoded_is_not_encoded_again(
     reused = transcribe(pipeline, "reused", call(7, 30), job)
     assert len(encoded) == len(set(encoded)) > 3
 
-    monkeypatch.setattr(recognition, "encode_rest", lambda model, audio, chunks, _: encode(model, audio, chunks))
+    monkeypatch.setattr(
+        recognition, "encode_rest", lambda whisper, audio, chunks, _, **__: encode(whisper, audio, chunks)
+    )
     anew = transcribe(pipeline, "anew", call(7, 30), job)
     assert (reused.language, reused.language_probabilities) == (anew.language, anew.language_probabilities)
     assert text_of(reused) == text_of(anew)

@@ -14,7 +14,7 @@ from daemon.config import Settings
 from daemon.errors import DeviceFault, RunnerCrashed, RunnerStalled, SetupFailed, TranscriptdError
 from daemon.job import Job, parse_job
 from daemon.metrics import Metrics
-from daemon.protocol import Batch, Checkpoint, Progress, StageDone
+from daemon.protocol import Batch, Checkpoint, Heard, Progress, StageDone
 from daemon.runner import Runner, RunnerState
 from daemon.transcript import Transcript
 
@@ -40,7 +40,7 @@ async def do(runner: Runner, settings: Settings, folder: Path, prompt: str | Non
     """Run one job of a second of silence; the events it reported."""
     audio = folder / f"{job_id}.f32"
     np.zeros(16_000, dtype="<f4").tofile(audio)
-    events: list[Progress | StageDone | Batch | Checkpoint] = []
+    events: list[Progress | StageDone | Batch | Heard | Checkpoint] = []
     await runner.run(
         job_id,
         job_of(settings, prompt).options,
@@ -159,19 +159,53 @@ async def test_a_job_that_ignores_its_cancellation_is_killed(
         job.cancel()
         with pytest.raises(asyncio.CancelledError):
             await job
-        # Sent to the process that hangs: done by the next one.
-        await do(runner, settings, tmp_path, None, "job-2")
+        # Killed with it, and done by the next process.
+        await do(runner, settings, tmp_path, "sleep 2", "job-2")
         assert restarts(runner) == {"cancel_ignored": 1.0}
 
 
-async def test_a_crash_costs_only_the_job_that_was_begun(make_settings: MakeSettings, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("prompt", "error", "reasons"),
+    [
+        # At first it may have been either: each has another try by itself.
+        ("sigkill 0.5", RunnerCrashed, {"signal": 2.0}),
+        ("cuda 0.5", DeviceFault, {"device_fault": 2.0}),
+        ("hang", RunnerStalled, {"stalled": 1.0}),  # seen by its silence, while the others report
+    ],
+)
+async def test_what_ends_the_process_costs_no_other_job_its_attempt(
+    make_settings: MakeSettings, tmp_path: Path, prompt: str, error: type[TranscriptdError], reasons: dict[str, float]
+) -> None:
+    settings = make_settings(runner_stall_seconds=2)
+    async with running(settings) as runner:
+        innocent = [
+            asyncio.create_task(do(runner, settings, tmp_path, "sleep 3", f"innocent-{number}")) for number in range(2)
+        ]
+        culprit = asyncio.create_task(do(runner, settings, tmp_path, prompt, "culprit"))
+        with pytest.raises(error):
+            await culprit
+        await asyncio.gather(*innocent)
+        assert all((tmp_path / f"innocent-{number}.json").exists() for number in range(2))
+        assert restarts(runner) == reasons
+
+
+async def test_jobs_run_side_by_side_and_one_is_cancelled_alone(make_settings: MakeSettings, tmp_path: Path) -> None:
     settings = make_settings()
     async with running(settings) as runner:
-        culprit = asyncio.create_task(do(runner, settings, tmp_path, "sigkill"))
-        await asyncio.sleep(0)
-        await do(runner, settings, tmp_path, None, "job-2")
-        with pytest.raises(RunnerCrashed):
-            await culprit
+        endless = asyncio.create_task(do(runner, settings, tmp_path, "sleep 3000", "endless"))
+        other = asyncio.create_task(do(runner, settings, tmp_path, "sleep 1", "other"))
+        await do(runner, settings, tmp_path, None, "short")  # though two came before it
+        assert not endless.done()
+        endless.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await endless
+        await other
+        assert restarts(runner) == {}
+
+
+async def test_a_job_is_in_the_runner_once(make_settings: MakeSettings, tmp_path: Path) -> None:
+    settings = make_settings()
+    async with running(settings) as runner:
         with pytest.raises(TranscriptdError, match="in the runner already"):
             await asyncio.gather(*(do(runner, settings, tmp_path, "sleep 1", "twice") for _ in range(2)))
 

@@ -22,7 +22,7 @@ from daemon.transcript import SCHEMA_VERSION, Models, Segment, Transcript, Trans
 
 
 class ScriptedPipeline:
-    """Transcribes everything as "hello there". Prompts: sleep SECONDS, resume SECONDS (sleeps only if there is no checkpoint yet), vary SECONDS, say TEXT, leak BYTES, hang, sigkill, segv, exit, raise TEXT, cuda, warn, chatter TEXT (everywhere where a library can say something)."""
+    """Transcribes everything as "hello there". Prompts: sleep SECONDS, resume SECONDS (sleeps only if there is no checkpoint yet), vary SECONDS, say TEXT, leak BYTES, hang, sigkill and cuda (after SECONDS, if there are any), segv, exit, raise TEXT, warn, chatter TEXT (everywhere where a library can say something)."""
 
     def __init__(self, settings: RunnerSettings) -> None:
         self._settings = settings
@@ -56,9 +56,11 @@ class ScriptedPipeline:
             case "hang":
                 time.sleep(3600)
             case "sigkill":
+                time.sleep(float(argument or 0))
                 os.kill(os.getpid(), signal.SIGKILL)
             case "segv":
                 os.kill(os.getpid(), signal.SIGSEGV)
+                time.sleep(60)  # another thread may be the one that gets it
             case "exit":
                 os._exit(3)
             case "raise":
@@ -66,11 +68,13 @@ class ScriptedPipeline:
             case "chatter":
                 _chatter(argument)
             case "cuda":
+                time.sleep(float(argument or 0))
                 raise DeviceFault("CUDA error: an illegal memory access was encountered")
         for stage in STAGES:
             reporter.progress(stage, 1.0)
             reporter.stage_done(stage, 0.001)
-        reporter.batch(chunks=4, room=16, gated=1, dismissed=0)
+        reporter.batch(chunks=4, room=16)
+        reporter.heard(chunks=4, gated=1, dismissed=0)
         duration = len(audio[0]) / 16_000
         speaker = "SPEAKER_00" if options.diarize else None
         # As with a real model, whose timings differ: no two runs of a "vary" job have the same outputs.

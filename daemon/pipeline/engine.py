@@ -1,0 +1,239 @@
+"""Speech to text for all jobs of this process: the one place that runs Whisper.
+
+Each job has a `Session`, whose calls look as if it had the model for itself. Behind them chunks of all jobs share
+batches (schedule.py), in one thread, so that no two calls fight for the device's memory. Another engine can stand in for
+this one: it has to offer what Session does.
+"""
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import ctranslate2
+import numpy as np
+from faster_whisper.tokenizer import Tokenizer
+from whisperx.asr import WhisperModel
+
+from daemon.pipeline.batching import Batcher
+from daemon.pipeline.language import Probabilities
+from daemon.pipeline.schedule import Kind, Owner
+from daemon.pipeline.whisper_models import WhisperModels
+from daemon.pipeline.work import Watch
+
+T = TypeVar("T")
+FULL_FRAMES = 1500  # the encoder's, of 30 s
+ModelKey = tuple[str, str]  # name and compute type: what tells a model in memory
+
+
+class _Encoded:
+    """What the encoder made of a batch, where it made it."""
+
+    def __init__(self, view: ctranslate2.StorageView) -> None:
+        self.view = view
+        self._rows: list[np.ndarray] | None = None
+
+    def rows(self) -> list[np.ndarray]:
+        """The chunks' encodings one by one, in the host's memory: float32, (frames, width)."""
+        if self._rows is None:
+            view = self.view.to(ctranslate2.DataType.float32)  # numpy knows no bfloat16; the way back loses nothing
+            self._rows = list(np.array(view.to_device(ctranslate2.Device.cpu)))
+        return self._rows
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Encoding:
+    """What the encoder made of one chunk. `frames` is its length: only equal ones share a batch."""
+
+    batch: _Encoded
+    row: int
+
+    @property
+    def frames(self) -> int:
+        return int(self.batch.view.shape[1])
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it was not padded to Whisper's 30 s."""
+        return self.frames < FULL_FRAMES
+
+
+def gather(encodings: Sequence[Encoding]) -> ctranslate2.StorageView:
+    """Encodings as a batch. One that they all come from, whole and in order, is taken as it is, on the device."""
+    whole = encodings[0].batch
+    if all(it.batch is whole for it in encodings) and [it.row for it in encodings] == list(range(whole.view.shape[0])):
+        return whole.view
+    return ctranslate2.StorageView.from_array(np.stack([it.batch.rows()[it.row] for it in encodings]))
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """A model's sizes. `model` is for its tokenizer and prompts alone: it may be out of memory by now."""
+
+    model: WhisperModel
+    mels: int
+    multilingual: bool
+
+    @classmethod
+    def of(cls, model: WhisperModel) -> "About":
+        return cls(model, model.model.n_mels, model.model.is_multilingual)
+
+
+class Engine:
+    """The Whisper models of this process, and the thread that uses them."""
+
+    def __init__(self, models: WhisperModels) -> None:
+        self._models = models
+        self._batcher = Batcher(self._execute, models.resident)
+
+    @contextmanager
+    def session(self, job_id: str, model: str, room: int, watch: Watch) -> Iterator["Session"]:
+        """One job's use of the model of that name, in batches of at most `room`.
+
+        What it asks for raises ModelUnavailable, OutOfMemory or DeviceFault where the model cannot be loaded, Interrupted
+        when the job is given up, or what CTranslate2 raises.
+        """
+        session = Session(self._batcher, Owner(job_id, (model, self._models.usual_type)), room, watch)
+        with self._batcher.member(session.owner):
+            yield session
+
+    def _execute(self, kind: Kind, payloads: list[Any]) -> Sequence[Any]:
+        name, compute_type = cast(ModelKey, kind.model)
+        if kind.operation == "shrink":
+            self._models.unload_all()
+        model = self._models.get(name, compute_type)
+        return _OPERATIONS[kind.operation](model, kind.terms, payloads)
+
+
+class Session:
+    """The job's side. All that it returns is in the order of what it was given."""
+
+    def __init__(self, batcher: Batcher, owner: Owner, room: int, watch: Watch) -> None:
+        self.owner = owner
+        self.room = room
+        self._batcher = batcher
+        self._watch = watch
+        self._about: About | None = None
+
+    @property
+    def about(self) -> About:
+        """What the model is like; it is loaded if need be."""
+        if self._about is None:
+            self._about = self.call(About.of)
+        return self._about
+
+    def encode(self, features: Sequence[np.ndarray]) -> list[Encoding]:
+        """Log-mel spectrograms, (mels, frames) each, to encodings."""
+        found: list[Encoding | None] = [None] * len(features)
+        for frames in {it.shape[1] for it in features}:
+            indexes = [index for index, it in enumerate(features) if it.shape[1] == frames]
+            for index, encoding in zip(
+                indexes, self._do("encode", frames, [features[index] for index in indexes]), strict=True
+            ):
+                found[index] = encoding
+        return [encoding for encoding in found if encoding is not None]
+
+    def detect_languages(self, encodings: Sequence[Encoding]) -> list[Probabilities]:
+        """Each chunk's languages: one step of the decoder."""
+        return self._by_length("detect", encodings, [(it,) for it in encodings])
+
+    def generate(self, encodings: Sequence[Encoding], prompts: Sequence[list[int]], **settings: Any) -> list[Any]:
+        """CTranslate2's WhisperGenerationResult for each. Prompts may differ in all but the place of `<|startoftranscript|>`
+        and the length after it."""
+        terms = tuple(sorted((name, _frozen(value)) for name, value in settings.items()))
+        sot = self.about.model.hf_tokenizer.token_to_id("<|startoftranscript|>")
+        shapes = [(terms, prompt.index(sot), len(prompt)) for prompt in prompts]
+        return self._by_length("generate", encodings, list(zip(encodings, prompts, strict=True)), shapes)
+
+    def find_alignment(
+        self, tokenizer: Tokenizer, tokens: Sequence[list[int]], encodings: Sequence[Encoding], frames: Sequence[int]
+    ) -> list[list[dict[str, Any]]]:
+        """Words with their times in each chunk, of a text given in tokens: WhisperModel.find_alignment's."""
+        # Of one job alone: the words' scores depend, in the second decimal, on what else is in the batch (int8, CPU).
+        language = (self.owner.age, tuple(tokenizer.sot_sequence), tokenizer.language_code)
+        payloads = [(it, tokenizer, *rest) for it, *rest in zip(encodings, tokens, frames, strict=True)]
+        return self._by_length("align", encodings, payloads, [language] * len(payloads))
+
+    def call(self, action: Callable[[WhisperModel], T]) -> T:
+        """The action's result, done by itself."""
+        result: T = self._do("call", object(), [action])[0]
+        return result
+
+    def shrink(self, compute_type: str) -> None:
+        """From now on use the model in a smaller type. All models leave: it is memory that is short."""
+        name, _ = cast(ModelKey, self.owner.model)
+        self.owner.model = (name, compute_type)
+        self._about = None
+        self._do("shrink", object(), [lambda model: model])
+
+    # --- asking ---------------------------------------------------------------------------------------------------
+
+    def _by_length(
+        self, operation: str, encodings: Sequence[Encoding], payloads: Sequence[Any], shapes: Sequence[Hashable] = ()
+    ) -> list[Any]:
+        """What has the same length and shape is asked for together."""
+        terms = [(it.frames, shape) for it, shape in zip(encodings, shapes or [None] * len(encodings), strict=True)]
+        found: dict[int, Any] = {}
+        for term in dict.fromkeys(terms):
+            indexes = [index for index, other in enumerate(terms) if other == term]
+            found |= zip(indexes, self._do(operation, term, [payloads[index] for index in indexes]), strict=True)
+        return [found[index] for index in range(len(payloads))]
+
+    def _do(self, operation: str, terms: Hashable, payloads: Sequence[Any]) -> list[Any]:
+        kind = Kind(operation, self.owner.model, terms)
+        with self._watch.queueing() as share:
+            pieces = self._batcher.do(self.owner, kind, payloads, self.room, self._watch.waiting)
+            share(sum(piece.seconds for piece in pieces))
+        if operation == "generate":
+            for piece in pieces:
+                if piece.leads:
+                    self._watch.batch(piece.batch_size, piece.room)
+        return [piece.result for piece in pieces]
+
+
+# --- in the engine's thread ------------------------------------------------------------------------------------------
+
+
+def _encode(model: WhisperModel, _: Any, features: list[np.ndarray]) -> list[Encoding]:
+    batch = _Encoded(model.encode(np.stack(features)))
+    return [Encoding(batch, row) for row in range(len(features))]
+
+
+def _detect(model: WhisperModel, _: Any, payloads: list[tuple[Encoding]]) -> list[Probabilities]:
+    found = model.model.detect_language(gather([encoding for (encoding,) in payloads]))
+    return [{token.strip("<|>"): probability for token, probability in languages} for languages in found]
+
+
+def _generate(model: WhisperModel, terms: Any, payloads: list[tuple[Encoding, list[int]]]) -> list[Any]:
+    _, (settings, *_) = terms
+    encodings, prompts = zip(*payloads, strict=True)
+    results: list[Any] = model.model.generate(gather(encodings), list(prompts), **_thawed(settings))
+    return results
+
+
+def _align(model: WhisperModel, _: Any, payloads: list[tuple[Encoding, Tokenizer, list[int], int]]) -> list[Any]:
+    encodings, tokenizers, tokens, frames = zip(*payloads, strict=True)
+    found: list[Any] = model.find_alignment(tokenizers[0], list(tokens), gather(encodings), list(frames))
+    return found
+
+
+def _call(model: WhisperModel, _: Any, actions: list[Callable[[WhisperModel], Any]]) -> list[Any]:
+    return [action(model) for action in actions]
+
+
+_OPERATIONS: dict[str, Callable[[WhisperModel, Any, list[Any]], list[Any]]] = {
+    "encode": _encode,
+    "detect": _detect,
+    "generate": _generate,
+    "align": _align,
+    "call": _call,
+    "shrink": _call,
+}
+
+
+def _frozen(value: Any) -> Hashable:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _thawed(settings: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings}
