@@ -31,6 +31,11 @@ def bind(**fields: Any) -> None:
     _context.set({**_context.get(), **fields})
 
 
+def log_fields() -> dict[str, Any]:
+    """What the enclosing log_context adds to a line: to be handed to another process."""
+    return dict(_context.get())
+
+
 class _Formatter(JsonFormatter):
     def __init__(self, process: str) -> None:
         super().__init__(

@@ -25,6 +25,9 @@ LOGPROB_BUCKETS = (-1.5, -1.2, -1, -0.8, -0.6, -0.5, -0.4, -0.3, -0.2, -0.1, 0) 
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 OUTBOX_AGE_BUCKETS = (30, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
 
+# The trace that an observation is of, where it is recorded; shown in OpenMetrics alone.
+Exemplar = dict[str, str] | None
+
 # What the labels may say.
 OUTCOMES = {
     Fate.RETRY: ("retried", "dead_lettered"),
@@ -227,6 +230,11 @@ class Metrics:
         self.gpu_query_failures = counter(
             "gpu_query_failures", "Queries of NVML that failed, for a GPU that answered before.", "gpu"
         )
+        self.trace_spans = counter(
+            "trace_spans",
+            "Spans of traces by result: exported, lost (the collector did not take them). None where tracing is off.",
+            "result",
+        )
         ProcessCollector(registry=registry)  # process_resident_memory_bytes and its kin, of the poller process
 
         # Is the instance going away, and what does it cost?
@@ -259,6 +267,8 @@ class Metrics:
         for event in WEBHOOK_EVENTS:
             for result in ("delivered", "retried", "failed", "refused"):
                 self.webhook_attempts.labels(event, result)
+        for result in ("exported", "lost"):
+            self.trace_spans.labels(result)
         for result in OUTBOX_RESULTS:
             self.webhook_outbox.labels(result)
         for reason in ("published", "duplicate"):
@@ -276,6 +286,6 @@ class Metrics:
         if avg_logprob is not None:
             self.transcript_avg_logprob.observe(avg_logprob)
 
-    def observe_webhook(self, event: str, result: str, seconds: float) -> None:
+    def observe_webhook(self, event: str, result: str, seconds: float, exemplar: Exemplar = None) -> None:
         self.webhook_attempts.labels(event, result).inc()
-        self.webhook_attempt_seconds.labels(event).observe(seconds)
+        self.webhook_attempt_seconds.labels(event).observe(seconds, exemplar)

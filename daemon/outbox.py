@@ -24,6 +24,7 @@ from daemon.job import check_webhook_url
 from daemon.metrics import Metrics
 from daemon.outbox_entry import Ending, Entry, Record, next_due, write_record
 from daemon.sqs import CONNECT_TIMEOUT_SECONDS, Depth, depth_of, open_client, wrapped
+from daemon.tracecontext import TRACEPARENT, TRACESTATE, TraceContext, from_attributes
 from daemon.webhook_client import Undelivered
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Waiting:
     body: str
     receive_count: int
     received_at: float  # monotonic: when the receive was sent
+    trace: TraceContext | None = None
 
 
 @asynccontextmanager
@@ -88,6 +90,8 @@ class Outbox:
                 QueueUrl=self._url,
                 MessageBody=entry.body(),
                 DelaySeconds=min(MAX_DELAY_SECONDS, math.ceil((due - now).total_seconds())),
+                # Not in the body, which earlier releases would not understand.
+                MessageAttributes=event.trace.attributes() if event.trace else {},
             )
         self._metrics.webhook_outbox.labels("stored").inc()
 
@@ -103,6 +107,7 @@ class Outbox:
                 WaitTimeSeconds=self._wait_seconds,
                 VisibilityTimeout=self._visibility_seconds,
                 MessageSystemAttributeNames=["ApproximateReceiveCount"],
+                MessageAttributeNames=[TRACEPARENT, TRACESTATE],
             )
         return [
             Waiting(
@@ -110,6 +115,7 @@ class Outbox:
                 body=message["Body"],
                 receive_count=int(message["Attributes"]["ApproximateReceiveCount"]),
                 received_at=received_at,
+                trace=from_attributes(message.get("MessageAttributes") or {}),
             )
             for message in response.get("Messages", [])
         ]
@@ -220,7 +226,7 @@ class OutboxWorker:
             await self._outbox.put_off(message, 0)
             return
         try:
-            entry = Entry.parse(message.body)
+            entry = Entry.parse(message.body, message.trace)
         except ValueError as error:
             # Perhaps a newer release wrote it: never deleted here, the queue's retention or redrive ends it.
             log.error("outbox message not understood", extra={"error": type(error).__name__})
@@ -251,8 +257,9 @@ class OutboxWorker:
         except Undelivered as error:
             failure, status = error, error.status
         seconds = time.monotonic() - started_at
+        exemplar = event.trace.exemplar if event.trace else None
         fields = {
-            "job_id": event.job_id,
+            **event.log_fields,
             "webhook_event": event.type,
             "receives": message.receive_count,
             "status": status,
@@ -262,7 +269,7 @@ class OutboxWorker:
             now, schedule = datetime.now(UTC), self._settings.webhook_schedule_seconds
             if due := next_due(schedule, entry.first_attempt_at, now, failure.wait_seconds):
                 log.warning("webhook attempt failed", extra={**fields, "due": due.isoformat(timespec="seconds")})
-                self._metrics.observe_webhook(event.type, "retried", seconds)
+                self._metrics.observe_webhook(event.type, "retried", seconds, exemplar)
                 await self._defer(message, (due - now).total_seconds())
                 return
         ending: Ending = "delivered" if failure is None else "exhausted" if failure.retryable else failure.result
@@ -271,7 +278,7 @@ class OutboxWorker:
             level, "webhook delivered" if failure is None else "webhook given up", extra={**fields, "result": ending}
         )
         observed = {"gone": "failed", "exhausted": "failed"}.get(ending, ending)
-        self._metrics.observe_webhook(event.type, observed, seconds)
+        self._metrics.observe_webhook(event.type, observed, seconds, exemplar)
         self._metrics.webhook_outbox.labels(ending).inc()
         await write_record(self._record, event, ending, status)
         await self._outbox.delete(message)

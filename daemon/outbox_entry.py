@@ -12,6 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from daemon.errors import TranscriptdError
 from daemon.events import Event
+from daemon.tracecontext import TraceContext
 
 log = logging.getLogger("transcriptd.outbox")
 
@@ -70,9 +71,10 @@ class Entry(BaseModel):
         return json.dumps({**self.model_dump(mode="json"), "event": self.event.stored()}, allow_nan=False)
 
     @classmethod
-    def parse(cls, body: str) -> Self:
-        """Raises ValueError."""
+    def parse(cls, body: str, trace: TraceContext | None = None) -> Self:
+        """The entry in a message; its trace, if any, is in the message's attributes. Raises ValueError."""
         try:
-            return cls.model_validate(json.loads(body))
+            entry = cls.model_validate(json.loads(body))
         except RecursionError as error:
             raise ValueError("nested too deeply") from error
+        return entry.model_copy(update={"event": entry.event.model_copy(update={"trace": trace})})

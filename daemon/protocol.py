@@ -23,6 +23,7 @@ class Run:
     result_path: str
     checkpoint_dir: str  # what earlier deliveries finished lies here; what this one finishes is added
     options: dict[str, Any]  # job.JobOptions
+    log_fields: dict[str, Any]  # for every log line about the job: logs.log_fields()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from daemon.config import Settings
 from daemon.errors import DeviceFault, RunnerCrashed, SetupFailed, TranscriptdError, error_class
+from daemon.logs import log_fields
 from daemon.metrics import Metrics
 from daemon.options import JobOptions
 from daemon.protocol import (
@@ -142,7 +143,8 @@ class Runner:
             if len(self._assignments) == 1:
                 process.last_message_at = time.monotonic()  # the stall clock starts with the work
             paths = [str(path) for path in audio]
-            process.send(Run(job_id, paths, str(result), str(checkpoints), options.model_dump(mode="json")))
+            wishes = options.model_dump(mode="json")
+            process.send(Run(job_id, paths, str(result), str(checkpoints), wishes, {"job_id": job_id, **log_fields()}))
             try:
                 return await assignment.finished
             except _NotBegun:

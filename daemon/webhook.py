@@ -25,8 +25,10 @@ from tenacity import (
 from daemon.config import Settings
 from daemon.errors import QueueUnavailable
 from daemon.events import Event
+from daemon.metrics import Exemplar
 from daemon.outbox import Outbox
 from daemon.outbox_entry import Record, write_record
+from daemon.spans import Tracer
 from daemon.webhook_client import Undelivered, WebhookClient
 
 log = logging.getLogger("transcriptd.webhook")
@@ -37,7 +39,7 @@ STORE_TIMEOUT_SECONDS = 30.0
 HAND_OVER_SECONDS = 5.0  # what a drain keeps for putting undelivered events into the outbox
 
 Result = Literal["delivered", "retried", "failed", "refused"]
-Observe = Callable[[str, Result, float], None]
+Observe = Callable[[str, Result, float, Exemplar], None]
 
 _NOTES: dict[Result, tuple[int, str]] = {
     "delivered": (logging.INFO, "webhook delivered"),
@@ -91,7 +93,7 @@ class _Lane:
 class WebhookSender:
     """Sends events in the background.
 
-    `observe(event_type, result, seconds)`, which must not raise, is called with the result of every attempt:
+    `observe(event_type, result, seconds, exemplar)`, which must not raise, is called with the result of every attempt:
     `delivered`; `retried`, it failed and another one, here or from the outbox, or a newer event, follows; `failed`, the
     event was given up; `refused`, the address is one that we do not call.
 
@@ -107,12 +109,13 @@ class WebhookSender:
         *,
         outbox: Outbox | None = None,
         record: Record | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._settings = settings
         self._observe = observe
         self._outbox = outbox
         self._record = record
-        self._client = WebhookClient(settings)
+        self._client = WebhookClient(settings, tracer)
         self._lanes: dict[str, _Lane] = {}
         self._endings: set[asyncio.Task[bool]] = set()  # events on their way to the outbox or the record
         self._progress_at: dict[str, float] = {}  # job → when its last progress event was taken
@@ -343,7 +346,8 @@ class WebhookSender:
         level, message = _NOTES[result]
         log.log(level, message, extra={**_fields(delivery), "status": status, "error": error})
         if self._observe is not None:
-            self._observe(delivery.event.type, result, delivery.seconds)
+            trace = delivery.event.trace
+            self._observe(delivery.event.type, result, delivery.seconds, trace.exemplar if trace else None)
 
 
 class _Superseded(Exception):
@@ -359,4 +363,4 @@ def _failure(state: RetryCallState) -> Undelivered:
 
 def _fields(delivery: _Delivery) -> dict[str, Any]:
     """For the log: neither URL, whose query may hold a token, nor payload."""
-    return {"job_id": delivery.event.job_id, "webhook_event": delivery.event.type, "attempt": delivery.attempt}
+    return {**delivery.event.log_fields, "webhook_event": delivery.event.type, "attempt": delivery.attempt}

@@ -144,7 +144,7 @@ def main(arguments: list[str]) -> int:
     inbox = Inbox(channel)
     threading.Thread(target=inbox.read, name="inbox", daemon=True).start()
     while run := inbox.next():
-        with log_context(job_id=run.job_id):
+        with log_context(**run.log_fields):
             answer = _serve(run, pipeline, channel, inbox)
         channel.send(_memory())  # before the answer: the poller may retire this process, and must not send another job
         channel.send(answer)

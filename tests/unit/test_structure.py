@@ -12,11 +12,11 @@ PACKAGE = Path(daemon.__file__).parent
 
 # The direction of imports: a module may import those that stand after it, never one before.
 ORDER = """
-    __main__ tools launcher status_server status_page snapshot health vitals gpu host autoscaling interruption imds
+    __main__ tools launcher tracing status_server status_page snapshot health vitals gpu host autoscaling interruption imds
     poller processor transcription status delivery results runner runner_process models pipeline embedded
     lease webhook outbox outbox_entry webhook_client storage media decoder waveform confine scratch addresses
     sqs dead_letter disposition events manifest privacy outputs metrics history pace
-    job transcript protocol options config catalog punctuation wording errors memory logs systemd crashpoints
+    job transcript protocol options config catalog punctuation wording spans errors tracecontext memory logs systemd crashpoints
 """.split()
 
 
