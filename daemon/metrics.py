@@ -5,9 +5,11 @@ an id, a key or a text from a message. What a label may say is declared with it 
 born with its first event hides that event from `rate()`.
 """
 
+from collections.abc import Iterator
 from itertools import chain
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric, ProcessCollector
+from prometheus_client.registry import Collector
 
 from daemon.catalog import LANGUAGES
 from daemon.errors import ConfigError, Fate, TranscriptdError, all_errors
@@ -38,6 +40,19 @@ OUTCOMES = {
 RUNNER_ENDS = tuple("exit signal stalled cancel_ignored device_fault protocol setup recycled leak".split())
 OUTBOX_RESULTS = tuple("stored deferred delivered gone exhausted refused malformed known".split())
 WEBHOOK_EVENTS = ("job.started", "job.progress", "job.completed", "job.failed")
+
+
+class OpenMetrics(Collector):
+    """A registry as OpenMetrics has it, where a histogram without `_sum` has no `_count` either."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._registry.collect():
+            if family.type == "histogram" and not any(sample.name.endswith("_sum") for sample in family.samples):
+                family.samples = [sample for sample in family.samples if not sample.name.endswith("_count")]
+            yield family
 
 
 class Metrics:
@@ -126,7 +141,7 @@ class Metrics:
         self.transcript_avg_logprob = histogram(
             "transcript_avg_logprob",
             "Mean log-probability of Whisper's tokens in a published transcript, by the segments' length; nearer 0 is surer. "
-            "It has no `_sum`, which would fall.",
+            "It has no `_sum`, which would fall, and so no `_count` in OpenMetrics: the bucket `+Inf` says the same.",
             LOGPROB_BUCKETS,
         )
         self.asr_chunks = counter(
