@@ -34,10 +34,10 @@ async def write_record(record: Record | None, event: Event, ending: Ending, stat
     except (TranscriptdError, TimeoutError) as error:
         log.error(
             "webhook result not recorded",
-            extra={"job_id": event.job_id, "result": ending, "error": str(error) or "timed out"},
+            extra={**event.log_fields, "result": ending, "error": str(error) or "timed out"},
         )
     except Exception:
-        log.exception("webhook result not recorded", extra={"job_id": event.job_id, "result": ending})
+        log.exception("webhook result not recorded", extra={**event.log_fields, "result": ending})
 
 
 def next_due(

@@ -242,9 +242,9 @@ def _headers(settings: Settings) -> dict[str, str]:
     text = settings.otlp_headers.get_secret_value() if settings.otlp_headers else ""
     headers = {}
     for pair in filter(str.strip, text.split(",")):
-        name, _, encoded = pair.partition("=")
+        name, equals, encoded = pair.partition("=")
         value = unquote(encoded.strip())
-        if not HEADER_NAME.fullmatch(name.strip()) or not value.isprintable() or not value.isascii():
+        if not (equals and HEADER_NAME.fullmatch(name.strip()) and value.isprintable() and value.isascii()):
             raise ConfigError(
                 "OTEL_EXPORTER_OTLP_HEADERS must be name=value, separated by commas, values percent-encoded"
             )

@@ -1,6 +1,7 @@
 """The direction of imports, and what the poller process may never import."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -60,8 +61,18 @@ def loaded_after(statement: str) -> set[str]:
 
 def test_no_torch_in_the_poller_process() -> None:
     loaded = loaded_after("import daemon.launcher")
-    heavy = {"torch", "whisperx", "pyannote", "faster_whisper", "ctranslate2", "av", "numpy", "moto"}
+    heavy = {"torch", "whisperx", "pyannote", "faster_whisper", "ctranslate2", "av", "numpy", "moto", "opentelemetry"}
     assert heavy & loaded == set()
+
+
+def test_opentelemetry_is_for_those_who_want_it() -> None:
+    """Only daemon.tracing imports it, and only where an endpoint is set that module is imported."""
+    for path in PACKAGE.rglob("*.py"):
+        imports = re.search(r"^\s*(from|import) (opentelemetry|daemon\.tracing)\b", path.read_text(), re.MULTILINE)
+        assert bool(imports) == (path.name in ("tracing.py", "launcher.py")), path
+    opened = "from daemon.launcher import *; from tests.conftest import settings_with; from daemon.launcher import _open_tracer; asyncio.run(_open_tracer(settings_with({}), Metrics()).__aenter__())"
+    assert "opentelemetry" not in loaded_after(opened.format(""))
+    assert "opentelemetry" in loaded_after(opened.format("otlp_endpoint='http://127.0.0.1:9'"))
 
 
 def test_the_check_leaves_the_libraries_to_its_child() -> None:
