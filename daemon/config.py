@@ -261,6 +261,24 @@ class Settings(BaseSettings):
         3, ge=1, description="device faults without a finished job between them, after which the instance is given up"
     )
 
+    # Traces
+    otlp_endpoint: str | None = Field(
+        None,
+        pattern=r"^(https?://[^\s/?#@]+(/[^\s?#]*)?)?$",  # no place for a secret: the status page shows it
+        description="address of an OpenTelemetry collector, such as `http://127.0.0.1:4318`: every delivery is traced, its spans sent to `/v1/traces` below it as OTLP over HTTP; without one nothing is recorded",
+    )
+    otlp_headers: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("otlp_headers", "OTEL_EXPORTER_OTLP_HEADERS"),
+        description="what the collector asks for, such as a key: `name=value` separated by commas, values percent-encoded",
+    )
+    trace_sample_ratio: float = Field(
+        1,
+        ge=0,
+        le=1,
+        description="share of the traces begun here that are recorded; for a job with a `traceparent` its sampled flag decides",
+    )
+
     # Process
     drain_timeout_seconds: float = Field(
         300, ge=0, description="time for jobs to finish after SIGTERM; what is left is released"

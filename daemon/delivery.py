@@ -15,6 +15,7 @@ from daemon.job import Job, peek_job_id, peek_webhook_url
 from daemon.lease import Lease
 from daemon.manifest import MANIFEST_NAME, Manifest
 from daemon.pace import Course
+from daemon.spans import Span
 from daemon.sqs import Received
 
 
@@ -23,6 +24,7 @@ class Delivery:
     """Fills up as the work goes on."""
 
     message: Received
+    span: Span = field(default_factory=Span)
     started_at: float = field(default_factory=time.monotonic)
     job: Job | None = None  # once the message was found valid
     lease: Lease | None = None  # once it is held
@@ -69,6 +71,7 @@ class Delivery:
             "durations_seconds": self.timings_seconds,
             "progress": EventProgress(stage=progress[0], fraction=progress[1]) if progress else None,
             "error": EventError(code=error.code, message=error.message, traceback=error.detail) if error else None,
+            "trace": self.span.context,
         }
         if job is None:
             return Event(job_id=peek_job_id(self.message.body), status=status, attempt=self.attempt, **details)

@@ -9,6 +9,7 @@ from uuid import uuid4
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 from daemon.job import Input, Job
+from daemon.tracecontext import TraceContext
 from daemon.transcript import Seconds, TranscriptWarning
 
 # Standard Webhooks asks for small payloads. What we add stays below 12 kB; with the most that a message may bring along
@@ -76,6 +77,7 @@ class Event(_Model):
     # receiver's idempotency key. No dots, because the signed text is `id.timestamp.body`.
     id: str = Field(default_factory=lambda: f"msg_{uuid4().hex}", pattern=r"^[A-Za-z0-9_-]{1,128}$", exclude=True)
     at: datetime = Field(default_factory=lambda: datetime.now(UTC), exclude=True)
+    trace: TraceContext | None = Field(None, exclude=True)  # sent as headers
 
     job_id: str | None = Field(description="null when the message was too broken to tell")
     status: Status
@@ -99,6 +101,10 @@ class Event(_Model):
     def lane(self) -> str:
         """Events of one lane are delivered in order: those of one job."""
         return self.job_id or self.id
+
+    @property
+    def log_fields(self) -> dict[str, str | None]:
+        return {"job_id": self.job_id, **({"trace_id": self.trace.trace_id} if self.trace else {})}
 
     @property
     def type(self) -> str:

@@ -12,7 +12,7 @@ from prometheus_client.exposition import choose_encoder
 
 from daemon.config import Settings
 from daemon.errors import TranscriptdError
-from daemon.metrics import Metrics
+from daemon.metrics import Metrics, OpenMetrics
 from daemon.protocol import Ready
 from daemon.runner import Runner, RunnerState
 
@@ -129,7 +129,9 @@ async def serve_http(
 
     async def get_metrics(request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        return web.Response(body=encode(metrics.registry), headers={"Content-Type": content_type})
+        asked_for_openmetrics = content_type.startswith("application/openmetrics-text")
+        registry = OpenMetrics(metrics.registry) if asked_for_openmetrics else metrics.registry
+        return web.Response(body=encode(registry), headers={"Content-Type": content_type})
 
     async def get_healthz(_: web.Request) -> web.Response:
         return web.json_response({"status": "ok"})

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import signal
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -20,6 +21,7 @@ from daemon.results import Results
 from daemon.runner import Runner
 from daemon.scratch import open_scratch
 from daemon.snapshot import Observer
+from daemon.spans import Tracer
 from daemon.sqs import open_queue
 from daemon.status import Record
 from daemon.status_server import StatusServer
@@ -51,6 +53,7 @@ async def serve(settings: Settings) -> int:
         metrics = Metrics()
         metrics.build.info({"version": version("transcriptd")})
         scratch = stack.enter_context(open_scratch(settings.scratch_dir))
+        tracer = await stack.enter_async_context(_open_tracer(settings, metrics))
         host = await stack.enter_async_context(open_host(settings, metrics))
         queue = await stack.enter_async_context(open_queue(settings, metrics))
         storage = await stack.enter_async_context(open_storage(settings))
@@ -67,7 +70,9 @@ async def serve(settings: Settings) -> int:
         )
         await stack.enter_async_context(watch_vitals(settings, metrics, runner, depths))
         webhooks = await stack.enter_async_context(
-            WebhookSender(settings, metrics.observe_webhook, outbox=outbox, record=results.record_webhook)
+            WebhookSender(
+                settings, metrics.observe_webhook, outbox=outbox, record=results.record_webhook, tracer=tracer
+            )
         )
         outbox_worker: OutboxWorker | None = None
         if outbox is not None:
@@ -103,6 +108,7 @@ async def serve(settings: Settings) -> int:
             webhooks=webhooks,
             metrics=metrics,
             record=record,
+            tracer=tracer,
         )
         poller = health.poller = Poller(settings, queue, processor, metrics, health.receive_gate)
 
@@ -147,6 +153,17 @@ async def serve(settings: Settings) -> int:
             await host.leave()
             return EXIT_HOST_ENDS
         return EXIT_OK if clean else EXIT_FORCED
+
+
+@asynccontextmanager
+async def _open_tracer(settings: Settings, metrics: Metrics) -> AsyncIterator[Tracer]:
+    if not settings.otlp_endpoint:
+        yield Tracer()
+        return
+    from daemon.tracing import open_tracer  # OpenTelemetry: only for those who want it
+
+    async with open_tracer(settings, metrics) as tracer:
+        yield tracer
 
 
 async def _poll(

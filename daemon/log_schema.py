@@ -42,7 +42,10 @@ JOB = {
     "job_id": Field("string", "as the message has it"),
     "message_id": Field("string", "SQS's id of the message; a redriven one has a new id"),
     "receive_count": Field("integer", "which receive of the message this delivery is, as SQS counts"),
-    "trace_id": Field("string", "reserved: the trace that the delivery belongs to, 32 hexadecimal digits"),
+    "trace_id": Field(
+        "string",
+        "the trace that the delivery belongs to, 32 hexadecimal digits; on messages that came with a `traceparent`, and on all where traces are on",
+    ),
 }
 
 # Of the line `job finished`. Its fields that others have too stand below.

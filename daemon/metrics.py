@@ -5,9 +5,11 @@ an id, a key or a text from a message. What a label may say is declared with it 
 born with its first event hides that event from `rate()`.
 """
 
+from collections.abc import Iterator
 from itertools import chain
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric, ProcessCollector
+from prometheus_client.registry import Collector
 
 from daemon.catalog import LANGUAGES
 from daemon.errors import ConfigError, Fate, TranscriptdError, all_errors
@@ -25,6 +27,9 @@ LOGPROB_BUCKETS = (-1.5, -1.2, -1, -0.8, -0.6, -0.5, -0.4, -0.3, -0.2, -0.1, 0) 
 LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 OUTBOX_AGE_BUCKETS = (30, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
 
+# The trace that an observation is of, where it is recorded; shown in OpenMetrics alone.
+Exemplar = dict[str, str] | None
+
 # What the labels may say.
 OUTCOMES = {
     Fate.RETRY: ("retried", "dead_lettered"),
@@ -35,6 +40,19 @@ OUTCOMES = {
 RUNNER_ENDS = tuple("exit signal stalled cancel_ignored device_fault protocol setup recycled leak".split())
 OUTBOX_RESULTS = tuple("stored deferred delivered gone exhausted refused malformed known".split())
 WEBHOOK_EVENTS = ("job.started", "job.progress", "job.completed", "job.failed")
+
+
+class OpenMetrics(Collector):
+    """A registry as OpenMetrics has it, where a histogram without `_sum` has no `_count` either."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._registry.collect():
+            if family.type == "histogram" and not any(sample.name.endswith("_sum") for sample in family.samples):
+                family.samples = [sample for sample in family.samples if not sample.name.endswith("_count")]
+            yield family
 
 
 class Metrics:
@@ -123,7 +141,7 @@ class Metrics:
         self.transcript_avg_logprob = histogram(
             "transcript_avg_logprob",
             "Mean log-probability of Whisper's tokens in a published transcript, by the segments' length; nearer 0 is surer. "
-            "It has no `_sum`, which would fall.",
+            "It has no `_sum`, which would fall, and so no `_count` in OpenMetrics: the bucket `+Inf` says the same.",
             LOGPROB_BUCKETS,
         )
         self.asr_chunks = counter(
@@ -227,6 +245,11 @@ class Metrics:
         self.gpu_query_failures = counter(
             "gpu_query_failures", "Queries of NVML that failed, for a GPU that answered before.", "gpu"
         )
+        self.trace_spans = counter(
+            "trace_spans",
+            "Spans of traces by result: exported, lost (the collector did not take them). None where tracing is off.",
+            "result",
+        )
         ProcessCollector(registry=registry)  # process_resident_memory_bytes and its kin, of the poller process
 
         # Is the instance going away, and what does it cost?
@@ -259,6 +282,8 @@ class Metrics:
         for event in WEBHOOK_EVENTS:
             for result in ("delivered", "retried", "failed", "refused"):
                 self.webhook_attempts.labels(event, result)
+        for result in ("exported", "lost"):
+            self.trace_spans.labels(result)
         for result in OUTBOX_RESULTS:
             self.webhook_outbox.labels(result)
         for reason in ("published", "duplicate"):
@@ -276,6 +301,6 @@ class Metrics:
         if avg_logprob is not None:
             self.transcript_avg_logprob.observe(avg_logprob)
 
-    def observe_webhook(self, event: str, result: str, seconds: float) -> None:
+    def observe_webhook(self, event: str, result: str, seconds: float, exemplar: Exemplar = None) -> None:
         self.webhook_attempts.labels(event, result).inc()
-        self.webhook_attempt_seconds.labels(event).observe(seconds)
+        self.webhook_attempt_seconds.labels(event).observe(seconds, exemplar)

@@ -26,6 +26,7 @@ from daemon.metrics import Metrics
 from daemon.outage import Outage
 from daemon.outbox_entry import Ending, Entry, Record, next_due, write_record
 from daemon.sqs import CONNECT_TIMEOUT_SECONDS, Depth, depth_of, open_client, wrapped
+from daemon.tracecontext import TRACEPARENT, TRACESTATE, TraceContext, from_attributes
 from daemon.webhook_client import Undelivered
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Waiting:
     body: str
     receive_count: int
     received_at: float  # monotonic: when the receive was sent
+    trace: TraceContext | None = None
 
 
 @asynccontextmanager
@@ -90,6 +92,8 @@ class Outbox:
                 QueueUrl=self._url,
                 MessageBody=entry.body(),
                 DelaySeconds=min(MAX_DELAY_SECONDS, math.ceil((due - now).total_seconds())),
+                # Not in the body, which earlier releases would not understand.
+                MessageAttributes=event.trace.attributes() if event.trace else {},
             )
         self._metrics.webhook_outbox.labels("stored").inc()
 
@@ -105,6 +109,7 @@ class Outbox:
                 WaitTimeSeconds=self._wait_seconds,
                 VisibilityTimeout=self._visibility_seconds,
                 MessageSystemAttributeNames=["ApproximateReceiveCount"],
+                MessageAttributeNames=[TRACEPARENT, TRACESTATE],
             )
         return [
             Waiting(
@@ -112,6 +117,7 @@ class Outbox:
                 body=message["Body"],
                 receive_count=int(message["Attributes"]["ApproximateReceiveCount"]),
                 received_at=received_at,
+                trace=from_attributes(message.get("MessageAttributes") or {}),
             )
             for message in response.get("Messages", [])
         ]
@@ -223,14 +229,14 @@ class OutboxWorker:
             await self._outbox.put_off(message, 0)
             return
         try:
-            entry = Entry.parse(message.body)
+            entry = Entry.parse(message.body, message.trace)
         except ValueError as error:
             # Perhaps a newer release wrote it: never deleted here, the queue's retention or redrive ends it.
             log.error("outbox message not understood", extra={"error": type(error).__name__})
             self._metrics.webhook_outbox.labels("malformed").inc()
             await self._outbox.put_off(message, UNREADABLE_PAUSE_SECONDS)
             return
-        bind(job_id=entry.event.job_id)
+        bind(**entry.event.log_fields)
         age_seconds = (datetime.now(UTC) - entry.first_attempt_at).total_seconds()
         self._metrics.webhook_outbox_age_seconds.observe(max(0.0, age_seconds))
         early_seconds = (entry.not_before - datetime.now(UTC)).total_seconds()
@@ -255,6 +261,7 @@ class OutboxWorker:
         except Undelivered as error:
             failure, status = error, error.status
         seconds = time.monotonic() - started_at
+        exemplar = event.trace.exemplar if event.trace else None
         fields = {
             "webhook_event": event.type,
             "webhook_attempt": message.receive_count,
@@ -265,7 +272,7 @@ class OutboxWorker:
             now, schedule = datetime.now(UTC), self._settings.webhook_schedule_seconds
             if due := next_due(schedule, entry.first_attempt_at, now, failure.wait_seconds):
                 log.debug("webhook attempt failed", extra={**fields, "due": due.isoformat(timespec="seconds")})
-                self._metrics.observe_webhook(event.type, "retried", seconds)
+                self._metrics.observe_webhook(event.type, "retried", seconds, exemplar)
                 await self._defer(message, (due - now).total_seconds())
                 return
         ending: Ending = "delivered" if failure is None else "exhausted" if failure.retryable else failure.result
@@ -276,7 +283,7 @@ class OutboxWorker:
             extra={**fields, "webhook_result": ending},
         )
         observed = {"gone": "failed", "exhausted": "failed"}.get(ending, ending)
-        self._metrics.observe_webhook(event.type, observed, seconds)
+        self._metrics.observe_webhook(event.type, observed, seconds, exemplar)
         self._metrics.webhook_outbox.labels(ending).inc()
         await write_record(self._record, event, ending, status)
         await self._outbox.delete(message)

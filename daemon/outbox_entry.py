@@ -12,6 +12,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict
 
 from daemon.errors import TranscriptdError
 from daemon.events import Event
+from daemon.tracecontext import TraceContext
 from daemon.wording import words_of
 
 log = logging.getLogger("transcriptd.outbox")
@@ -34,10 +35,10 @@ async def write_record(record: Record | None, event: Event, ending: Ending, stat
     except (TranscriptdError, TimeoutError) as error:
         log.warning(
             "webhook result not recorded",
-            extra={"job_id": event.job_id, "webhook_result": ending, "error": words_of(error)},
+            extra={**event.log_fields, "webhook_result": ending, "error": words_of(error)},
         )
     except Exception:
-        log.exception("webhook result not recorded", extra={"job_id": event.job_id, "webhook_result": ending})
+        log.exception("webhook result not recorded", extra={**event.log_fields, "webhook_result": ending})
 
 
 def next_due(
@@ -71,9 +72,10 @@ class Entry(BaseModel):
         return json.dumps({**self.model_dump(mode="json"), "event": self.event.stored()}, allow_nan=False)
 
     @classmethod
-    def parse(cls, body: str) -> Self:
-        """Raises ValueError."""
+    def parse(cls, body: str, trace: TraceContext | None = None) -> Self:
+        """The entry in a message; its trace, if any, is in the message's attributes. Raises ValueError."""
         try:
-            return cls.model_validate(json.loads(body))
+            entry = cls.model_validate(json.loads(body))
         except RecursionError as error:
             raise ValueError("nested too deeply") from error
+        return entry.model_copy(update={"event": entry.event.model_copy(update={"trace": trace})})

@@ -26,9 +26,11 @@ from daemon.logs import bind, log_context
 from daemon.manifest import Manifest
 from daemon.metrics import Metrics
 from daemon.results import Results
+from daemon.spans import Attributes, Tracer, code_of
 from daemon.sqs import Queue, Received
 from daemon.status import Record
 from daemon.summary import log_finished
+from daemon.tracecontext import from_attributes
 from daemon.transcription import Transcriber
 from daemon.webhook import WebhookSender
 from daemon.wording import words_of
@@ -51,6 +53,7 @@ class Processor:
         webhooks: WebhookSender,
         metrics: Metrics,
         record: Record,
+        tracer: Tracer,
     ) -> None:
         self._settings = settings
         self._queue = queue
@@ -59,34 +62,54 @@ class Processor:
         self._webhooks = webhooks
         self._metrics = metrics
         self._record = record
+        self._tracer = tracer
+        self._queue_name = settings.queue_url.rpartition("/")[2]
         # Forgotten when nobody holds or awaits them.
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     async def process(self, message: Received, leave: asyncio.Event) -> None:
         """Bring one delivery to exactly one outcome. Never raises for what is wrong with a job or a dependency."""
-        delivery = Delivery(message)
+        # https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
+        about: Attributes = {
+            "messaging.system": "aws_sqs",
+            "messaging.operation.type": "process",
+            "messaging.operation.name": "process",
+            "messaging.destination.name": self._queue_name,
+            "messaging.message.id": message.message_id,
+            "transcriptd.receive_count": message.receive_count,
+        }
+        with self._tracer.span(
+            f"process {self._queue_name}", from_attributes(message.attributes), "consumer", about
+        ) as span:
+            await self._process(Delivery(message, span), leave)
+
+    async def _process(self, delivery: Delivery, leave: asyncio.Event) -> None:
+        message, span = delivery.message, delivery.span
         with (
-            log_context(message_id=message.message_id, receive_count=message.receive_count),
+            log_context(message_id=message.message_id, receive_count=message.receive_count, **span.log_fields),
             self._record.holding(delivery),
         ):
             self._metrics.message_receives.observe(message.receive_count)
             if message.receive_count == 1:
                 wait_seconds = max(0.0, time.time() - message.sent_at)
-                self._metrics.queue_wait_seconds.observe(wait_seconds)
+                self._metrics.queue_wait_seconds.observe(wait_seconds, span.exemplar)
                 self._metrics.queue_last_wait_seconds.set(wait_seconds)
+                span.ended("queue wait", wait_seconds)
             try:
                 async with Lease(self._queue, message, self._settings, self._metrics) as lease:
                     delivery.lease = lease
                     disposition = await self._decide(delivery, lease, leave)
                     delivery.course.enter("settle")
                     decided_at = time.monotonic()
-                    await self._note(delivery, disposition)
-                    await lease.close()
-                    settled = await self._settle(disposition, delivery, lease)
+                    with span.child("settle"):
+                        await self._note(delivery, disposition)
+                        await lease.close()
+                        settled = await self._settle(disposition, delivery, lease)
                     delivery.timings_seconds["settle"] = time.monotonic() - decided_at
                 self._account(disposition, delivery, settled)
             except Exception as error:  # the message comes back by itself; a fault of ours must not end the other jobs
                 log.exception("delivery not settled")
+                span.fail(TranscriptdError.code)
                 self._metrics.jobs.labels("unsettled", TranscriptdError.code).inc()
                 self._record.ended(delivery, "unsettled", TranscriptdError.code, settled=False)
                 log_finished(delivery, "unsettled", TranscriptdError.code, settled=False, error=_fault(error))
@@ -109,6 +132,7 @@ class Processor:
     async def _work(self, delivery: Delivery) -> Disposition:
         job = delivery.job = parse_job(delivery.message.body, self._settings)
         bind(job_id=job.job_id)
+        delivery.span.set({"transcriptd.job_id": job.job_id})
         # One delivery of a job at a time in this daemon: a second one waits, and finds the first one's result.
         async with self._turns.setdefault(job.job_id, asyncio.Lock()):
             return await self._take(job, delivery)
@@ -247,7 +271,19 @@ class Processor:
         error = None if isinstance(disposition, Delete) else disposition.error
         reason = disposition.reason if isinstance(disposition, Delete) else disposition.error.code
         self._metrics.jobs.labels(disposition.outcome, reason).inc()
-        self._metrics.job_duration_seconds.labels(disposition.outcome).observe(delivery.elapsed_seconds)
+        self._metrics.job_duration_seconds.labels(disposition.outcome).observe(
+            delivery.elapsed_seconds, delivery.span.exemplar
+        )
+        delivery.span.set(
+            {
+                "transcriptd.outcome": disposition.outcome,
+                "transcriptd.reason": reason,
+                "transcriptd.attempt": delivery.attempt,
+                "transcriptd.settled": settled,
+            }
+        )
+        if error and (code := code_of(error)):
+            delivery.span.fail(code)
         self._record.ended(
             delivery, disposition.outcome, reason, message=error.message if error else None, settled=settled
         )

@@ -26,8 +26,9 @@ TERMINATE_GRACE_SECONDS = 5.0
 STDERR_TAIL_LINES = 30
 GROWTHS = 8  # jobs after which the memory of a process that is never idle is judged
 
-# The runner needs none of these, and untrusted media comes near it: what it does not have it cannot leak.
-WITHHELD_PREFIXES = ("AWS_", "TRANSCRIPTD_", "WEBHOOK_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+# The runner needs none of these, and untrusted media comes near it: what it does not have it cannot leak. pyannote.audio
+# has an OpenTelemetry exporter of its own, which would send the headers meant for our collector to its makers.
+WITHHELD_PREFIXES = ("AWS_", "TRANSCRIPTD_", "WEBHOOK_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OTEL_")
 
 
 @dataclass

@@ -27,6 +27,7 @@ from daemon.protocol import STAGES, Batch, Checkpoint, Heard, Progress, StageDon
 from daemon.results import Results
 from daemon.runner import Runner
 from daemon.scratch import job_directory
+from daemon.spans import Span
 from daemon.storage import Storage
 from daemon.transcript import Transcript
 from daemon.wording import words_of
@@ -72,19 +73,20 @@ class Transcriber:
         """Publish the job's result; False when another delivery was faster. The delivery's manifest is set."""
         with job_directory(self._scratch) as directory:
             source, pcm, result = directory / "input", directory / "audio.f32", directory / "result.json"
-            with self._stage(delivery, "download"):
-                found = await self._storage.fetch(job.input, source)
-            delivery.input_bytes = found.size_bytes
-            self._metrics.input_bytes.observe(found.size_bytes)
-            crash_point("downloaded", job.job_id, delivery.message.receive_count)
-            with self._stage(delivery, "decode"):
-                audio = await decode(
-                    source,
-                    pcm,
-                    self._decode_limits,
-                    audio_track=job.options.audio_track,
-                    split=job.options.channels == "split",
-                )
+            with delivery.span.child("stage in") as staging:
+                with self._stage(delivery, "download", staging):
+                    found = await self._storage.fetch(job.input, source)
+                delivery.input_bytes = found.size_bytes
+                self._metrics.input_bytes.observe(found.size_bytes)
+                crash_point("downloaded", job.job_id, delivery.message.receive_count)
+                with self._stage(delivery, "decode", staging):
+                    audio = await decode(
+                        source,
+                        pcm,
+                        self._decode_limits,
+                        audio_track=job.options.audio_track,
+                        split=job.options.channels == "split",
+                    )
             delivery.course.audio_seconds = audio.duration_seconds
             source.unlink()
             crash_point("decoded", job.job_id, delivery.message.receive_count)
@@ -92,7 +94,7 @@ class Transcriber:
             crash_point("transcribed", job.job_id, delivery.message.receive_count)
             # A long transcript is megabytes of JSON: parsing and rendering it must not hold up a heartbeat.
             transcript = await asyncio.to_thread(self._read, result, job)
-        with self._stage(delivery, "publish"):
+        with self._stage(delivery, "publish", delivery.span):
             wanted = Presentation(job.options.subtitles, job.options.audio_url)
             files = await asyncio.to_thread(render, transcript, job.options.formats, wanted)
             delivery.manifest, ours = await self._results.publish(
@@ -107,7 +109,8 @@ class Transcriber:
             self._metrics.audio_seconds.inc(audio.duration_seconds)
             if audio.duration_seconds > 0:
                 runner_seconds = sum(transcript.timings_seconds.values())
-                self._metrics.real_time_factor.observe(runner_seconds / audio.duration_seconds)
+                factor = runner_seconds / audio.duration_seconds
+                self._metrics.real_time_factor.observe(factor, delivery.span.exemplar)
             for warning in transcript.warnings:
                 self._metrics.warnings.labels(warning.code).inc()
             for kind, count in transcript.redactions.items():
@@ -137,11 +140,16 @@ class Transcriber:
         if delivery.history and delivery.history.deliveries:
             await self._restore(job, delivery, fingerprint, checkpoints)
         kept: set[asyncio.Task[None]] = set()
-        submitted_at = time.monotonic()
+        submitted_at = entered_at = time.monotonic()
         delivery.course.enter("wait")
         delivery.timings_seconds["wait"] = 0.0  # its place among the stages; how long it was shows at the end
 
         def handle(event: Progress | StageDone | Batch | Heard | Checkpoint) -> None:
+            nonlocal entered_at
+            if isinstance(event, Progress | StageDone) and event.stage != delivery.course.stage:
+                if delivery.course.stage == "wait":
+                    delivery.span.ended("wait", time.monotonic() - submitted_at)
+                entered_at = time.monotonic()
             match event:
                 case Progress(_, stage, fraction):
                     delivery.course.report(stage, fraction, time.monotonic())
@@ -149,6 +157,9 @@ class Transcriber:
                     on_progress(stage, fraction)
                 case StageDone(_, stage, seconds):
                     delivery.course.report(stage, 1.0, time.monotonic())
+                    # The runner process knows nothing of traces: a span is made of what it reports. Other jobs' shares of
+                    # the models are in it, and not in the stage's time.
+                    delivery.span.ended(stage, time.monotonic() - entered_at)
                     self._record_stage(delivery, stage, seconds)
                 case Batch(_, chunks, room):
                     self._metrics.asr_batch_fill_ratio.observe(chunks / room)
@@ -164,6 +175,9 @@ class Transcriber:
 
         try:
             await self._runner.run(job.job_id, job.options, handle, audio=audio, result=result, checkpoints=checkpoints)
+        except Exception as error:
+            delivery.span.ended(delivery.course.stage, time.monotonic() - entered_at, error=error)
+            raise
         finally:
             # The runner's stages leave out what other jobs took meanwhile.
             computed = sum(delivery.timings_seconds.get(stage, 0.0) for stage in STAGES)
@@ -225,15 +239,16 @@ class Transcriber:
         )
 
     @contextmanager
-    def _stage(self, delivery: Delivery, stage: str) -> Iterator[None]:
+    def _stage(self, delivery: Delivery, stage: str, above: Span) -> Iterator[None]:
         started_at = time.monotonic()
         delivery.course.enter(stage)
-        yield
+        with above.child(stage):
+            yield
         self._record_stage(delivery, stage, time.monotonic() - started_at)
 
     def _record_stage(self, delivery: Delivery, stage: str, seconds: float) -> None:
         delivery.timings_seconds[stage] = seconds
-        self._metrics.stage_duration_seconds.labels(stage).observe(seconds)
+        self._metrics.stage_duration_seconds.labels(stage).observe(seconds, delivery.span.exemplar)
         log.debug("stage done", extra={"stage": stage, "seconds": round(seconds, 3)})
 
 

@@ -25,9 +25,11 @@ from tenacity import (
 from daemon.config import Settings
 from daemon.errors import QueueUnavailable
 from daemon.events import Event
+from daemon.metrics import Exemplar
 from daemon.outage import Outage
 from daemon.outbox import Outbox
 from daemon.outbox_entry import Record, write_record
+from daemon.spans import Tracer
 from daemon.webhook_client import Undelivered, WebhookClient
 
 log = logging.getLogger("transcriptd.webhook")
@@ -38,7 +40,7 @@ STORE_TIMEOUT_SECONDS = 30.0
 HAND_OVER_SECONDS = 5.0  # what a drain keeps for putting undelivered events into the outbox
 
 Result = Literal["delivered", "retried", "failed", "refused"]
-Observe = Callable[[str, Result, float], None]
+Observe = Callable[[str, Result, float, Exemplar], None]
 
 # Result of a try → event, its level for a job's final event, and for the others, which a receiver can do without. That a
 # receiver is down is told once, by webhook_client.py.
@@ -100,7 +102,7 @@ class _Lane:
 class WebhookSender:
     """Sends events in the background.
 
-    `observe(event_type, result, seconds)`, which must not raise, is called with the result of every attempt:
+    `observe(event_type, result, seconds, exemplar)`, which must not raise, is called with the result of every attempt:
     `delivered`; `retried`, it failed and another one, here or from the outbox, or a newer event, follows; `failed`, the
     event was given up; `refused`, the address is one that we do not call.
 
@@ -116,12 +118,13 @@ class WebhookSender:
         *,
         outbox: Outbox | None = None,
         record: Record | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._settings = settings
         self._observe = observe
         self._outbox = outbox
         self._record = record
-        self._client = WebhookClient(settings)
+        self._client = WebhookClient(settings, tracer)
         self._lanes: dict[str, _Lane] = {}
         self._outage = Outage(log, "outbox not storing", "outbox storing again", level=logging.ERROR)
         self._endings: set[asyncio.Task[bool]] = set()  # events on their way to the outbox or the record
@@ -359,7 +362,8 @@ class WebhookSender:
             extra={**_fields(delivery), "status": status, "error": error},
         )
         if self._observe is not None:
-            self._observe(delivery.event.type, result, delivery.seconds)
+            trace = delivery.event.trace
+            self._observe(delivery.event.type, result, delivery.seconds, trace.exemplar if trace else None)
 
 
 class _Superseded(Exception):
@@ -375,4 +379,4 @@ def _failure(state: RetryCallState) -> Undelivered:
 
 def _fields(delivery: _Delivery) -> dict[str, Any]:
     """For the log: neither URL, whose query may hold a token, nor payload."""
-    return {"job_id": delivery.event.job_id, "webhook_event": delivery.event.type, "webhook_attempt": delivery.attempt}
+    return {**delivery.event.log_fields, "webhook_event": delivery.event.type, "webhook_attempt": delivery.attempt}

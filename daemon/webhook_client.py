@@ -18,6 +18,7 @@ from daemon.config import Settings
 from daemon.errors import ConfigError
 from daemon.events import Event
 from daemon.outage import Outage
+from daemon.spans import Tracer
 
 log = logging.getLogger("transcriptd.webhook")
 
@@ -52,8 +53,9 @@ class Undelivered(Exception):
 class WebhookClient:
     """`async with WebhookClient(settings) as client:`. Raises ConfigError for a secret that is none."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tracer: Tracer | None = None) -> None:
         self._settings = settings
+        self._tracer = tracer or Tracer()
         secrets = [secret.get_secret_value() for secret in settings.webhook_secret]
         self._signers = [_signer(secret, number) for number, secret in enumerate(secrets, 1)]
         self._session: aiohttp.ClientSession | None = None
@@ -83,14 +85,19 @@ class WebhookClient:
         return self._session is not None and bool(self._signers)
 
     async def post(self, url: str, event: Event) -> int:
-        """One attempt; the status of an answer that accepts the event. Raises Undelivered."""
+        """One attempt, a span of the event's trace; the status of an answer that accepts the event. Raises Undelivered."""
         outage = self._outage_of(url)
-        try:
-            status = await self._try(url, event)
-        except Undelivered as failure:
-            if failure.retryable:
-                outage.failed(str(failure))
-            raise
+        about = {"http.request.method": "POST", "transcriptd.job_id": event.job_id}
+        with self._tracer.span(f"webhook {event.type}", event.trace, "client", about) as span:
+            try:
+                status = await self._try(url, event, span.context.headers() if span.context else {})
+            except Undelivered as failure:
+                if failure.retryable:
+                    outage.failed(str(failure))
+                span.set({"http.response.status_code": failure.status})
+                span.fail(str(failure.status or failure.result))
+                raise
+            span.set({"http.response.status_code": status})
         outage.worked()
         return status
 
@@ -107,9 +114,9 @@ class WebhookClient:
             self._outages.popitem(last=False)
         return outage
 
-    async def _try(self, url: str, event: Event) -> int:
+    async def _try(self, url: str, event: Event, headers: dict[str, str]) -> int:
         try:
-            response = await self._post(url, event.id, event.body())
+            response = await self._post(url, event, headers)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _undelivered(error) from error
         if 200 <= response.status < 300:
@@ -133,14 +140,14 @@ class WebhookClient:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _undelivered(error) from error
 
-    async def _post(self, url: str, event_id: str, body: str) -> aiohttp.ClientResponse:
+    async def _post(self, url: str, event: Event, more_headers: dict[str, str]) -> aiohttp.ClientResponse:
         if self._session is None or not self._signers:
             raise RuntimeError("the client is not open, or has no secret")
-        now = datetime.now(UTC)
-        headers = {
-            "webhook-id": event_id,
+        now, body = datetime.now(UTC), event.body()
+        headers = more_headers | {
+            "webhook-id": event.id,
             "webhook-timestamp": str(int(now.timestamp())),
-            "webhook-signature": " ".join(signer.sign(event_id, now, body) for signer in self._signers),
+            "webhook-signature": " ".join(signer.sign(event.id, now, body) for signer in self._signers),
         }
         # The status is the whole answer: leaving the block discards the body unread.
         async with self._session.post(url, data=body.encode(), headers=headers, allow_redirects=False) as response:

@@ -80,6 +80,8 @@ def metrics() -> str:
             "Served at `/metrics` in Prometheus' text format, and in OpenMetrics where it is asked for. Base units, bounded\n"
             "labels, no identifiers. A histogram adds `_bucket`, `_sum` and `_count`. Beside these there are the usual `process_*`\n"
             "metrics of the poller process: its memory, CPU time, open files and start.\n\n"
+            "In OpenMetrics the histograms of queue wait, jobs, stages, webhook attempts and the real-time factor have exemplars:\n"
+            "the `trace_id` of a recorded trace ([operations.md](operations.md#traces)).\n\n"
         )
         + "\n".join(rows)
         + "\n"

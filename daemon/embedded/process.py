@@ -14,7 +14,7 @@ from typing import Any, Self
 
 STOP_TIMEOUT_SECONDS = 60
 # Only these of our own variables reach it: the rest of its world is said explicitly.
-WITHHELD_PREFIXES = ("AWS_", "TRANSCRIPTD_", "WEBHOOK_", "HF_TOKEN", "DEBUG")
+WITHHELD_PREFIXES = ("AWS_", "TRANSCRIPTD_", "WEBHOOK_", "HF_TOKEN", "DEBUG", "OTEL_", "TRACEPARENT", "TRACESTATE")
 
 
 class DaemonProcess:

@@ -1,6 +1,7 @@
 """`transcriptd submit`: publish a job for an object in S3 or a file of this machine, and follow it if asked to."""
 
 import json
+import os
 import re
 import shlex
 import uuid
@@ -28,6 +29,7 @@ from daemon.tools.command import (
 )
 from daemon.tools.edits import apply, setting
 from daemon.tools.watch import Watched, check_target, follow
+from daemon.tracecontext import parse
 
 UPLOADS = "uploads/"
 MAX_NAME_CHARS = 60
@@ -126,10 +128,16 @@ def _upload(file: Path, bucket: str, key: str) -> None:
     err.print(f"uploaded to s3://{bucket}/{key}")
 
 
+def _trace_attributes() -> dict[str, Any]:
+    """The trace that this shell belongs to, as programs tell those that they start."""
+    trace = parse(os.environ.get("TRACEPARENT", ""), os.environ.get("TRACESTATE", ""))
+    return trace.attributes() if trace else {}
+
+
 def _send(queue_url: str, body: str, uploaded: str | None, job_id: str) -> str:
     sent = False
     try:
-        message_id = send(open_sqs(), queue_url, body, {})
+        message_id = send(open_sqs(), queue_url, body, _trace_attributes())
         sent = True
         return message_id
     finally:

@@ -390,8 +390,8 @@ variable "environment" {
   nullable    = false
 
   validation {
-    condition     = alltrue([for key in keys(var.environment) : can(regex("^(TRANSCRIPTD_[A-Z0-9_]+|WEBHOOK_URL|DEBUG|AWS_[A-Z0-9_]+|HF_[A-Z0-9_]+)$", key)) && !contains(["HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"], key)])
-    error_message = "environment takes TRANSCRIPTD_…, WEBHOOK_URL, DEBUG, AWS_… and HF_… variables; secrets such as HF_TOKEN and WEBHOOK_SECRET go by reference into var.secrets."
+    condition     = alltrue([for key in keys(var.environment) : can(regex("^(TRANSCRIPTD_[A-Z0-9_]+|WEBHOOK_URL|DEBUG|AWS_[A-Z0-9_]+|HF_[A-Z0-9_]+|OTEL_RESOURCE_ATTRIBUTES|OTEL_SERVICE_NAME)$", key)) && !contains(["HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"], key)])
+    error_message = "environment takes TRANSCRIPTD_…, WEBHOOK_URL, DEBUG, AWS_… and HF_… variables, OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME; secrets such as HF_TOKEN and WEBHOOK_SECRET go by reference into var.secrets."
   }
 
   validation {
@@ -412,14 +412,14 @@ variable "environment" {
 }
 
 variable "secrets" {
-  description = "WEBHOOK_SECRET and HF_TOKEN, by reference: variable => ARN of an SSM parameter or a Secrets Manager secret. The instance reads them at boot; they are never in user data or state."
+  description = "WEBHOOK_SECRET, HF_TOKEN and OTEL_EXPORTER_OTLP_HEADERS, by reference: variable => ARN of an SSM parameter or a Secrets Manager secret. The instance reads them at boot; they are never in user data or state."
   type        = map(string)
   default     = {}
   nullable    = false
 
   validation {
-    condition     = length(setsubtract(keys(var.secrets), ["WEBHOOK_SECRET", "HF_TOKEN"])) == 0
-    error_message = "secrets are WEBHOOK_SECRET and HF_TOKEN."
+    condition     = length(setsubtract(keys(var.secrets), ["WEBHOOK_SECRET", "HF_TOKEN", "OTEL_EXPORTER_OTLP_HEADERS"])) == 0
+    error_message = "secrets are WEBHOOK_SECRET, HF_TOKEN and OTEL_EXPORTER_OTLP_HEADERS."
   }
 
   validation {

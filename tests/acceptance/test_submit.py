@@ -81,9 +81,11 @@ def test_the_message_says_what_was_asked_for(world: World) -> None:
         world,
         *("submit", "s3://media/a b/ü.wav", "--option", "num_speakers=2", "--option", "subtitles.max_lines=1"),
         *("--option", "language=en", "--output-prefix", "mine"),
+        TRACEPARENT=f"00-{'1' * 32}-{'2' * 16}-01",
+        TRACESTATE="no state",
     )
     assert done.returncode == 0, done.stderr
-    (message,) = world.aws.sqs.receive_message(QueueUrl=world.aws.queue_url)["Messages"]
+    (message,) = world.aws.sqs.receive_message(QueueUrl=world.aws.queue_url, MessageAttributeNames=["All"])["Messages"]
     world.aws.sqs.delete_message(QueueUrl=world.aws.queue_url, ReceiptHandle=message["ReceiptHandle"])
     assert json.loads(message["Body"]) == {
         "job_id": done.stdout.strip(),
@@ -91,6 +93,8 @@ def test_the_message_says_what_was_asked_for(world: World) -> None:
         "options": {"num_speakers": 2, "subtitles": {"max_lines": 1}, "language": "en"},
         "output": {"prefix": "mine"},
     }
+    sent = {name: attribute["StringValue"] for name, attribute in message["MessageAttributes"].items()}
+    assert sent == {"traceparent": f"00-{'1' * 32}-{'2' * 16}-01"}
 
 
 # --- with the real daemon -------------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ from daemon.outputs import OutputFile
 from daemon.poller import Poller
 from daemon.processor import Processor
 from daemon.results import Results
+from daemon.spans import Tracer
 from daemon.sqs import Queue, Received
 from daemon.status import Record
 from daemon.storage import StoredObject
@@ -291,6 +292,7 @@ class Worker:
             webhooks=WebhookSender(self.settings),
             metrics=self.metrics,
             record=Record(),
+            tracer=Tracer(),
         )
         processor.watch = self.world.watch
         poller = Poller(self.settings, queue, processor, self.metrics, lambda: None)

@@ -24,6 +24,7 @@ from daemon.logs import _Formatter, bind, log_context, log_fields, on_loop_excep
 from daemon.metrics import Metrics
 from daemon.outage import MAX_TOLD, TOLD_PERIOD_SECONDS, Outage
 from daemon.processor import Processor
+from daemon.spans import Tracer
 from daemon.status import Record
 from tests.fakes import FakeQueue, received
 
@@ -233,6 +234,7 @@ async def test_a_delivery_that_a_fault_of_ours_ended_has_its_summary(
         results=nobody,
         transcriber=nobody,
         webhooks=nobody,
+        tracer=Tracer(),
         metrics=Metrics(),
         record=Record(),
     )

@@ -21,6 +21,7 @@ from daemon.events import Event, EventError, EventOutput, EventProgress
 from daemon.metrics import Metrics
 from daemon.outbox import DELIVERIES_AT_ONCE, Outbox, OutboxWorker, Waiting, open_outbox
 from daemon.outbox_entry import Entry, next_due
+from daemon.tracecontext import TraceContext
 from daemon.transcript import TranscriptWarning
 from daemon.webhook import WebhookSender
 from tests.conftest import settings_with
@@ -125,6 +126,18 @@ def test_an_event_comes_back_as_it_was() -> None:
     assert stored.body().isascii()
     assert len(stored.body()) < 64 * 1024
     assert set(json.loads(stored.body())) == {"version", "url", "event", "first_attempt_at", "not_before"}
+
+
+async def test_a_trace_is_beside_what_earlier_releases_read() -> None:
+    sqs = FakeSqs()
+    box = Outbox(sqs, make_settings(), Metrics())  # type: ignore[arg-type]
+    traced = final(trace=TraceContext("1" * 32, "2" * 16, 1))
+    await box.store("https://hooks.example.com/", traced, NOW)
+    sent = sqs.calls[0][1]
+    assert "1" * 32 not in sent["MessageBody"]
+    assert sent["MessageAttributes"]["traceparent"]["StringValue"] == f"00-{'1' * 32}-{'2' * 16}-01"
+    assert Entry.parse(sent["MessageBody"], traced.trace).event == traced
+    assert Entry.parse(sent["MessageBody"]).event == traced.model_copy(update={"trace": None})
 
 
 def broken(**changes: Any) -> str:
@@ -570,7 +583,7 @@ async def test_from_the_quick_tries_through_the_queue_to_the_receiver(aws: Embed
         endings.append((event.id, result, status))
         delivered.set()
 
-    one = final()
+    one = final(trace=TraceContext("1" * 32, "2" * 16, 1, "vendor=x"))
     async with (
         Receiver(DOWN, DOWN, DOWN) as receiver,
         open_outbox(settings, metrics) as box,
@@ -586,6 +599,8 @@ async def test_from_the_quick_tries_through_the_queue_to_the_receiver(aws: Embed
     assert len(receiver.events) == 4
     assert {received.headers["webhook-id"] for received in receiver.events} == {one.id}
     assert len({received.body for received in receiver.events}) == 1
+    trace = {(received.headers["traceparent"], received.headers["tracestate"]) for received in receiver.events}
+    assert trace == {(f"00-{'1' * 32}-{'2' * 16}-01", "vendor=x")}
     assert endings == [(one.id, "delivered", 204)]
     assert (count(metrics, "webhook_outbox", result="stored"), count(metrics, "webhook_outbox", result="deferred")) == (
         1,

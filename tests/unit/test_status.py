@@ -112,6 +112,7 @@ def test_no_secret_is_among_the_settings(make_settings: Callable[..., Settings])
     settings = make_settings(
         webhook_secret="whsec_planted1 whsec_planted2",
         hf_token="hf_planted",
+        otlp_headers="authorization=planted",
         webhook_url="https://user:planted@hooks.example.com/services/planted/planted?planted=planted",
         outbox_url="https://planted:planted@sqs.example.com/1/outbox?planted#planted",
         imds_url="http://planted@169.254.169.254",
@@ -120,8 +121,10 @@ def test_no_secret_is_among_the_settings(make_settings: Callable[..., Settings])
     shown = {each.name: each for each in public_settings(settings)}
     text = json.dumps([each.value for each in shown.values()])
     assert "planted" not in text
-    assert not {"WEBHOOK_SECRET", "HF_TOKEN", "AWS_EC2_METADATA_SERVICE_ENDPOINT"} & set(shown)
-    assert len(shown) == len(Settings.model_fields) - 3
+    assert not {"WEBHOOK_SECRET", "HF_TOKEN", "OTEL_EXPORTER_OTLP_HEADERS", "AWS_EC2_METADATA_SERVICE_ENDPOINT"} & set(
+        shown
+    )
+    assert len(shown) == len(Settings.model_fields) - 4
     assert shown["WEBHOOK_URL"].value == "https://hooks.example.com/…"
     assert shown["TRANSCRIPTD_OUTBOX_URL"].value == "https://sqs.example.com/1/outbox?…"
 

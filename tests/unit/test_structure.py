@@ -1,6 +1,7 @@
 """The direction of imports, and what the poller process may never import."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,11 @@ PACKAGE = Path(daemon.__file__).parent
 
 # The direction of imports: a module may import those that stand after it, never one before.
 ORDER = """
-    __main__ tools launcher status_server status_page snapshot health vitals gpu host autoscaling interruption imds
+    __main__ tools launcher tracing status_server status_page snapshot health vitals gpu host autoscaling interruption imds
     poller processor transcription summary status delivery results runner runner_process admission models pipeline embedded
     lease webhook outbox outbox_entry webhook_client storage media decoder waveform confine scratch addresses
     sqs dead_letter disposition events manifest privacy outputs metrics history pace
-    job transcript protocol options config catalog punctuation outage logs log_schema wording errors memory
+    job transcript protocol options config catalog punctuation spans outage logs log_schema wording errors tracecontext memory
     systemd crashpoints
 """.split()
 
@@ -61,8 +62,18 @@ def loaded_after(statement: str) -> set[str]:
 
 def test_no_torch_in_the_poller_process() -> None:
     loaded = loaded_after("import daemon.launcher")
-    heavy = {"torch", "whisperx", "pyannote", "faster_whisper", "ctranslate2", "av", "numpy", "moto"}
+    heavy = {"torch", "whisperx", "pyannote", "faster_whisper", "ctranslate2", "av", "numpy", "moto", "opentelemetry"}
     assert heavy & loaded == set()
+
+
+def test_opentelemetry_is_for_those_who_want_it() -> None:
+    """Only daemon.tracing imports it, and only where an endpoint is set that module is imported."""
+    for path in PACKAGE.rglob("*.py"):
+        imports = re.search(r"^\s*(from|import) (opentelemetry|daemon\.tracing)\b", path.read_text(), re.MULTILINE)
+        assert bool(imports) == (path.name in ("tracing.py", "launcher.py")), path
+    opened = "from daemon.launcher import *; from tests.conftest import settings_with; from daemon.launcher import _open_tracer; asyncio.run(_open_tracer(settings_with({}), Metrics()).__aenter__())"
+    assert "opentelemetry" not in loaded_after(opened.format(""))
+    assert "opentelemetry" in loaded_after(opened.format("otlp_endpoint='http://127.0.0.1:9'"))
 
 
 def test_the_check_leaves_the_libraries_to_its_child() -> None:

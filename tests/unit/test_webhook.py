@@ -21,7 +21,7 @@ from daemon.config import Settings
 from daemon.errors import ConfigError, QueueUnavailable, StorageUnavailable
 from daemon.events import Event, EventError, EventOutput, EventProgress, Status
 from daemon.job import Job, parse_job
-from daemon.metrics import Metrics
+from daemon.metrics import Exemplar, Metrics
 from daemon.outbox import Outbox
 from daemon.transcript import TranscriptWarning
 from daemon.webhook import WebhookSender
@@ -61,7 +61,7 @@ class Observed:
         self.calls: list[tuple[str, str, float]] = []
         self._called = asyncio.Event()
 
-    def __call__(self, event_type: str, result: str, seconds: float) -> None:
+    def __call__(self, event_type: str, result: str, seconds: float, exemplar: Exemplar = None) -> None:
         self.calls.append((event_type, result, seconds))
         self._called.set()
 

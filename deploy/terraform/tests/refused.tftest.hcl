@@ -162,6 +162,16 @@ run "secret_in_environment" {
   expect_failures = [var.environment]
 }
 
+run "trace_headers_in_environment" {
+  command = plan
+
+  variables {
+    environment = { OTEL_EXPORTER_OTLP_HEADERS = "authorization=key" }
+  }
+
+  expect_failures = [var.environment]
+}
+
 run "webhook_secret_in_environment" {
   command = plan
 
