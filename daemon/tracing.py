@@ -198,6 +198,8 @@ class _Session(requests.Session):
     def request(self, *arguments: Any, **options: Any) -> requests.Response:
         try:
             response = super().request(*arguments, **options)
+            if 300 <= response.status_code < 400:  # not followed; the exporter would take it for success
+                raise requests.TooManyRedirects
         except requests.RequestException as error:
             self.trouble = type(error).__name__  # its words quote the URL
             raise

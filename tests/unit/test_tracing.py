@@ -127,14 +127,19 @@ async def test_a_collector_that_hangs_holds_up_neither_the_work_nor_the_end(
         collector.hold.set()
 
 
+@pytest.mark.parametrize(("status", "error"), [(400, "HTTP 400"), (307, "TooManyRedirects")])
 async def test_what_a_collector_refuses_is_counted_and_told_once(
-    make_settings: Callable[..., Settings], collector: Collector, caplog: pytest.LogCaptureFixture
+    status: int,
+    error: str,
+    make_settings: Callable[..., Settings],
+    collector: Collector,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    collector.status, metrics = 400, Metrics()
+    collector.status, metrics = status, Metrics()
     await send(2 * MAX_SPANS_PER_EXPORT, collector.base_url, metrics, make_settings)
     assert spans_of(metrics) == {"exported": 0, "lost": 2 * MAX_SPANS_PER_EXPORT}
     (line,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert (line.getMessage(), vars(line)["error"]) == ("collector unavailable", "HTTP 400")
+    assert (line.getMessage(), vars(line)["error"]) == ("collector unavailable", error)
 
 
 async def test_where_nobody_listens_spans_are_lost(make_settings: Callable[..., Settings]) -> None:
