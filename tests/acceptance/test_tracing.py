@@ -145,8 +145,8 @@ def test_each_job_is_one_trace_from_its_producer_to_its_webhook(
         assert [span.name for span in steps] == STAGES
         waited, staged, *rest = steps
         assert [span.name for span in children(spans, staged)] == ["download", "decode"]
-        assert waited.end == pytest.approx(top.start, abs=TOLERANCE_SECONDS)
-        assert waited.start <= waited.end
+        assert waited.start <= waited.end <= staged.start + TOLERANCE_SECONDS
+        assert waited.start <= top.start + TOLERANCE_SECONDS, "the message was sent before it was received"
         for outer, inner in [(top, [staged, *rest]), (staged, children(spans, staged))]:
             for span in inner:
                 assert outer.start - TOLERANCE_SECONDS <= span.start <= span.end <= outer.end + TOLERANCE_SECONDS
