@@ -367,11 +367,13 @@ class Settings(BaseSettings):
 
     @property
     def secrets(self) -> list[str]:
-        """What must be shown nowhere: the signing secrets, the token, and AWS's own in the environment."""
+        """What must be shown nowhere: the signing secrets, the tokens, and AWS's own in the environment."""
         signing = [secret.get_secret_value() for secret in self.webhook_secret]
         token = [self.hf_token.get_secret_value()] if self.hf_token else []
+        headers = self.otlp_headers.get_secret_value().split(",") if self.otlp_headers else []
+        keys = [header.partition("=")[2] for header in headers]
         aws = [os.environ.get(name, "") for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")]
-        return [*signing, *(secret.removeprefix("whsec_") for secret in signing), *token, *aws]
+        return [*signing, *(secret.removeprefix("whsec_") for secret in signing), *token, *keys, *aws]
 
     @property
     def logging_level(self) -> str:

@@ -81,6 +81,8 @@ def night() -> Iterator[Night]:
             "AWS_SECRET_ACCESS_KEY": "planted-secret-access-key",
             "AWS_SESSION_TOKEN": "planted-session-token",
             "HF_TOKEN": "hf_planted_token",
+            "OTEL_EXPORTER_OTLP_HEADERS": "authorization=planted-collector-key",
+            "TRANSCRIPTD_OTLP_ENDPOINT": "http://127.0.0.1:9/planted",  # nobody listens
             "WEBHOOK_SECRET": f"{SECRET} {ROTATED}",
             "WEBHOOK_URL": world.receiver.url.replace("://", "://planted:planted@") + "?token=planted",
         }
