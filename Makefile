@@ -25,8 +25,9 @@ lint: setup ## style and formatting
 types: setup ## static types
 	$(BIN)/mypy
 
-docs: setup ## write the generated documents anew
+docs: setup ## write the generated documents and dashboards anew
 	$(BIN)/python docs/generate.py
+	$(BIN)/python -m deploy.monitoring.dashboards.generate
 
 fmt: setup ## format the code
 	$(BIN)/ruff check --fix .
