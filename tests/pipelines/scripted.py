@@ -16,9 +16,11 @@ from daemon.pipeline.settings import RunnerSettings
 from daemon.protocol import STAGES, Ready
 from daemon.transcript import SCHEMA_VERSION, Models, Segment, Transcript, TranscriptWarning, Word
 
+WORK_SHARES = {"vad": 0.05, "asr": 0.6, "align": 0.1, "diarize": 0.25}
+
 
 class ScriptedPipeline:
-    """Transcribes everything as "hello there". Prompts: sleep SECONDS, resume SECONDS (sleeps only if there is no checkpoint yet), vary SECONDS, say TEXT, leak BYTES, hang, sigkill, segv, exit, raise, cuda, warn."""
+    """Transcribes everything as "hello there". Prompts: sleep SECONDS, work SECONDS (in stages), resume SECONDS (sleeps only if there is no checkpoint yet), vary SECONDS, say TEXT, leak BYTES, hang, sigkill, segv, exit, raise, cuda, warn."""
 
     def __init__(self, settings: RunnerSettings) -> None:
         self._settings = settings
@@ -62,8 +64,11 @@ class ScriptedPipeline:
             case "cuda":
                 raise DeviceFault("CUDA error: an illegal memory access was encountered")
         for stage in STAGES:
+            seconds = float(argument) * WORK_SHARES[stage] if command == "work" else 0.001
+            if command == "work":
+                time.sleep(seconds)
             reporter.progress(stage, 1.0)
-            reporter.stage_done(stage, 0.001)
+            reporter.stage_done(stage, seconds)
         reporter.batch(chunks=4, room=16, gated=1, dismissed=0)
         duration = len(audio[0]) / 16_000
         speaker = "SPEAKER_00" if options.diarize else None
