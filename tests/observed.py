@@ -63,21 +63,18 @@ class Fleet:
         kind = {"lifecycle": "spot" if instance == SPOT else "on-demand", "instance_type": "g6.xlarge"}
         self.prometheus.watch(port, instance=instance, deployment=deployment, **kind)
 
-    def wait_until_ready(self) -> None:
-        for instance, daemon in self.daemons.items():
-            assert daemon.wait_until_ready(PATIENCE_SECONDS), (instance, daemon.log_tail())
-
-    def wait_until_scraped(self) -> None:
-        """Every instance twice: from then on what happens has a rate."""
-        for instance in self.daemons:
-            self.prometheus.wait_until(f'count_over_time(up{{instance="{instance}"}}[1h]) > 1')
+    def wait_until_watched(self, instance: str) -> None:
+        """It is ready and was scraped twice: from then on what happens has a rate."""
+        daemon = self.daemons[instance]
+        assert daemon.wait_until_ready(PATIENCE_SECONDS), (instance, daemon.log_tail())
+        self.prometheus.wait_until(f'sum_over_time(up{{instance="{instance}"}}[1h]) > 1')
 
     # --- what it is given to do
 
-    def publish(self, prompt: str = "work 0.2", key: str = "call.wav", **fields: Any) -> str:
+    def publish(self, prompt: str = "work 0.2", key: str = "call.wav", job_id: str | None = None, **fields: Any) -> str:
         """A job, whose pipeline does what `prompt` says. Its id."""
         self.sent += 1
-        job_id = fields.pop("job_id", f"job-{self.sent}")
+        job_id = job_id or f"job-{self.sent}"
         self.world.publish(job_id, key, options={"initial_prompt": prompt}, **fields)
         return job_id
 
@@ -89,10 +86,8 @@ class Fleet:
         self.world.send("{")
         self.publish(key="missing.wav")
         self.publish(key="noise.wav")
-        self.publish("raise")
-        self.publish("cuda")
-        for _ in range(4):
-            self.publish("sigkill")
+        for prompt in ("raise", "cuda", "sigkill", "sigkill"):
+            self.publish(prompt)
         for _ in range(2):
             self.publish(webhook={"url": self.silent.url})
 
@@ -103,8 +98,7 @@ class Fleet:
         """
         self.world.wait_for(self.publish("resume 60"), "job.started")
         self.start(SPOT, environment=self.ec2.environment)
-        self.wait_until_ready()
-        self.wait_until_scraped()
+        self.wait_until_watched(SPOT)
         paused = self.daemons[KEPT].process
         paused.send_signal(signal.SIGSTOP)
         try:

@@ -103,11 +103,9 @@ def open_prometheus(program: str, folder: Path, scrape_seconds: int = 1) -> Iter
     (folder / "targets.json").write_text("[]")
     (folder / "prometheus.yml").write_text(yaml.safe_dump(_config(folder, scrape_seconds)))
     log = folder / "prometheus.log"
-    command = [program, "--config.file", folder / "prometheus.yml", "--storage.tsdb.path", folder / "data"]
+    command = [program, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
     with log.open("w") as out:
-        process = subprocess.Popen(
-            [*command, "--web.listen-address", "127.0.0.1:0"], stdout=out, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen([*command, "--web.listen-address=127.0.0.1:0"], stdout=out, stderr=subprocess.STDOUT)
     try:
         address: list[str] = []
 

@@ -40,17 +40,13 @@ class ScriptedPipeline:
         command, _, argument = (options.initial_prompt or "").partition(" ")
         match command:
             case "sleep" | "vary":
-                deadline = time.monotonic() + float(argument)
-                while time.monotonic() < deadline:
-                    reporter.check_cancelled()
-                    reporter.progress("asr", 0.5)
-                    time.sleep(0.05)
+                sleep(float(argument), reporter)
             case "leak":
                 self._leaked = b"x" * int(argument)
             case "resume":
                 if checkpoints.load("asr-00000.json") != ["kept"]:
                     checkpoints.save("asr-00000.json", ["kept"])
-                    time.sleep(float(argument))
+                    sleep(float(argument), reporter)
             case "hang":
                 time.sleep(3600)
             case "sigkill":
@@ -66,7 +62,7 @@ class ScriptedPipeline:
         for stage in STAGES:
             seconds = float(argument) * WORK_SHARES[stage] if command == "work" else 0.001
             if command == "work":
-                time.sleep(seconds)
+                sleep(seconds, reporter)
             reporter.progress(stage, 1.0)
             reporter.stage_done(stage, seconds)
         reporter.batch(chunks=4, room=16, gated=1, dismissed=0)
@@ -109,6 +105,15 @@ class ScriptedPipeline:
             if command == "warn"
             else [],
         )
+
+
+def sleep(seconds: float, reporter: Reporter) -> None:
+    """As a model works: with signs of life, until the job is given up."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        reporter.check_cancelled()
+        reporter.progress("asr", 0.5)
+        time.sleep(0.05)
 
 
 class RaisesInSetup(ScriptedPipeline):

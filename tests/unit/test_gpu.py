@@ -9,6 +9,7 @@ from daemon.metrics import Metrics
 from tests.nvml.fake import GPU_IS_LOST, NOT_SUPPORTED, FakeNvml
 from tests.samples import samples_of
 
+
 def opened(metrics: Metrics, nvml: FakeNvml) -> Gpus:
     gpus = Gpus.open(metrics, nvml)
     assert gpus is not None
