@@ -3,6 +3,7 @@
 What it leaves in Prometheus is what the dashboards are proved with, and what their pictures are drawn from.
 """
 
+import itertools
 import signal
 import time
 from collections.abc import Iterator
@@ -47,7 +48,7 @@ class Fleet:
     silent: Receiver  # answers every webhook with 503
     stack: ExitStack
     daemons: dict[str, DaemonProcess] = field(default_factory=dict)
-    sent: int = 0
+    numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def start(self, instance: str, deployment: str = PRODUCTION, environment: dict[str, str] | None = None) -> None:
         """Start a daemon and let Prometheus watch it. `environment` are variables beside those of all daemons."""
@@ -73,8 +74,7 @@ class Fleet:
 
     def publish(self, prompt: str = "work 0.2", key: str = "call.wav", job_id: str | None = None, **fields: Any) -> str:
         """A job, whose pipeline does what `prompt` says. Its id."""
-        self.sent += 1
-        job_id = job_id or f"job-{self.sent}"
+        job_id = job_id or f"job-{next(self.numbers)}"
         self.world.publish(job_id, key, options={"initial_prompt": prompt}, **fields)
         return job_id
 
@@ -103,6 +103,9 @@ class Fleet:
         paused.send_signal(signal.SIGSTOP)
         try:
             self.world.wait_for(self.publish("resume 60"), "job.started")  # by SPOT: there is no other
+            self.ec2.metadata_down = True
+            self.prometheus.wait_until(f'transcriptd_metadata_failures_total{{instance="{SPOT}"}} > 0')
+            self.ec2.metadata_down = False
             self.ec2.interrupt(in_seconds=32)  # half a minute before, what is in hand is given back
             self.prometheus.wait_until(f'transcriptd_interruptions_total{{instance="{SPOT}", kind="spot"}} > 0')
             time.sleep(LEASE_SECONDS)

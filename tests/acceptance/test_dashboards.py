@@ -15,6 +15,7 @@ import pytest
 from daemon.embedded.models import whisper_base
 from deploy.monitoring.dashboards.generate import dashboards
 from tests.grafana import DashboardQuery, Look, queries_of
+from tests.media import make_wav, speech
 from tests.observed import KEPT, PRODUCTION, SPOT, Fleet, open_fleet
 from tests.programs import require_program
 from tests.prometheus import QueryRefused, Series
@@ -72,7 +73,8 @@ def start_staging(fleet: Fleet) -> None:
         "TRANSCRIPTD_DIARIZATION_MODEL": "embedded",
     }
     fleet.start(REAL, STAGING, real)
-    body = f'{{"job_id": "real", "input": {{"bucket": "{aws.input_bucket}", "key": "call.wav"}}}}'
+    fleet.world.upload("short.wav", make_wav(fleet.world.folder / "short.wav", speech()))
+    body = f'{{"job_id": "real", "input": {{"bucket": "{aws.input_bucket}", "key": "short.wav"}}}}'
     aws.sqs.send_message(QueueUrl=queue_url, MessageBody=body)
 
 

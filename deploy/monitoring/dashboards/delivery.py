@@ -51,7 +51,7 @@ def _now() -> list[Json]:
     return [
         stat(
             "Dead letters",
-            "Jobs in the dead-letter queue. They stay until somebody redrives or deletes them.",
+            "Jobs in the dead-letter queue, the most of the last 5 minutes. They stay until somebody redrives or deletes them.",
             Query(dead),
             unit="short",
             steps=Steps(GREEN, ((1, ORANGE), (100, RED))),
@@ -249,8 +249,6 @@ def _sqs() -> list[Json]:
                 "{{queue}}",
             ),
             unit="short",
-            bars=True,
-            stacked=True,
             steps=Steps(GREEN, ((1, ORANGE),)),
             links=[runbook("TranscriptdQueueDepthUnknown")],
         ),

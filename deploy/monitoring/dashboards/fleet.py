@@ -79,8 +79,8 @@ def dashboard() -> Json:
         ),
         stat(
             "Jobs waiting",
-            "Messages that SQS has and nobody holds. Neither good nor bad: how long they wait counts. Not known: no "
-            "instance asked SQS in 5 minutes.",
+            "Messages that SQS has and nobody holds, the most of the last 5 minutes. Neither good nor bad: how long they "
+            "wait counts. Not known: no instance asked SQS in that time.",
             Query(f'{DEPTH}queue="jobs", state="visible"}}'),
             unit="short",
             steps=PLAIN,
@@ -88,7 +88,7 @@ def dashboard() -> Json:
         ),
         stat(
             "Dead letters",
-            "Jobs in the dead-letter queue. They stay until somebody redrives or deletes them.",
+            "Jobs in the dead-letter queue, the most of the last 5 minutes. They stay until somebody redrives or deletes them.",
             Query(f'{DEPTH}queue="dead_letter", state="visible"}}'),
             unit="short",
             steps=Steps(GREEN, ((1, ORANGE), (100, RED))),
@@ -173,11 +173,13 @@ def dashboard() -> Json:
 
 
 def _flow() -> list[Json]:
-    rate = f"60 * sum(deployment:transcriptd_jobs:rate5m{{{E}, "
+    def rate(outcomes: str) -> str:
+        return f'60 * sum(rate(transcriptd_jobs_total{{{E}, outcome=~"{outcomes}"}}[$__rate_interval]))'
+
     return [
         graph(
             "Queue",
-            "Messages by state, as SQS counts them every minute. A queue that grows while instances are busy needs more of them.",
+            "Messages by state, as SQS counts them every minute, the most of 5 minutes. A queue that grows while instances are busy needs more of them.",
             Query(f'{DEPTH}queue="jobs"}}', "{{state}}"),
             unit="short",
             decimals=0,
@@ -193,9 +195,9 @@ def _flow() -> list[Json]:
         graph(
             "Deliveries per minute",
             "How they ended. Interrupted ones, released or with a lost lease, continue elsewhere and are no failures.",
-            Query(f'{rate}outcome="deleted"}})', "done", GREEN),
-            Query(f'{rate}outcome=~"retried|dead_lettered|unsettled"}})', "failed", RED),
-            Query(f'{rate}outcome=~"released|abandoned"}})', "interrupted", ORANGE),
+            Query(rate("deleted"), "done", GREEN),
+            Query(rate("retried|dead_lettered|unsettled"), "failed", RED),
+            Query(rate("released|abandoned"), "interrupted", ORANGE),
             unit="short",
             stacked=True,
         ),
@@ -242,10 +244,10 @@ def _capacity() -> list[Json]:
             stacked=True,
         ),
         graph(
-            "Audio transcribed per hour",
-            "Time of audio in published transcripts, for an hour of the clock: what the fleet gets done.",
-            Query(f"3600 * sum(rate(transcriptd_audio_seconds_total{{{E}}}[5m]))", "audio", PURPLE),
-            unit="s",
+            "Hours of audio per hour",
+            "Audio in published transcripts, for an hour of the clock: what the fleet gets done.",
+            Query(f"sum(rate(transcriptd_audio_seconds_total{{{E}}}[5m]))", "audio", PURPLE),
+            unit="short",
             width=12,
             height=6,
         ),

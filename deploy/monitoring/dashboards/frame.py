@@ -75,7 +75,7 @@ def _variable(name: str, label: str, query: str) -> Json:
 def _annotations() -> list[Json]:
     new_version = (
         f"count by (version) (transcriptd_build_info{{{IN_ENVIRONMENT}}})"
-        f" unless on (version) count by (version) (last_over_time(transcriptd_build_info{{{IN_ENVIRONMENT}}}[1d] offset 5m))"
+        f" unless on (version) count by (version) (last_over_time(transcriptd_build_info{{{IN_ENVIRONMENT}}}[1d] offset 2m))"
     )
     started = f'process_start_time_seconds{{job="transcriptd", {IN_ENVIRONMENT}}} * 1000'
     interrupted = f"sum by (instance, kind) (increase(transcriptd_interruptions_total{{{IN_ENVIRONMENT}}}[1m])) > 0"

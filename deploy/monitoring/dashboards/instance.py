@@ -62,6 +62,7 @@ def _instances() -> Json:
     def of(metric: str) -> str:
         return f"max by (instance) ({metric}{{{S}}})"
 
+    there = f" and on (instance) up{{{S}}}"  # what has ended still has a past
     this = link(
         "This instance alone", f"/d/{frame.INSTANCE}?var-environment=${{environment}}&var-instance=${{__value.raw}}"
     )
@@ -92,9 +93,9 @@ def _instances() -> Json:
             STATE,
             f"max by (instance, asr_model, device) (transcriptd_runner_info{{{S}}})",
             f"max by (instance, version) (transcriptd_build_info{{{S}}})",
-            of("instance:transcriptd_busy:ratio_rate5m"),
+            of("instance:transcriptd_busy:ratio_rate5m") + there,
             of("transcriptd_jobs_in_flight"),
-            f"round(sum by (instance) (increase(transcriptd_runner_restarts_total{{{S}}}[1h])))",
+            f"round(sum by (instance) (increase(transcriptd_runner_restarts_total{{{S}}}[1h])))" + there,
             of("transcriptd_poll_stalled_seconds"),
             f"abs({of('transcriptd_clock_skew_seconds')})",
             f"time() - {of('process_start_time_seconds')}",
@@ -138,10 +139,10 @@ def _device() -> list[Json]:
         ),
         graph(
             "GPU errors",
-            "Xid errors since the start, by number, and failed queries of NVML. None is good. 48, 63, 64, 74, 79, 92, 94, "
+            "Xid errors since the start, by number, and queries of NVML that fail. None is good. 48, 63, 64, 74, 79, 92, 94, "
             "95, 119 are the hardware or its driver: replace the instance.",
             Query(f"sum by (instance, gpu, xid) (transcriptd_gpu_xid_errors_total{{{S}}})", f"Xid {{{{xid}}}}, {gpu}"),
-            Query(f"sum by (instance, gpu) (transcriptd_gpu_query_failures_total{{{S}}})", f"NVML failed, {gpu}"),
+            Query(f"sum(increase(transcriptd_gpu_query_failures_total{{{S}}}[$__rate_interval]))", "NVML failed"),
             unit="short",
             decimals=0,
             steps=Steps(GREEN, ((1, RED),)),

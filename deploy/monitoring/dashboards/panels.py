@@ -104,8 +104,8 @@ def graph(
     """Values over time. `least` and `most` bound the axis."""
     custom = {
         "drawStyle": "bars" if bars else "line",
-        "lineWidth": 1,
-        "fillOpacity": 70 if bars else 30 if stacked else 8,
+        "lineWidth": 0 if stacked else 1,  # a line of nothing upon a stack looks like something
+        "fillOpacity": 70 if bars or stacked else 8,
         "showPoints": "never",
         "spanNulls": False,
         "stacking": {"mode": "normal" if stacked else "none", "group": "A"},

@@ -38,7 +38,7 @@ def _failures() -> list[Json]:
             descending=True,
             none="no failures",
             width=24,
-            height=9,
+            height=10,
         ),
         graph(
             "Done, per minute",
@@ -73,6 +73,18 @@ def _quantile(share: str, metric: str, select: str = "") -> str:
     """NaN, where nothing was observed, is left out."""
     inside = f"sum by (le) (rate({metric}_bucket{{{S}{select}}}[$__rate_interval]))"
     return f"histogram_quantile({share}, {inside})"
+
+
+def _new(metric: str, label: str) -> str:
+    """How much more than a rate interval before. An increase would miss the first event of a series that is born with it."""
+    now = f"{metric}{{{S}}}"
+    return f"sum by ({label}) (clamp_min({now} - ({now} offset $__rate_interval or {now} * 0), 0))"
+
+
+def _received_more_than(times: int) -> str:
+    metric = "sum(rate(transcriptd_message_receives_{part}{{{select}}}[$__rate_interval]))"
+    at_most = metric.format(part="bucket", select=f'{S}, le=~"{times}(\\\\.0)?"')
+    return f"1 - {at_most} / {metric.format(part='count', select=S)} >= 0"
 
 
 def _time() -> list[Json]:
@@ -158,7 +170,7 @@ def _quality() -> list[Json]:
         graph(
             "Degraded transcripts",
             "Warnings in published transcripts by code: each says what the transcript lacks. The job succeeded.",
-            Query(f"sum by (code) (increase(transcriptd_warnings_total{{{S}}}[$__rate_interval]))", "{{code}}"),
+            Query(_new("transcriptd_warnings_total", "code"), "{{code}}"),
             unit="short",
             bars=True,
             stacked=True,
@@ -166,9 +178,7 @@ def _quality() -> list[Json]:
         graph(
             "Transcripts by language",
             "`none` had no speech. A new language is a new customer, or a wrong guess.",
-            Query(
-                f"sum by (language) (increase(transcriptd_transcripts_total{{{S}}}[$__rate_interval]))", "{{language}}"
-            ),
+            Query(_new("transcriptd_transcripts_total", "language"), "{{language}}"),
             unit="short",
             bars=True,
             stacked=True,
@@ -182,10 +192,12 @@ def _quality() -> list[Json]:
             stacked=True,
         ),
         graph(
-            "Receives of a message",
-            "How often SQS had handed it out, this time included. 1 is good; more are retries and interruptions.",
-            Query(_quantile("0.5", "transcriptd_message_receives") + " >= 0", "half", GREEN),
-            Query(_quantile("0.99", "transcriptd_message_receives") + " >= 0", "99 %", ORANGE),
-            unit="short",
+            "Messages that come again",
+            "Share of what was received that SQS had handed out before. Retries and interruptions do that; more than three "
+            "times, something keeps failing.",
+            Query(_received_more_than(1), "again", YELLOW),
+            Query(_received_more_than(3), "more than 3 times", RED),
+            unit="percentunit",
+            most=1,
         ),
     ]
