@@ -52,19 +52,21 @@ def watch(program: str) -> Json:
         stop = threading.Event()
         sending = threading.Thread(target=keep_sending, args=(fleet, stop))
         sending.start()
-        time.sleep(25)
-        fleet.start(SECOND)
-        time.sleep(35)
-        fleet.publish_troubles()
-        time.sleep(20)
-        fleet.lose_and_leave()
-        fleet.silent.default = OK  # the receiver is back
-        fleet.start(NEW)
-        time.sleep(30)
-        fleet.publish_troubles()
-        time.sleep(15)
-        stop.set()
-        sending.join()
+        try:
+            time.sleep(25)
+            fleet.publish_troubles()
+            time.sleep(20)
+            fleet.lose_and_leave()
+            fleet.silent.default = OK  # the receiver is back
+            fleet.start(SECOND)
+            time.sleep(25)
+            fleet.start(NEW)
+            time.sleep(30)
+            fleet.publish_troubles()
+            time.sleep(15)
+        finally:
+            stop.set()
+            sending.join()
         return ask(fleet, began_at, time.time())
 
 

@@ -94,7 +94,7 @@ class Fleet:
     def lose_and_leave(self) -> None:
         """One instance stands still until it has lost the lease on its job; another one is interrupted with a job in hand.
 
-        Needs KEPT, and starts SPOT.
+        Needs KEPT alone, and starts SPOT.
         """
         self.world.wait_for(self.publish("resume 60"), "job.started")
         self.start(SPOT, environment=self.ec2.environment)
@@ -106,8 +106,10 @@ class Fleet:
             self.ec2.metadata_down = True
             self.prometheus.wait_until(f'transcriptd_metadata_failures_total{{instance="{SPOT}"}} > 0')
             self.ec2.metadata_down = False
-            self.ec2.interrupt(in_seconds=32)  # half a minute before, what is in hand is given back
+            self.ec2.interrupt(in_seconds=120)
             self.prometheus.wait_until(f'transcriptd_interruptions_total{{instance="{SPOT}", kind="spot"}} > 0')
+            for _ in range(2):  # it would finish what it has; told twice, it gives it back
+                self.daemons[SPOT].process.send_signal(signal.SIGTERM)
             time.sleep(LEASE_SECONDS)
         finally:
             paused.send_signal(signal.SIGCONT)
