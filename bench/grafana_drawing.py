@@ -315,7 +315,7 @@ def _ticks(low: float, high: float, unit: str, *, whole: bool) -> list[float]:
         "bytes": [2.0**power for power in range(50)],
         "s": [30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 21600.0, 43200.0, 86400.0],
     }
-    if unit in rounds and high - low > 4 * rounds[unit][0]:
+    if unit in rounds and high - low > 2 * rounds[unit][0]:
         step = next(each for each in rounds[unit] if (high - low) / each <= 5)
         return [step * number for number in range(round(low // step), round(high // step) + 1) if step * number >= low]
     return list(MaxNLocator(5, integer=whole, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high))

@@ -36,7 +36,7 @@ SETTINGS = {
     "webhook_attempts": "2",
     "webhook_backoff_min_seconds": "0.1",
     "webhook_backoff_max_seconds": "0.2",
-    "webhook_schedule_seconds": "2,4,6,8,20,60,600",
+    "webhook_schedule_seconds": "2,4,6,8,20,40,60,80,100,120,150,180,600",
 }
 
 

@@ -1,5 +1,7 @@
 """What the pictures of the dashboards say of a value, as Grafana would."""
 
+from typing import Any
+
 import pytest
 
 from bench.grafana_values import COLOURS, formatted, mapped, merged_rows, threshold_colour
@@ -35,7 +37,11 @@ def test_values_have_their_unit(value: float, unit: str, decimals: int | None, s
     ("value", "colour"), [(-1, "green"), (0.9, "green"), (1, "orange"), (99, "orange"), (100, "red")]
 )
 def test_a_threshold_holds_from_its_value_on(value: float, colour: str) -> None:
-    steps = [{"value": None, "color": "green"}, {"value": 1, "color": "orange"}, {"value": 100, "color": "red"}]
+    steps: list[dict[str, Any]] = [
+        {"value": None, "color": "green"},
+        {"value": 1, "color": "orange"},
+        {"value": 100, "color": "red"},
+    ]
     assert threshold_colour(value, steps) == COLOURS[colour]
 
 

@@ -3,7 +3,7 @@
 from deploy.monitoring.dashboards import frame, reasons
 from deploy.monitoring.dashboards.frame import IN_ENVIRONMENT as E
 from deploy.monitoring.dashboards.frame import ON_INSTANCES as S
-from deploy.monitoring.dashboards.frame import runbook
+from deploy.monitoring.dashboards.frame import newly, runbook
 from deploy.monitoring.dashboards.panels import (
     BLUE,
     GREEN,
@@ -158,13 +158,9 @@ def _leases() -> list[Json]:
         graph(
             "Leases lost, outcomes not settled",
             "Each means that a job is done again. Nothing is published twice.",
+            Query(newly("transcriptd_leases_lost_total", "instance"), "lost, {{instance}}"),
             Query(
-                f"sum by (instance) (increase(transcriptd_leases_lost_total{{{S}}}[$__rate_interval]))",
-                "lost, {{instance}}",
-            ),
-            Query(
-                f"sum by (outcome) (increase(transcriptd_settle_failures_total{{{S}}}[$__rate_interval])) > 0 or vector(0)",
-                "not settled {{outcome}}",
+                newly("transcriptd_settle_failures_total", "outcome") + " > 0 or vector(0)", "not settled {{outcome}}"
             ),
             unit="short",
             bars=True,

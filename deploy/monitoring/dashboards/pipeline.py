@@ -2,7 +2,7 @@
 
 from deploy.monitoring.dashboards import frame, reasons
 from deploy.monitoring.dashboards.frame import ON_INSTANCES as S
-from deploy.monitoring.dashboards.frame import runbook
+from deploy.monitoring.dashboards.frame import newly, runbook
 from deploy.monitoring.dashboards.panels import BLUE, GREEN, ORANGE, RED, YELLOW, Json, Query, Steps, graph, row, table
 
 FAILED = "retried|dead_lettered|unsettled"
@@ -73,12 +73,6 @@ def _quantile(share: str, metric: str, select: str = "") -> str:
     """NaN, where nothing was observed, is left out."""
     inside = f"sum by (le) (rate({metric}_bucket{{{S}{select}}}[$__rate_interval]))"
     return f"histogram_quantile({share}, {inside})"
-
-
-def _new(metric: str, label: str) -> str:
-    """How much more than a rate interval before. An increase would miss the first event of a series that is born with it."""
-    now = f"{metric}{{{S}}}"
-    return f"sum by ({label}) (clamp_min({now} - ({now} offset $__rate_interval or {now} * 0), 0))"
 
 
 def _received_more_than(times: int) -> str:
@@ -170,7 +164,7 @@ def _quality() -> list[Json]:
         graph(
             "Degraded transcripts",
             "Warnings in published transcripts by code: each says what the transcript lacks. The job succeeded.",
-            Query(_new("transcriptd_warnings_total", "code"), "{{code}}"),
+            Query(newly("transcriptd_warnings_total", "code"), "{{code}}"),
             unit="short",
             bars=True,
             stacked=True,
@@ -178,7 +172,7 @@ def _quality() -> list[Json]:
         graph(
             "Transcripts by language",
             "`none` had no speech. A new language is a new customer, or a wrong guess.",
-            Query(_new("transcriptd_transcripts_total", "language"), "{{language}}"),
+            Query(newly("transcriptd_transcripts_total", "language"), "{{language}}"),
             unit="short",
             bars=True,
             stacked=True,
