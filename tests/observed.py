@@ -101,6 +101,7 @@ class Fleet:
         self.wait_until_watched(SPOT)
         paused = self.daemons[KEPT].process
         paused.send_signal(signal.SIGSTOP)
+        lost_at = time.monotonic() + LEASE_SECONDS + 1
         try:
             self.world.wait_for(self.publish("resume 60"), "job.started")  # by SPOT: there is no other
             self.ec2.metadata_down = True
@@ -108,9 +109,9 @@ class Fleet:
             self.ec2.metadata_down = False
             self.ec2.interrupt(in_seconds=120)
             self.prometheus.wait_until(f'transcriptd_interruptions_total{{instance="{SPOT}", kind="spot"}} > 0')
-            for _ in range(2):  # it would finish what it has; told twice, it gives it back
-                self.daemons[SPOT].process.send_signal(signal.SIGTERM)
-            time.sleep(LEASE_SECONDS)
+            for twice in (signal.SIGTERM, signal.SIGINT):  # it would finish what it has; told twice, it gives it back
+                self.daemons[SPOT].process.send_signal(twice)
+            time.sleep(max(0.0, lost_at - time.monotonic()))
         finally:
             paused.send_signal(signal.SIGCONT)
         self.daemons.pop(SPOT).process.wait(PATIENCE_SECONDS)
