@@ -60,7 +60,7 @@ def _variables(*, by_instance: bool) -> list[Json]:
     if not by_instance:
         return [datasource, environment]
     of_environment = f"instance:transcriptd_model:info{{{IN_ENVIRONMENT}"
-    several = {"multi": True, "includeAll": True, "current": {"text": "All", "value": "$__all"}}
+    several = {"multi": True, "includeAll": True, "current": {"text": ["All"], "value": ["$__all"]}}
     return [
         datasource,
         environment,
