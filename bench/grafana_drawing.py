@@ -218,7 +218,8 @@ class Page:
             )  # fmt: skip
 
     def _time_axis(self, axes: Axes) -> None:
-        every = next((step for step in (10, 15, 30, 60, 120, 300) if (self._end - self._start) / step <= 7), 600)
+        room = axes.get_position().width * self.width / 75  # so many labels stand apart
+        every = next((step for step in (10, 15, 30, 60, 120, 300) if (self._end - self._start) / step <= room), 600)
         axes.set_xticks([at for at in range(int(self._start), int(self._end) + 1) if at % every == 0])
         axes.xaxis.set_major_formatter(FuncFormatter(lambda at, _: time.strftime("%H:%M:%S", time.gmtime(at))))
 
