@@ -91,19 +91,26 @@ class Fleet:
         for _ in range(2):
             self.publish(webhook={"url": self.silent.url})
 
+    def begin_to_resume(self) -> None:
+        """A job that takes a minute, and no time at all once another delivery finds its checkpoint. Returns when that is kept."""
+        job_id = self.publish("resume 60")
+        wait_for(
+            lambda: any(name.endswith("/asr-00000.json") for name in self.world.outputs(job_id)), f"{job_id} is kept"
+        )
+
     def lose_and_leave(self) -> None:
         """One instance stands still until it has lost the lease on its job; another one is interrupted with a job in hand.
 
         Needs KEPT alone, and starts SPOT.
         """
-        self.world.wait_for(self.publish("resume 60"), "job.started")
+        self.begin_to_resume()
         self.start(SPOT, environment=self.ec2.environment)
         self.wait_until_watched(SPOT)
         paused = self.daemons[KEPT].process
         paused.send_signal(signal.SIGSTOP)
         lost_at = time.monotonic() + LEASE_SECONDS + 1
         try:
-            self.world.wait_for(self.publish("resume 60"), "job.started")  # by SPOT: there is no other
+            self.begin_to_resume()  # at SPOT: there is no other
             self.ec2.metadata_down = True
             self.prometheus.wait_until(f'transcriptd_metadata_failures_total{{instance="{SPOT}"}} > 0')
             self.ec2.metadata_down = False
