@@ -58,7 +58,8 @@ def seen() -> Iterator[Seen]:
         fleet.lose_and_leave()
         fleet.world.wait_until_empty()
         fleet.world.wait_for("real", "job.completed")
-        yield Seen(fleet, began_at, time.time())
+        fleet.prometheus.wait_until(f'transcriptd_jobs_total{{instance="{REAL}", reason="published"}} > 0')
+        yield Seen(fleet, began_at, time.time() + STEP_SECONDS)  # the last step may be that much before the end
 
 
 def start_staging(fleet: Fleet) -> None:
