@@ -5,7 +5,7 @@ UV := $(BIN)/uv
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types docs fmt bench accuracy long chaos search soak autoscale tf-check release lock clean
+.PHONY: help setup demo test lint types docs fmt bench accuracy long chaos search soak autoscale dashboard-preview tf-check release lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -25,8 +25,9 @@ lint: setup ## style and formatting
 types: setup ## static types
 	$(BIN)/mypy
 
-docs: setup ## write the generated documents anew
+docs: setup ## write the generated documents and dashboards anew
 	$(BIN)/python docs/generate.py
+	$(BIN)/python -m deploy.monitoring.dashboards.generate
 
 fmt: setup ## format the code
 	$(BIN)/ruff check --fix .
@@ -52,6 +53,9 @@ soak: setup ## memory of the poller over 1,000 jobs
 
 autoscale: setup ## simulate the fleet at three scales and write docs/capacity.md anew, about 2 minutes
 	$(BIN)/python -m bench.autoscale --write
+
+dashboard-preview: setup ## draw the dashboards as pictures for the docs, from a real Prometheus and a fleet that fails, 4 minutes
+	$(BIN)/python -m bench.dashboard_preview $(ARGS)
 
 tf-check: ## check deploy/terraform with what is there: terraform, checkov; TF_CHECK=… for machines without a registry
 	@deploy/terraform/check.sh

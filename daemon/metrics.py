@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from daemon.catalog import LANGUAGES
 from daemon.errors import ConfigError, Fate, TranscriptdError, all_errors
+from daemon.protocol import STAGES as RUNNER_STAGES
 
 PREFIX = "transcriptd_"
 
@@ -37,6 +38,7 @@ OUTCOMES = {
     Fate.ABANDON: ("abandoned",),
     Fate.DEAD_LETTER: ("dead_lettered",),
 }
+STAGES = ("download", "decode", "wait", *RUNNER_STAGES, "publish")
 RUNNER_ENDS = tuple("exit signal stalled cancel_ignored device_fault protocol setup recycled leak".split())
 OUTBOX_RESULTS = tuple("stored deferred delivered gone exhausted refused malformed known".split())
 WEBHOOK_EVENTS = ("job.started", "job.progress", "job.completed", "job.failed")
@@ -294,6 +296,10 @@ class Metrics:
                 self.jobs.labels(outcome, error.code)
         for outcome in ("deleted", *chain.from_iterable(OUTCOMES.values())):
             self.settle_failures.labels(outcome)
+            self.job_duration_seconds.labels(outcome)
+        self.job_duration_seconds.labels("unsettled")
+        for stage in STAGES:
+            self.stage_duration_seconds.labels(stage)
 
     def observe_published(self, language: str | None, avg_logprob: float | None) -> None:
         """A transcript was published; `avg_logprob` is None when nothing was said."""

@@ -104,7 +104,7 @@ def test_every_alert_says_what_it_is(name: str) -> None:
     assert re.fullmatch(r"Transcriptd[A-Z][A-Za-z]+", name)
     assert rule["labels"]["severity"] in ("critical", "warning", "info")
     annotations = rule["annotations"]
-    assert set(annotations) == {"summary", "description", "runbook_url"}
+    assert set(annotations) == {"summary", "description", "runbook_url", "dashboard_url"}
     assert "{{ $labels." in annotations["summary"], "where?"
     assert "{{ $value" in annotations["description"], "how bad?"
     assert annotations["runbook_url"].endswith(f"/{name}.md")

@@ -20,9 +20,11 @@ from daemon.pipeline.settings import RunnerSettings
 from daemon.protocol import STAGES, Ready
 from daemon.transcript import SCHEMA_VERSION, Models, Segment, Transcript, TranscriptWarning, Word
 
+WORK_SHARES = {"vad": 0.05, "asr": 0.6, "align": 0.1, "diarize": 0.25}
+
 
 class ScriptedPipeline:
-    """Transcribes everything as "hello there". Prompts: sleep SECONDS, resume SECONDS (sleeps only if there is no checkpoint yet), vary SECONDS, say TEXT, leak BYTES, hang, sigkill and cuda (after SECONDS, if there are any), segv, exit, raise TEXT, warn, chatter TEXT (everywhere where a library can say something)."""
+    """Transcribes everything as "hello there". Prompts: sleep SECONDS, work SECONDS (in stages), resume SECONDS (sleeps only if there is no checkpoint yet), vary SECONDS, say TEXT, leak BYTES, hang, sigkill and cuda (after SECONDS, if there are any), segv, exit, raise TEXT, warn, chatter TEXT (everywhere where a library can say something)."""
 
     def __init__(self, settings: RunnerSettings) -> None:
         self._settings = settings
@@ -42,17 +44,13 @@ class ScriptedPipeline:
         command, _, argument = (options.initial_prompt or "").partition(" ")
         match command:
             case "sleep" | "vary":
-                deadline = time.monotonic() + float(argument)
-                while time.monotonic() < deadline:
-                    reporter.check_cancelled()
-                    reporter.progress("asr", 0.5)
-                    time.sleep(0.05)
+                sleep(float(argument), reporter)
             case "leak":
                 self._leaked = b"x" * int(argument)
             case "resume":
                 if checkpoints.load("asr-00000.json") != ["kept"]:
                     checkpoints.save("asr-00000.json", ["kept"])
-                    time.sleep(float(argument))
+                    sleep(float(argument), reporter)
             case "hang":
                 time.sleep(3600)
             case "sigkill":
@@ -71,8 +69,11 @@ class ScriptedPipeline:
                 time.sleep(float(argument or 0))
                 raise DeviceFault("CUDA error: an illegal memory access was encountered")
         for stage in STAGES:
+            seconds = float(argument) * WORK_SHARES[stage] if command == "work" else 0.001
+            if command == "work":
+                sleep(seconds, reporter)
             reporter.progress(stage, 1.0)
-            reporter.stage_done(stage, 0.001)
+            reporter.stage_done(stage, seconds)
         reporter.batch(chunks=4, room=16)
         reporter.heard(chunks=4, gated=1, dismissed=0)
         duration = len(audio[0]) / 16_000
@@ -130,6 +131,15 @@ def _chatter(text: str) -> None:
     thread = threading.Thread(target=fail, name="chatter")
     thread.start()
     thread.join()
+
+
+def sleep(seconds: float, reporter: Reporter) -> None:
+    """As a model works: with signs of life, until the job is given up."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        reporter.check_cancelled()
+        reporter.progress("asr", 0.5)
+        time.sleep(0.05)
 
 
 class RaisesInSetup(ScriptedPipeline):

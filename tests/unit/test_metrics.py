@@ -8,6 +8,7 @@ from daemon.config import Settings
 from daemon.disposition import disposition_of
 from daemon.errors import ConfigError, TranscriptdError, all_errors
 from daemon.metrics import Metrics
+from daemon.status_page import STAGE_NAMES
 from daemon.transcript import SCHEMA_VERSION, Models, Segment, Transcript
 from tests.conftest import settings_with
 from tests.samples import samples_of
@@ -41,6 +42,16 @@ def test_every_outcome_of_an_error_begins_at_zero(error: type[TranscriptdError],
     found = samples_of(Metrics())
     assert found[f'transcriptd_jobs_total{{outcome="{outcome}",reason="{error.code}"}}'] == 0
     assert found[f'transcriptd_settle_failures_total{{outcome="{outcome}"}}'] == 0
+    assert found[f'transcriptd_job_duration_seconds_count{{outcome="{outcome}"}}'] == 0
+
+
+def test_every_stage_begins_at_zero() -> None:
+    found = samples_of(Metrics())
+    begun = {name for name in found if name.startswith("transcriptd_stage_duration_seconds_count")}
+    assert begun == {
+        f'transcriptd_stage_duration_seconds_count{{stage="{stage}"}}'
+        for stage in STAGE_NAMES.keys() - {"check", "settle"}
+    }
 
 
 @pytest.mark.parametrize(("language", "label"), [("de", "de"), (None, "none"), ("tlh", "other"), ("job-7f3a", "other")])

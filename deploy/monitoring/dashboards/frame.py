@@ -1,0 +1,125 @@
+"""What every dashboard has: its variables, its annotations, its links to the others and to the runbooks."""
+
+from collections.abc import Sequence
+
+from deploy.monitoring.dashboards.panels import BLUE, DATASOURCE, ORANGE, PURPLE, Json, laid_out, link
+
+RUNBOOKS = "https://runbooks.example.com"
+TAG = "transcriptd"
+SCHEMA_VERSION = 41  # Grafana 11.6; newer ones migrate
+
+FLEET, PIPELINE, INSTANCE, DELIVERY = (f"transcriptd-{name}" for name in ("fleet", "pipeline", "instance", "delivery"))
+
+# What the queries select by. `deployment` is the name of the Terraform module: an environment has one.
+IN_ENVIRONMENT = 'deployment="$environment"'
+ON_INSTANCES = f'{IN_ENVIRONMENT}, instance=~"$instance"'
+
+
+def to(uid: str, title: str) -> Json:
+    """A link to another dashboard, with the environment and the time that are looked at."""
+    return link(title, f"/d/{uid}?var-environment=${{environment}}&${{__url_time_range}}")
+
+
+def runbook(alert: str) -> Json:
+    return link(f"Runbook: {alert}", f"{RUNBOOKS}/{alert}.md")
+
+
+def newly(metric: str, by: str) -> str:
+    """How much more of a counter there is than a rate interval before: for events that are few.
+
+    An increase would miss the first one of a series that is born with it, and those that fall into a gap between scrapes.
+    """
+    now = f"{metric}{{{ON_INSTANCES}}}"
+    return f"sum by ({by}) ({now} - last_over_time({now}[1h] offset $__rate_interval) >= 0 or {now})"
+
+
+def dashboard(uid: str, title: str, about: str, panels: Sequence[Json], *, by_instance: bool) -> Json:
+    """`by_instance`: there are variables for the instance and for its model, and the panels select by ON_INSTANCES."""
+    return {
+        "uid": uid,
+        "title": title,
+        "description": about,
+        "tags": [TAG],
+        "schemaVersion": SCHEMA_VERSION,
+        "version": 1,
+        "editable": True,
+        "graphTooltip": 1,
+        "timezone": "browser",
+        "time": {"from": "now-3h", "to": "now"},
+        "refresh": "30s",
+        "templating": {"list": _variables(by_instance=by_instance)},
+        "annotations": {"list": _annotations()},
+        "links": _links(),
+        "panels": laid_out(panels),
+    }
+
+
+def _variables(*, by_instance: bool) -> list[Json]:
+    datasource: Json = {"type": "datasource", "name": "datasource", "label": "Data source", "query": "prometheus"}
+    environment = _variable("environment", "Environment", "label_values(transcriptd_build_info, deployment)")
+    if not by_instance:
+        return [datasource, environment]
+    of_environment = f"instance:transcriptd_model:info{{{IN_ENVIRONMENT}"
+    several = {"multi": True, "includeAll": True, "current": {"text": ["All"], "value": ["$__all"]}}
+    return [
+        datasource,
+        environment,
+        _variable("model", "Model", f"label_values({of_environment}}}, asr_model)") | several,
+        _variable("instance", "Instance", f'label_values({of_environment}, asr_model=~"$model"}}, instance)') | several,
+    ]
+
+
+def _variable(name: str, label: str, query: str) -> Json:
+    return {
+        "type": "query",
+        "name": name,
+        "label": label,
+        "datasource": DATASOURCE,
+        "query": {"qryType": 1, "query": query, "refId": "PrometheusVariableQueryEditor-VariableQuery"},
+        "refresh": 2,  # with the time range: instances come and go
+        "sort": 1,
+    }
+
+
+def _annotations() -> list[Json]:
+    new_version = (
+        f"count by (version) (transcriptd_build_info{{{IN_ENVIRONMENT}}})"
+        f" unless on (version) count by (version) (last_over_time(transcriptd_build_info{{{IN_ENVIRONMENT}}}[1d] offset 2m))"
+    )
+    started = f'process_start_time_seconds{{job="transcriptd", {IN_ENVIRONMENT}}} * 1000'
+    interrupted = f"sum by (instance, kind) (increase(transcriptd_interruptions_total{{{IN_ENVIRONMENT}}}[1m])) > 0"
+    return [
+        {
+            "type": "dashboard",
+            "name": "Annotations & Alerts",
+            "builtIn": 1,
+            "datasource": {"type": "grafana", "uid": "-- Grafana --"},
+            "enable": True,
+            "hide": True,
+            "iconColor": BLUE,
+        },
+        # Not seen in the day before: a fleet that comes back from zero is no deploy.
+        _annotation("Deploys", PURPLE, new_version, "{{version}} is new here"),
+        _annotation("Daemon starts", BLUE, started, "{{instance}} starts", at_value=True),
+        _annotation("Interruptions", ORANGE, interrupted, "{{instance}}: {{kind}} announced"),
+    ]
+
+
+def _annotation(name: str, colour: str, expression: str, title: str, *, at_value: bool = False) -> Json:
+    """`at_value`: the value is the moment, in milliseconds; otherwise each moment that has a value is one."""
+    return {
+        "name": name,
+        "datasource": DATASOURCE,
+        "enable": True,
+        "hide": False,
+        "iconColor": colour,
+        "expr": expression,
+        "titleFormat": title,
+        "step": "60s",
+        "useValueForTime": at_value,
+    }
+
+
+def _links() -> list[Json]:
+    others = {"type": "dashboards", "tags": [TAG], "includeVars": True, "keepTime": True}
+    return [link("transcriptd", "") | others, link("Runbooks", f"{RUNBOOKS}/README.md") | {"targetBlank": True}]

@@ -1,0 +1,26 @@
+"""Write the dashboards as JSON, beside this file. A test fails when one is out of date."""
+
+import json
+from pathlib import Path
+
+from deploy.monitoring.dashboards import delivery, fleet, instance, pipeline
+from deploy.monitoring.dashboards.panels import Json
+
+FOLDER = Path(__file__).parent
+
+
+def dashboards() -> list[Json]:
+    return [module.dashboard() for module in (fleet, pipeline, instance, delivery)]
+
+
+def path_of(dashboard: Json) -> Path:
+    return FOLDER / f"{dashboard['uid']}.json"
+
+
+def main() -> None:
+    for dashboard in dashboards():
+        path_of(dashboard).write_text(json.dumps(dashboard, indent=2, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
