@@ -77,6 +77,7 @@ class _Assignment:
     begun: bool = False  # the process has reported something of it
     heard_at: float = field(default_factory=time.monotonic)  # when it was sent, or last reported of
     cancel_by: float | None = None  # monotonic: a cancelled job must have answered by then
+    gone: asyncio.Event = field(default_factory=asyncio.Event)  # the process has it no more
 
 
 class Runner:
@@ -158,8 +159,12 @@ class Runner:
     async def _assign(self, order: Run, on_progress: ProgressHandler) -> None:
         """Give the job to a process and wait for its end."""
         process = await self._next_process()
-        if order.job_id in self._assignments:
-            raise TranscriptdError(f"job {order.job_id} is in the runner already")  # it would orphan the first
+        while earlier := self._assignments.get(order.job_id):
+            if earlier.cancel_by is None:
+                raise TranscriptdError(f"job {order.job_id} is in the runner already")  # it would orphan the first
+            # A lease was lost and the message came back here, before the process has let the job go.
+            await earlier.gone.wait()
+            process = await self._next_process()
         assignment = _Assignment(asyncio.get_running_loop().create_future(), on_progress)
         self._assignments[order.job_id] = assignment
         self._set_state(RunnerState.BUSY)
@@ -334,6 +339,8 @@ class Runner:
 
     def _finish(self, job_id: str, error: Exception | None) -> None:
         assignment = self._assignments.pop(job_id, None)
+        if assignment is not None:
+            assignment.gone.set()
         if assignment is not None and not assignment.finished.done():
             if error is None:
                 self._device_failures = 0

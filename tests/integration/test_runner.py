@@ -203,6 +203,21 @@ async def test_jobs_run_side_by_side_and_one_is_cancelled_alone(make_settings: M
         assert restarts(runner) == {}
 
 
+async def test_a_job_that_comes_back_waits_until_the_process_has_let_it_go(
+    make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.runner.CANCEL_GRACE_SECONDS", 0.5)
+    settings = make_settings()
+    async with running(settings) as runner:
+        job = asyncio.create_task(do(runner, settings, tmp_path, "hang", "lost"))
+        await asyncio.sleep(0.3)
+        job.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await job
+        await do(runner, settings, tmp_path, None, "lost")
+        assert restarts(runner) == {"cancel_ignored": 1.0}
+
+
 async def test_a_job_is_in_the_runner_once(make_settings: MakeSettings, tmp_path: Path) -> None:
     settings = make_settings()
     async with running(settings) as runner:

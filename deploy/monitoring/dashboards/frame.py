@@ -24,12 +24,12 @@ def runbook(alert: str) -> Json:
     return link(f"Runbook: {alert}", f"{RUNBOOKS}/{alert}.md")
 
 
-def newly(metric: str, by: str) -> str:
+def newly(metric: str, by: str, select: str = "") -> str:
     """How much more of a counter there is than a rate interval before: for events that are few.
 
     An increase would miss the first one of a series that is born with it, and those that fall into a gap between scrapes.
     """
-    now = f"{metric}{{{ON_INSTANCES}}}"
+    now = f"{metric}{{{', '.join(filter(None, (ON_INSTANCES, select)))}}}"
     return f"sum by ({by}) ({now} - last_over_time({now}[1h] offset $__rate_interval) >= 0 or {now})"
 
 

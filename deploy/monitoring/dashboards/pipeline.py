@@ -57,10 +57,10 @@ def _failures() -> list[Json]:
             links=[runbook("TranscriptdJobFailures")],
         ),
         graph(
-            "Interrupted, per minute",
+            "Interrupted",
             "Given back because the daemon left (released), or left alone because the lease was lost (abandoned). No "
             "failures; lost leases should not be.",
-            Query(per_minute.format(by="outcome", select=f'{S}, outcome=~"released|abandoned"'), "{{outcome}}"),
+            Query(newly("transcriptd_jobs_total", "outcome", 'outcome=~"released|abandoned"') + " > 0", "{{outcome}}"),
             unit="short",
             bars=True,
             stacked=True,
