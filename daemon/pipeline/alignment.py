@@ -22,7 +22,7 @@ from daemon.pipeline.pieces import SAMPLE_RATE, Passage, TimedWord
 from daemon.pipeline.quiet import quietly
 from daemon.pipeline.words import Piece, attach_marks, fill_times, settle, split_words
 
-BATCH_SIZE = 4  # passages of up to 30 s, each some 0.6 GB in a large model's first layers
+BATCH_SIZE = 4  # passages of up to 30 s, each some 0.8 GB in a large model's first layers
 RETRY_SECONDS = 600  # a model that failed to load is not tried again for every job
 
 
@@ -49,9 +49,10 @@ class Aligner:
     def align(self, passages: Sequence[Passage], audio: np.ndarray) -> list[list[TimedWord]]:
         """The words of each passage of one batch, none left out; no words at all where there is no way through the text.
 
-        Path and times are those of `whisperx.align` 3.8.6 on the same emissions, not rounded to 1 ms. It differs where
-        whisperx errs: `İ`, which is two characters in lower case, does not shift all times after it by one character,
-        and words are those of `split_words` also in languages without spaces for which whisperx has no model.
+        Path and times are those of `whisperx.align` 3.8.6 on the same emissions, but not rounded. It differs where
+        whisperx errs: `İ`, which is two characters in lower case, does not shift all times after it by a character, and
+        words are those of `split_words`: any white space separates them, and single characters are words also in those
+        languages without spaces for which whisperx has no model.
         Characters that the model does not know, digits for one, stand for any sound. Scores are CTC's: the mean
         probability of the characters.
         """
@@ -80,7 +81,7 @@ class Aligner:
             if first > last:
                 pieces.append(Piece(word, None, None))
                 continue
-            start, end = path.starts[first] * per_frame, path.ends[last] * per_frame
+            start, end = float(path.starts[first]) * per_frame, float(path.ends[last]) * per_frame
             pieces.append(Piece(word, offset + start, offset + end, float(path.scores[first : last + 1].mean())))
         return pieces
 

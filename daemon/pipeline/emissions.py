@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import pad
 
 MIN_SAMPLES = 400  # what wav2vec2 needs for one frame
 MIN_FILLED = 0.5  # of the longest item of a batch: computing silence costs as much as computing speech
@@ -44,9 +43,10 @@ def log_probabilities(model: torch.nn.Module, device: str, spans: Sequence[np.nd
     More than one span at a time only for a model that takes padding.
     """
     lengths = [max(len(span), MIN_SAMPLES) for span in spans]
-    # Copies of these few seconds, because torch wants memory that it could write to.
-    padded = [pad(torch.tensor(span), (0, max(lengths) - len(span))) for span in spans]
-    waveforms = torch.stack(padded).to(device)
+    padded = np.zeros((len(spans), max(lengths)), np.float32)
+    for row, span in zip(padded, spans, strict=True):
+        row[: len(span)] = span
+    waveforms = torch.from_numpy(padded).to(device)
     mask: dict[str, torch.Tensor] = {}
     if len(spans) > 1:
         mask["attention_mask"] = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).to(device)

@@ -199,6 +199,13 @@ def test_languages_without_spaces_have_words(group_norm: "Aligner") -> None:
     assert all(piece.times for piece in pieces)
 
 
+def test_any_white_space_separates_words(group_norm: "Aligner") -> None:
+    [log_probs] = emissions(group_norm, [sample_audio()[SPAN]])
+    pieces = group_norm.pieces(" 10\u00a0000 €\n yes ", log_probs, 5.0, 0.0)
+    assert [piece.text for piece in pieces] == [" 10", "\u00a0000", " €", "\n yes "]
+    assert all(piece.times for piece in pieces)
+
+
 # --- batches ------------------------------------------------------------------------------------------------------
 
 SPANS = [(0.0, 5.0), (5.0, 8.1), (8.1, 8.11), (9.0, 14.0), (14.0, 18.7)]  # seconds; one is shorter than a frame
