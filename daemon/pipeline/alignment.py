@@ -1,6 +1,8 @@
-"""Word times from wav2vec2 models, through whisperx: finding the model for a language, and aligning with it."""
+"""Word times from wav2vec2 models: finding the model for a language as whisperx does, and aligning with it."""
 
 import time
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,48 +13,93 @@ import torchaudio
 from huggingface_hub import constants
 from whisperx import alignment as whisperx_alignment
 
+from daemon.catalog import UNSPACED_LANGUAGES
 from daemon.errors import DeviceFault, ModelUnavailable, SetupFailed
+from daemon.pipeline.ctc import WILDCARD, find_path
 from daemon.pipeline.devices import Device, Failure, classify
+from daemon.pipeline.emissions import batches, log_probabilities, takes_padding
 from daemon.pipeline.pieces import SAMPLE_RATE, Passage, TimedWord
 from daemon.pipeline.quiet import quietly
-from daemon.pipeline.words import Piece, attach_marks, fill_times, settle
+from daemon.pipeline.words import Piece, attach_marks, fill_times, settle, split_words
 
+BATCH_SIZE = 4  # passages of up to 30 s, each some 0.8 GB in a large model's first layers
 RETRY_SECONDS = 600  # a model that failed to load is not tried again for every job
-
-
-class _OneSentence:
-    """Stands in for nltk's sentence splitter, which whisperx would download: sentences are split later, with times."""
-
-    def span_tokenize(self, text: str) -> list[tuple[int, int]]:
-        return [(0, len(text))]
-
-
-whisperx_alignment.nltk_load = lambda _: _OneSentence()
 
 
 @dataclass(frozen=True, slots=True)
 class Aligner:
-    """A wav2vec2 model for one language."""
+    """A wav2vec2 model for one language. The metadata are whisperx's: language, dictionary and type of the model."""
 
     name: str
     device: str
     model: torch.nn.Module
     metadata: dict[str, Any]
 
-    def align(self, passage: Passage, audio: np.ndarray) -> list[TimedWord]:
-        """The passage's words, none left out; no words at all where whisperx finds no way through the text.
+    @property
+    def batch_size(self) -> int:
+        """How many passages to align at once, where memory allows it."""
+        return BATCH_SIZE if self.device == "cuda" and takes_padding(self.model) else 1
 
+    def batches(self, passages: Sequence[Passage], size: int) -> list[list[Passage]]:
+        """The passages in batches for `align`, each of at most `size` that are alike in length."""
+        lengths = [passage.chunk.end - passage.chunk.start for passage in passages]
+        size = size if takes_padding(self.model) else 1
+        return [[passages[index] for index in batch] for batch in batches(lengths, size)]
+
+    def align(self, passages: Sequence[Passage], audio: np.ndarray) -> list[list[TimedWord]]:
+        """The words of each passage of one batch, none left out; no words at all where there is no way through the text.
+
+        Path and times are those of `whisperx.align` 3.8.6 on the same emissions, but not rounded. It differs where
+        whisperx errs: `İ`, which is two characters in lower case, does not shift all times after it by a character, and
+        words are those of `split_words`: any white space separates them, and single characters are words also in those
+        languages without spaces for which whisperx has no model.
         Characters that the model does not know, digits for one, stand for any sound. Scores are CTC's: the mean
         probability of the characters.
         """
-        chunk = passage.chunk
-        # A copy of these few seconds, because torch wants memory that it could write to.
-        span = np.array(audio[int(chunk.start * SAMPLE_RATE) : int(chunk.end * SAMPLE_RATE)])
-        segment = {"text": passage.text, "start": 0.0, "end": len(span) / SAMPLE_RATE}
+        spans = [audio[int(it.chunk.start * SAMPLE_RATE) : int(it.chunk.end * SAMPLE_RATE)] for it in passages]
         with quietly():
-            found = whisperx_alignment.align([segment], self.model, self.metadata, span, self.device)["word_segments"]
-        pieces = _pieces(passage.text, found, chunk.start)
-        return settle(attach_marks(fill_times(pieces, chunk)), chunk) if pieces else []
+            emissions = log_probabilities(self.model, self.device, spans)
+        aligned = []
+        for passage, span, log_probs in zip(passages, spans, emissions, strict=True):
+            pieces = self.pieces(passage.text, log_probs, len(span) / SAMPLE_RATE, passage.chunk.start)
+            aligned.append(settle(attach_marks(fill_times(pieces, passage.chunk)), passage.chunk) if pieces else [])
+        return aligned
+
+    def pieces(self, text: str, log_probs: np.ndarray, seconds: float, offset: float) -> list[Piece]:
+        """The text's words as the path through so many seconds of emissions has them; none where there is no path."""
+        positions, tokens = self._tokens(text)
+        path = find_path(log_probs, tokens, self._blank())
+        if path is None:
+            return []
+        per_frame = seconds / len(log_probs)
+        pieces = []
+        after = 0
+        for word in split_words(text, self.metadata["language"]):
+            before, after = after, after + len(word)
+            first = bisect_left(positions, before + len(word) - len(word.lstrip()))
+            last = bisect_left(positions, before + len(word.rstrip())) - 1
+            if first > last:
+                pieces.append(Piece(word, None, None))
+                continue
+            start, end = float(path.starts[first]) * per_frame, float(path.ends[last]) * per_frame
+            pieces.append(Piece(word, offset + start, offset + end, float(path.scores[first : last + 1].mean())))
+        return pieces
+
+    def _tokens(self, text: str) -> tuple[list[int], list[int]]:
+        """Which characters of the text to look for, and as what. Spaces are looked for where the model knows them."""
+        dictionary = self.metadata["dictionary"]
+        space = " " if self.metadata["language"] in UNSPACED_LANGUAGES else "|"
+        positions, tokens = [], []
+        for position in range(len(text) - len(text.lstrip()), len(text.rstrip())):
+            char = text[position].lower()[0].replace(" ", space)
+            if char in dictionary or char not in " |":
+                positions.append(position)
+                tokens.append(dictionary.get(char, WILDCARD))
+        return positions, tokens
+
+    def _blank(self) -> int:
+        blanks = [token for char, token in self.metadata["dictionary"].items() if char in ("[pad]", "<pad>")]
+        return blanks[-1] if blanks else 0
 
 
 class Aligners:
@@ -132,21 +179,3 @@ def _whisperx_choice(language: str) -> str | None:
 def _is_torchaudio_cached(name: str) -> bool:
     bundle = getattr(torchaudio.pipelines, name, None)
     return bundle is not None and (Path(torch.hub.get_dir()) / "checkpoints" / bundle._path).is_file()
-
-
-def _pieces(text: str, found: list[dict[str, Any]], offset: float) -> list[Piece]:
-    """whisperx's words as slices of the text, on the recording's time line; empty when they do not match the text."""
-    pieces: list[Piece] = []
-    cursor = 0
-    for word in found:
-        at = text.find(word["word"], cursor)
-        if at < 0:
-            return []
-        after = at + len(word["word"])
-        start, end = (None if word.get(key) is None else offset + float(word[key]) for key in ("start", "end"))
-        pieces.append(Piece(text[cursor:after], start, end, word.get("score")))
-        cursor = after
-    if pieces and cursor < len(text):
-        last = pieces[-1]
-        pieces[-1] = Piece(last.text + text[cursor:], last.start, last.end, last.score)
-    return pieces

@@ -151,12 +151,13 @@ class JobRun:
         mark = self._ladder.mark()
         used = {aligners[it.language].name if it.language in aligners else ATTENTION for it in passages}
         names = ",".join(sorted(used))
+        size = max(aligner.batch_size for aligner in aligners.values())
 
-        def by_wav2vec2(_: int) -> str:
+        def by_wav2vec2(batch_size: int) -> str:
             done = 0
             for group in groups:
                 if not self._restore_words(group, "align", names):
-                    self._align_group(group, aligners, names, done, len(passages))
+                    self._align_group(group, aligners, names, batch_size, done, len(passages))
                 done += len(group.passages)
                 self._watch.progress("align", done / len(passages))
             return names
@@ -165,7 +166,7 @@ class JobRun:
         fell_back = bool(groups) and self._restore_words(groups[0], "attend", ATTENTION)
         if not fell_back:
             name = self._ladder.or_none(
-                lambda: self._ladder.with_memory("align", 1, by_wav2vec2),
+                lambda: self._ladder.with_memory("align", size, by_wav2vec2),
                 "alignment_fallback",
                 "align",
                 "word times are from Whisper's cross-attention",
@@ -184,17 +185,23 @@ class JobRun:
             self._watch.progress("align", done / len(passages))
         return ATTENTION
 
-    def _align_group(self, group: Group, aligners: dict[str, Aligner], names: str, done: int, total: int) -> None:
+    def _align_group(
+        self, group: Group, aligners: dict[str, Aligner], names: str, size: int, done: int, total: int
+    ) -> None:
         """Set the words of one group's passages; by attention where wav2vec2 has no model or finds no way through a text."""
         mark = self._ladder.mark()
         lost = False
-        for index, passage in enumerate(group.passages):
-            self._watch.check_cancelled()
-            if aligner := aligners.get(passage.language):
+        for language, aligner in aligners.items():
+            passages = [passage for passage in group.passages if passage.language == language]
+            for batch in aligner.batches(passages, size):
+                self._watch.check_cancelled()
                 with self._stages.aligner_slot.held(self._watch):
-                    passage.words = aligner.align(passage, self._audio)
-                lost |= not passage.words
-            self._watch.progress("align", (done + index + 1) / total)
+                    aligned = aligner.align(batch, self._audio)
+                for passage, words in zip(batch, aligned, strict=True):
+                    passage.words = words
+                    lost |= not words
+                done += len(batch)
+                self._watch.progress("align", done / total)
         if lost:
             reason = f"{names} could not align every passage; for some, word times are from Whisper's cross-attention"
             self._ladder.warn("alignment_fallback", "align", reason)

@@ -79,7 +79,7 @@ class Stages:
             passages = [Passage(chunk, " warm up", None, decoder.tokens(" warm up"), language="en") for chunk in chunks]
             decoder.align(encoded, passages)
         for aligner in self.aligners.loaded():
-            aligner.align(passages[0], audio)
+            aligner.align(passages[:1], audio)
         self.diarizer.diarize(audio, speech.segmentation, lambda _: None)
 
     def names(self, asr: str) -> dict[str, str]:

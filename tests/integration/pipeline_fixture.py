@@ -142,9 +142,9 @@ def sample_audio() -> np.ndarray:
     return audio
 
 
-def make_wav2vec2(folder: Path) -> Path:
-    """A wav2vec2 model that hears noise, but has the shape of a real one. The pipeline must be loaded: it sets
-    transformers' environment up."""
+def make_wav2vec2(folder: Path, **changes: Any) -> Path:
+    """A wav2vec2 model that hears noise, but has the shape of a real one; its configuration may be changed. The pipeline
+    must be loaded: it sets transformers' environment up."""
     import transformers
 
     library: Any = transformers  # typed in part only
@@ -164,6 +164,7 @@ def make_wav2vec2(folder: Path) -> Path:
         conv_dim=(16,) * 7,
         num_conv_pos_embeddings=16,
         num_conv_pos_embedding_groups=2,
+        **changes,
     )
     library.Wav2Vec2ForCTC(config).save_pretrained(folder)
     return folder

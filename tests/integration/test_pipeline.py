@@ -322,7 +322,7 @@ def test_wav2vec2_keeps_numbers_and_signs(stages: Any, greeting: np.ndarray, wav
 
     aligner = Aligners((f"en={wav2vec2}",), stages.device).get("en", required=False)
     for text in (" It was 1984, at 5 % … “Really?”", " 1984", " …", " 你好，世界。"):
-        words = aligner.align(Passage(Chunk(1.0, 6.0, ((1.0, 6.0),)), text, None, language="en"), greeting)
+        [words] = aligner.align([Passage(Chunk(1.0, 6.0, ((1.0, 6.0),)), text, None, language="en")], greeting)
         assert "".join(word.text for word in words) == text
         times = [time for word in words for time in (word.start, word.end)]
         assert times == sorted(times)

@@ -250,9 +250,9 @@ def test_the_aligner_is_that_of_the_language(
     aligned: list[str] = []
     align = Aligner.align
 
-    def counted(self: Aligner, passage: Any, audio: np.ndarray) -> Any:
-        aligned.append(passage.language)
-        return align(self, passage, audio)
+    def counted(self: Aligner, passages: Any, audio: np.ndarray) -> Any:
+        aligned.extend(passage.language for passage in passages)
+        return align(self, passages, audio)
 
     monkeypatch.setattr(Aligner, "align", counted)
     audio = np.concatenate([call(7, 30), pause(2), speak(GERMAN, "de")])

@@ -164,9 +164,9 @@ def test_a_job_killed_again_and_again_goes_on(
     align = Aligner.align
     aligned: list[str] = []
 
-    def counted(self: Aligner, passage: Any, audio: np.ndarray) -> Any:
-        aligned.append(passage.text)
-        return align(self, passage, audio)
+    def counted(self: Aligner, passages: Any, audio: np.ndarray) -> Any:
+        aligned.extend(passage.text for passage in passages)
+        return align(self, passages, audio)
 
     monkeypatch.setattr(Aligner, "align", counted)
     job = options(align="wav2vec2", speaker_embeddings=True)
@@ -209,11 +209,11 @@ def test_words_by_attention_in_place_of_wav2vec2_go_on(
     attended: list[str] = []
     tried: list[str] = []
 
-    def fails_late(self: Aligner, passage: Any, audio: np.ndarray) -> Any:
-        tried.append(passage.text)
-        if passage.chunk.start > 12:
+    def fails_late(self: Aligner, passages: Any, audio: np.ndarray) -> Any:
+        tried.extend(passage.text for passage in passages)
+        if any(passage.chunk.start > 12 for passage in passages):
             raise ValueError("a bug")
-        return []
+        return [[] for _ in passages]
 
     def counted(self: Decoder, encoded: Any, passages: Any) -> None:
         attended.extend(passage.text for passage in passages)

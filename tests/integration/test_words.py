@@ -1,6 +1,6 @@
 """Words with real models, and what aligners say of hostile texts: none is lost, and each has a time that can be."""
 
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from daemon.pipeline.pieces import Chunk, Passage
-from daemon.pipeline.words import MAX_WORD_SECONDS, Piece
+from daemon.pipeline.words import MAX_WORD_SECONDS, Piece, split_words
 from daemon.transcript import Transcript
 from tests.integration.pipeline_fixture import loaded, make_wav2vec2, options, sample_audio, transcribe
 from tests.words import PIECES, SCORES, TEXTS, TIMES, assert_settled, chunks
@@ -49,16 +49,16 @@ def test_attention_cannot_break_the_words(stages: Any, pieces: list[Piece], chun
 def test_wav2vec2_cannot_break_the_words(
     aligner: Any, parts: list[str], said: list[tuple[Any, Any, Any]], chunk: Chunk
 ) -> None:
-    """Whatever whisperx returns for the text's words: too few of them, or any times."""
+    """Whatever times the path through the emissions gives to the text's words, or none."""
     text = "".join(parts)
-    names = ("start", "end", "score")
     found = [
-        {"word": word, **{name: value for name, value in zip(names, values, strict=True) if value is not None}}
-        for word, values in zip(text.split(), said, strict=False)
+        Piece(word, *values)
+        for word, values in zip_longest(split_words(text, "en"), said, fillvalue=(None, None, None))
+        if isinstance(word, str)
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("daemon.pipeline.alignment.whisperx_alignment.align", lambda *_: {"word_segments": found})
-        words = aligner.align(Passage(chunk, text, None, language="en"), sample_audio())
+        patch.setattr(type(aligner), "pieces", lambda *_: found)
+        [words] = aligner.align([Passage(chunk, text, None, language="en")], sample_audio())
     if words or found:
         assert_settled(words, text, chunk)
 
@@ -68,7 +68,7 @@ def test_wav2vec2_cannot_break_the_words(
 def test_a_real_wav2vec2_times_numbers_and_signs(aligner: Any, parts: list[str]) -> None:
     text = "".join(parts)
     chunk = Chunk(1.0, 6.0, ((1.0, 2.5), (3.0, 6.0)))
-    words = aligner.align(Passage(chunk, text, None, language="en"), sample_audio())
+    [words] = aligner.align([Passage(chunk, text, None, language="en")], sample_audio())
     if words or text.strip():
         assert_settled(words, text, chunk)
 
@@ -76,12 +76,12 @@ def test_a_real_wav2vec2_times_numbers_and_signs(aligner: Any, parts: list[str])
 def test_what_wav2vec2_cannot_align_has_no_words(aligner: Any) -> None:
     chunk = Chunk(1.0, 1.05, ((1.0, 1.05),))  # two frames for forty characters
     text = " a text that is much too long for its time"
-    assert aligner.align(Passage(chunk, text, None, language="en"), sample_audio()) == []
+    assert aligner.align([Passage(chunk, text, None, language="en")], sample_audio()) == [[]]
 
 
 def test_numbers_have_times_and_scores_of_their_own(aligner: Any) -> None:
     chunk = Chunk(0.0, 6.0, ((0.0, 6.0),))
-    words = aligner.align(Passage(chunk, " in 1984 it was 5 % or €20 …", None, language="en"), sample_audio())
+    [words] = aligner.align([Passage(chunk, " in 1984 it was 5 % or €20 …", None, language="en")], sample_audio())
     assert [word.text for word in words] == [" in", " 1984", " it", " was", " 5", " %", " or", " €20 …"]
     assert all(word.end > word.start and word.score is not None for word in words)
 
@@ -137,11 +137,12 @@ def test_a_passage_that_wav2vec2_cannot_align_goes_to_attention(
     align = type(aligner).align
     failed: list[Passage] = []
 
-    def fails_at_first(self: Any, passage: Passage, audio: np.ndarray) -> Any:
+    def fails_at_first(self: Any, passages: list[Passage], audio: np.ndarray) -> Any:
+        [passage] = passages
         if passage.chunk.start < 10:
             failed.append(passage)
-            return []
-        return align(self, passage, audio)
+            return [[]]
+        return align(self, passages, audio)
 
     monkeypatch.setitem(stages.aligners._loaded, "en", aligner)
     monkeypatch.setattr(type(aligner), "align", fails_at_first)
