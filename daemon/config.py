@@ -75,7 +75,10 @@ class Settings(BaseSettings):
     )
     retry_max_seconds: float = Field(900, gt=0, description="longest back-off between attempts")
     jobs_in_flight: int = Field(
-        2, ge=1, le=32, description="messages held at once: one on the device, the others being staged in or out"
+        2,
+        ge=1,
+        le=32,
+        description="messages held at once: some being staged in or out, the others sharing the device. More of them fill Whisper's batches with short files; each needs memory of its own (performance.md)",
     )
 
     # Storage

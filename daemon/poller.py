@@ -57,7 +57,8 @@ class Poller:
     @property
     def stalled_seconds(self) -> float:
         """How long a receive has been due and none has succeeded. With no free slot none is due."""
-        return 0.0 if self._quiet.is_set() else time.monotonic() - self._progressed_at
+        due = not self._quiet.is_set() and len(self._jobs) < self._slots
+        return time.monotonic() - self._progressed_at if due else 0.0
 
     async def idle(self, seconds: float) -> None:
         """Return once no message was held for so long."""
@@ -86,8 +87,8 @@ class Poller:
                 self._progressed_at = time.monotonic()
                 await self._wait(GATE_PERIOD_SECONDS)
             elif len(self._jobs) >= self._slots:
-                self._progressed_at = time.monotonic()
                 await self._wait(FULL_PERIOD_SECONDS)
+                self._progressed_at = time.monotonic()
             else:
                 await self._receive(self._slots - len(self._jobs))
         self._raise_if_crashed()

@@ -64,6 +64,20 @@ async def test_never_holds_more_messages_than_slots(make_settings: MakeSettings)
     assert all(asked <= 3 for name, asked in queue.calls if name == "receive")
 
 
+async def test_no_receive_is_overdue_while_no_slot_is_free(make_settings: MakeSettings) -> None:
+    queue, processor = FakeQueue(waiting=[received()]), FakeProcessor(0.5)
+    poller = poller_of(make_settings(jobs_in_flight=1), queue, processor)
+    async with polling(poller):
+        while poller.jobs_in_flight == 0:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        assert poller.jobs_in_flight == 1
+        assert poller.stalled_seconds == 0
+        while poller.jobs_in_flight == 1:
+            await asyncio.sleep(0.01)
+        assert poller.stalled_seconds < 0.5, "due from now on, not from when it was last"
+
+
 async def test_a_message_that_arrives_while_stopping_is_given_back(make_settings: MakeSettings) -> None:
     queue, processor = FakeQueue(receive_seconds=0.5), FakeProcessor(10)
     poller = poller_of(make_settings(), queue, processor)
