@@ -88,7 +88,6 @@ class Poller:
                 await self._wait(GATE_PERIOD_SECONDS)
             elif len(self._jobs) >= self._slots:
                 await self._wait(FULL_PERIOD_SECONDS)
-                self._progressed_at = time.monotonic()
             else:
                 await self._receive(self._slots - len(self._jobs))
         self._raise_if_crashed()
@@ -164,8 +163,11 @@ class Poller:
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
+        was_full = len(self._jobs) >= self._slots
         self._jobs.discard(task)
         self._busy_at = time.monotonic()
+        if was_full:  # a receive is due from now on
+            self._progressed_at = self._busy_at
         self._metrics.jobs_in_flight.set(len(self._jobs))
         self._changed.set()
         # The processor turns every failure of a job into an outcome: what escapes it is a fault of ours.
