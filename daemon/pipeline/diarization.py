@@ -13,7 +13,7 @@ from pyannote.core import Annotation, SlidingWindowFeature
 from daemon.catalog import EMBEDDED_DIARIZATION, diarization_name
 from daemon.embedded.diarization import embedded_pipeline
 from daemon.errors import DeviceFault, ModelUnavailable, TranscriptdError
-from daemon.pipeline import long_recordings
+from daemon.pipeline import long_recordings, speaker_embeddings
 from daemon.pipeline.devices import Device, Failure, classify, exact_float32
 from daemon.pipeline.pieces import SAMPLE_RATE, Diarization, Turn
 from daemon.pipeline.quiet import quietly
@@ -40,6 +40,7 @@ class Diarizer:
             self._pipeline.to(torch.device(device.type))
         if isinstance(self._pipeline, SpeakerDiarization):
             long_recordings.bound(self._pipeline)
+            speaker_embeddings.stack_masks(self._pipeline)
 
     def diarize(
         self,
