@@ -115,9 +115,10 @@ def _gains(sound: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 
     As the encoder's authors do, quiet speech is raised and loud speech left alone.
     """
-    active = torch.nn.functional.interpolate(masks[None].float(), size=len(sound))[0]
+    active: torch.Tensor = torch.nn.functional.interpolate(masks[None].float(), size=len(sound))[0]
     power = (sound.square() * active).sum(1) / active.sum(1).clamp(min=1)
-    return (10 ** (LEVEL_DBFS / 10) / power.clamp(min=1e-10)).clamp(min=1.0)
+    gains: torch.Tensor = (10 ** (LEVEL_DBFS / 10) / power.clamp(min=1e-10)).clamp(min=1.0)
+    return gains
 
 
 def _windows(mel: torch.Tensor) -> torch.Tensor:

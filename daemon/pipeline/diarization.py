@@ -17,8 +17,8 @@ from daemon.pipeline import long_recordings, speaker_embeddings
 from daemon.pipeline.devices import Device, Failure, classify, exact_float32
 from daemon.pipeline.pieces import SAMPLE_RATE, Diarization, Turn
 from daemon.pipeline.quiet import quietly
+from daemon.pipeline.windows import BATCH_SIZES, skip_silence
 
-BATCH_SIZE = 32
 EMBEDDING_DECIMALS = 6
 
 # The share of the time that pyannote's two long steps take; each counts its own progress from 0.
@@ -32,15 +32,17 @@ class Diarizer:
     """
 
     def __init__(self, model: str, segmentation: Any, device: Device, hf_token: str | None) -> None:
+        self.batch_size = BATCH_SIZES[device.type]
         self.name = diarization_name(model, has_token=bool(hf_token))
         with quietly():
             self._pipeline = (
                 embedded_pipeline(segmentation) if self.name == EMBEDDED_DIARIZATION else _load(self.name, hf_token)
             )
             self._pipeline.to(torch.device(device.type))
-        if isinstance(self._pipeline, SpeakerDiarization):
-            long_recordings.bound(self._pipeline)
-            speaker_embeddings.stack_masks(self._pipeline)
+            if isinstance(self._pipeline, SpeakerDiarization):
+                long_recordings.bound(self._pipeline)
+                speaker_embeddings.stack_masks(self._pipeline)
+                skip_silence(self._pipeline._segmentation)
 
     def diarize(
         self,
@@ -51,7 +53,7 @@ class Diarizer:
         num_speakers: int | None = None,
         min_speakers: int | None = None,
         max_speakers: int | None = None,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
     ) -> Diarization:
         """Turns in `audio` (float32, mono, 16 kHz). `segmentation` is the VAD stage's, which the embedded pipeline reuses."""
 
@@ -60,8 +62,8 @@ class Diarizer:
                 low, high = STEP_SHARES[step]
                 on_progress(low + (high - low) * min(completed / total, 1.0))
 
-        self._pipeline.segmentation_batch_size = batch_size
-        self._pipeline.embedding_batch_size = batch_size
+        self._pipeline.segmentation_batch_size = batch_size or self.batch_size
+        self._pipeline.embedding_batch_size = batch_size or self.batch_size
         with quietly(), exact_float32():
             # torch warns that the memory map is read-only; nothing here writes to it.
             file = {"waveform": torch.from_numpy(audio)[None], "sample_rate": SAMPLE_RATE}

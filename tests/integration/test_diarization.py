@@ -1,5 +1,6 @@
 """What is done otherwise than in pyannote.audio comes out as there: embeddings, the turns made of them, TF32 afterwards."""
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,11 +42,13 @@ def pipelines(stages: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     for path, content in weights.diarization().items():
         if path.startswith("plda/"):
             (folder / path.removeprefix("plda/")).write_bytes(content)
+    plda = PLDA.from_pretrained(folder)
+    assert plda is not None
     wespeaker: Any = EmbeddedDiarization(  # for its segmentation, so that it is computed once
         segmentation=stages.detector.model,
         embedding=small_resnet(),
         embedding_exclude_overlap=True,
-        plda=PLDA.from_pretrained(folder),
+        plda=plda,
         embedding_batch_size=32,
     )
     wespeaker.instantiate(
@@ -167,7 +170,8 @@ def test_each_window_is_heard_once_and_silence_never(pipelines: dict[str, Any], 
     spoken = int(masks.data[20:].any(axis=(1, 2)).sum())
     assert spoken <= len(masks.data) - 20
     assert sum(heard) == 1 + spoken  # the one is nobody's, for all who are silent
-    assert progress == [(0, 1), (1, 1)]
+    batches = math.ceil(spoken / pipeline.embedding_batch_size)
+    assert progress == [(completed, batches) for completed in range(batches + 1)]
 
 
 @both_embeddings
@@ -186,6 +190,27 @@ def test_turns_are_those_of_pyannote(
     assert ours.speaker_diarization == theirs.speaker_diarization
     assert ours.exclusive_speaker_diarization == theirs.exclusive_speaker_diarization
     np.testing.assert_allclose(ours.speaker_embeddings, theirs.speaker_embeddings, rtol=0, atol=TOLERANCE)
+
+
+def test_digital_silence_is_heard_once_and_scored_as_before(stages: Any) -> None:
+    from daemon.pipeline.quiet import quietly
+
+    inference = stages.detector.inference
+    silence = np.zeros(16_000 * 12, np.float32)
+    audio = np.concatenate([sample_audio()[:112_000], silence, sample_audio()[80_000:200_000], silence])
+    file = {**recording(), "waveform": recording()["waveform"].new_tensor(audio)[None]}
+    heard: list[int] = []
+    handle = inference.model.register_forward_pre_hook(lambda _, inputs: heard.append(len(inputs[0])))
+    try:
+        with quietly():
+            ours = inference(file)
+            windows, heard[:] = sum(heard), []
+            without = type(inference)(inference.model, skip_aggregation=True, batch_size=inference.batch_size)
+            theirs = without(file)
+    finally:
+        handle.remove()
+    assert windows <= sum(heard) - 2 * (12 - 5)  # at least: they begin every half second
+    np.testing.assert_allclose(ours.data, theirs.data, rtol=0, atol=TOLERANCE)
 
 
 def test_other_models_stay_with_pyannote() -> None:
