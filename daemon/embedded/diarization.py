@@ -5,7 +5,6 @@ arXiv:1710.10467) whose weights the package `resemblyzer` carries; only its weig
 extension nor librosa is needed.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ import torchaudio
 from pyannote.audio import Model
 from pyannote.audio.core.plda import PLDA
 from pyannote.audio.pipelines import SpeakerDiarization
-from pyannote.core import SlidingWindowFeature
 
 from daemon.embedded.models import voice_encoder
 
@@ -82,21 +80,12 @@ class VoiceEncoder(Model):
         return embeddings.view(*active.shape[:2], HIDDEN) if several else embeddings
 
 
-class EmbeddedDiarization(SpeakerDiarization):
-    """pyannote's SpeakerDiarization that takes the segmentation from the file, where the VAD stage left it."""
-
-    def get_segmentations(self, file: dict[str, Any], hook: Callable[..., None] | None = None) -> SlidingWindowFeature:
-        if "segmentation" in file:
-            return file["segmentation"]
-        return super().get_segmentations(file, hook=hook)
-
-
 def embedded_pipeline(segmentation: Any) -> SpeakerDiarization:
     """The pipeline around a loaded segmentation model (pyannote/segmentation, as whisperx carries it).
 
     Raises ModelUnavailable when the encoder's package is not installed.
     """
-    pipeline = EmbeddedDiarization(
+    pipeline = SpeakerDiarization(
         segmentation=segmentation,
         embedding=VoiceEncoder(),
         embedding_exclude_overlap=True,

@@ -17,7 +17,7 @@ from daemon.pipeline import long_recordings, speaker_embeddings
 from daemon.pipeline.devices import Device, Failure, classify, exact_float32
 from daemon.pipeline.pieces import SAMPLE_RATE, Diarization, Turn
 from daemon.pipeline.quiet import quietly
-from daemon.pipeline.windows import BATCH_SIZES, skip_silence
+from daemon.pipeline.windows import BATCH_SIZES, SEGMENTATION, reuse_segmentation, skip_silence
 
 EMBEDDING_DECIMALS = 6
 
@@ -28,10 +28,13 @@ STEP_SHARES = {"segmentation": (0.0, 0.3), "embeddings": (0.3, 0.95)}
 class Diarizer:
     """`model` is `embedded`, a pyannote pipeline's hub id or folder, or `auto`: the hub's best with a token, else embedded.
 
+    `segmentation` is the model of voice activity detection.
+
     Raises ModelUnavailable with what to do about it.
     """
 
     def __init__(self, model: str, segmentation: Any, device: Device, hf_token: str | None) -> None:
+        self._reuses_segmentation = False
         self.batch_size = BATCH_SIZES[device.type]
         self.name = diarization_name(model, has_token=bool(hf_token))
         with quietly():
@@ -43,6 +46,7 @@ class Diarizer:
                 long_recordings.bound(self._pipeline)
                 speaker_embeddings.stack_masks(self._pipeline)
                 skip_silence(self._pipeline._segmentation)
+                self._reuses_segmentation = reuse_segmentation(self._pipeline, segmentation)
 
     def diarize(
         self,
@@ -55,7 +59,7 @@ class Diarizer:
         max_speakers: int | None = None,
         batch_size: int | None = None,
     ) -> Diarization:
-        """Turns in `audio` (float32, mono, 16 kHz). `segmentation` is the VAD stage's, which the embedded pipeline reuses."""
+        """Turns in `audio` (float32, mono, 16 kHz). `segmentation` is the VAD stage's, reused where the model is the same."""
 
         def hook(step: str, _: Any, *, completed: int | None = None, total: int | None = None, **__: Any) -> None:
             if completed is not None and total and step in STEP_SHARES:
@@ -67,8 +71,8 @@ class Diarizer:
         with quietly(), exact_float32():
             # torch warns that the memory map is read-only; nothing here writes to it.
             file = {"waveform": torch.from_numpy(audio)[None], "sample_rate": SAMPLE_RATE}
-            if self.name == EMBEDDED_DIARIZATION and segmentation is not None:
-                file["segmentation"] = segmentation
+            if self._reuses_segmentation and segmentation is not None:
+                file[SEGMENTATION] = segmentation
             output: Any = self._pipeline(
                 file, num_speakers=num_speakers, min_speakers=min_speakers, max_speakers=max_speakers, hook=hook
             )

@@ -34,9 +34,10 @@ def segmentation(stages: Any) -> Any:
 def pipelines(stages: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The embedded pipeline, and one as the hub's is: WeSpeaker's ResNet, here a small one that knows nothing, and VBx."""
     from pyannote.audio.core.plda import PLDA
+    from pyannote.audio.pipelines import SpeakerDiarization
 
-    from daemon.embedded.diarization import EmbeddedDiarization
     from daemon.pipeline import long_recordings, speaker_embeddings
+    from daemon.pipeline.windows import reuse_segmentation
 
     folder: Path = tmp_path_factory.mktemp("plda")
     for path, content in weights.diarization().items():
@@ -44,7 +45,7 @@ def pipelines(stages: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str
             (folder / path.removeprefix("plda/")).write_bytes(content)
     plda = PLDA.from_pretrained(folder)
     assert plda is not None
-    wespeaker: Any = EmbeddedDiarization(  # for its segmentation, so that it is computed once
+    wespeaker: Any = SpeakerDiarization(
         segmentation=stages.detector.model,
         embedding=small_resnet(),
         embedding_exclude_overlap=True,
@@ -59,6 +60,7 @@ def pipelines(stages: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     )
     long_recordings.bound(wespeaker)
     speaker_embeddings.stack_masks(wespeaker)
+    assert reuse_segmentation(wespeaker, stages.detector.model)
     return {"embedded": stages.diarizer._pipeline, "wespeaker": wespeaker}
 
 
@@ -211,6 +213,51 @@ def test_digital_silence_is_heard_once_and_scored_as_before(stages: Any) -> None
         handle.remove()
     assert windows <= sum(heard) - 2 * (12 - 5)  # at least: they begin every half second
     np.testing.assert_allclose(ours.data, theirs.data, rtol=0, atol=TOLERANCE)
+
+
+def test_a_pipeline_with_the_model_of_speech_detection_does_not_run_it_again(
+    stages: Any, segmentation: Any, tmp_path: Path
+) -> None:
+    from daemon.pipeline.diarization import Diarizer
+
+    for path, content in weights.diarization().items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(content)
+    diarizer = Diarizer(str(tmp_path), stages.detector.model, stages.device, None)
+    audio = sample_audio()[112_000:208_000]
+    found = stages.detector.detect(audio, lambda _: None).segmentation
+    heard: list[int] = []
+    handle = diarizer._pipeline._segmentation.model.register_forward_pre_hook(lambda *_: heard.append(1))
+    try:
+        reused = diarizer.diarize(audio, found, lambda _: None)
+        assert heard == []
+        assert diarizer.diarize(audio, None, lambda _: None) == reused
+        assert heard != []
+    finally:
+        handle.remove()
+    assert reused.turns
+
+
+def test_a_pipeline_with_another_model_runs_its_own(stages: Any) -> None:
+    from copy import deepcopy
+
+    import torch
+
+    from daemon.pipeline.windows import reuse_segmentation
+
+    def pipeline(model: Any, step: float) -> Any:
+        return SimpleNamespace(
+            _segmentation=SimpleNamespace(model=model, duration=5.0, step=step), get_segmentations=None
+        )
+
+    own = stages.detector.model
+    other = deepcopy(own)
+    with torch.no_grad():
+        other.classifier.bias[0] += 1e-3
+    assert reuse_segmentation(pipeline(deepcopy(own), step=0.5), own)
+    for different in (pipeline(other, step=0.5), pipeline(own, step=1.0), pipeline(own.sincnet, step=0.5)):
+        assert not reuse_segmentation(different, own)
+        assert different.get_segmentations is None
 
 
 def test_other_models_stay_with_pyannote() -> None:
