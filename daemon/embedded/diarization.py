@@ -5,7 +5,6 @@ arXiv:1710.10467) whose weights the package `resemblyzer` carries; only its weig
 extension nor librosa is needed.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +12,6 @@ import torchaudio
 from pyannote.audio import Model
 from pyannote.audio.core.plda import PLDA
 from pyannote.audio.pipelines import SpeakerDiarization
-from pyannote.core import SlidingWindowFeature
 
 from daemon.embedded.models import voice_encoder
 
@@ -55,40 +53,31 @@ class VoiceEncoder(Model):
     def forward(  # type: ignore[override]  # pyannote's embedding models all take weights like this
         self, waveforms: torch.Tensor, weights: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Embeddings of unit length, (batch, 256); NaN, which pyannote leaves out, where nobody speaks.
+        """Embeddings of unit length, (batch, 256) or (batch, speakers, 256); NaN, which pyannote leaves out, of nobody.
 
-        waveforms: (batch, 1, samples) at 16 kHz. weights: (batch, frames), above 0.5 where the speaker speaks; all of
-        the waveform without.
+        waveforms: (batch, 1, samples) at 16 kHz. weights: (batch, frames), or (batch, speakers, frames) for several in the
+        same sound, above 0.5 where the speaker speaks; all of the waveform without.
         """
-        mels = self.mel(waveforms[:, 0]).transpose(1, 2)  # (batch, frames, mels): power, not its logarithm
+        sounds = waveforms[:, 0]
+        mels = self.mel(sounds).transpose(1, 2)  # (batch, frames, mels): power, not its logarithm
         if weights is None:
-            active = torch.ones(mels.shape[:2], dtype=torch.bool, device=mels.device)
-        else:
-            active = torch.nn.functional.interpolate(weights[:, None], size=mels.shape[1])[:, 0] > 0.5
-        samples_active = torch.nn.functional.interpolate(active[:, None].float(), size=waveforms.shape[2])[:, 0]
-        power = (waveforms[:, 0].square() * samples_active).sum(1) / samples_active.sum(1).clamp(min=1)
-        # As its authors do, quiet speech is raised to a common level and loud speech left alone.
-        gain = (10 ** (LEVEL_DBFS / 10) / power.clamp(min=1e-10)).clamp(min=1.0)
-        windows = [_windows(mel[mask] * factor) for mel, mask, factor in zip(mels, active, gain, strict=True)]
+            weights = mels.new_ones(mels.shape[:2])
+        several = weights.dim() == 3
+        active = torch.nn.functional.interpolate(weights if several else weights[:, None], size=mels.shape[1]) > 0.5
+        windows = [
+            _windows(mel[mask] * gain)
+            for sound, mel, masks in zip(sounds, mels, active, strict=True)
+            for mask, gain in zip(masks, _gains(sound, masks), strict=True)
+        ]
         counts = [len(window) for window in windows]
         embeddings = torch.full((len(windows), HIDDEN), torch.nan, device=mels.device)
-        if sum(counts) == 0:
-            return embeddings
-        _, (hidden, _) = self.lstm(torch.cat(windows))
-        partial = torch.nn.functional.normalize(torch.relu(self.linear(hidden[-1])), dim=1)
-        for index, part in enumerate(torch.split(partial, counts)):
-            if len(part):
-                embeddings[index] = torch.nn.functional.normalize(part.mean(0), dim=0)
-        return embeddings
-
-
-class EmbeddedDiarization(SpeakerDiarization):
-    """pyannote's SpeakerDiarization that takes the segmentation from the file, where the VAD stage left it."""
-
-    def get_segmentations(self, file: dict[str, Any], hook: Callable[..., None] | None = None) -> SlidingWindowFeature:
-        if "segmentation" in file:
-            return file["segmentation"]
-        return super().get_segmentations(file, hook=hook)
+        if sum(counts) > 0:
+            _, (hidden, _) = self.lstm(torch.cat(windows))
+            partial = torch.nn.functional.normalize(torch.relu(self.linear(hidden[-1])), dim=1)
+            for index, part in enumerate(torch.split(partial, counts)):
+                if len(part):
+                    embeddings[index] = torch.nn.functional.normalize(part.mean(0), dim=0)
+        return embeddings.view(*active.shape[:2], HIDDEN) if several else embeddings
 
 
 def embedded_pipeline(segmentation: Any) -> SpeakerDiarization:
@@ -96,7 +85,7 @@ def embedded_pipeline(segmentation: Any) -> SpeakerDiarization:
 
     Raises ModelUnavailable when the encoder's package is not installed.
     """
-    pipeline = EmbeddedDiarization(
+    pipeline = SpeakerDiarization(
         segmentation=segmentation,
         embedding=VoiceEncoder(),
         embedding_exclude_overlap=True,
@@ -108,6 +97,17 @@ def embedded_pipeline(segmentation: Any) -> SpeakerDiarization:
     )
     pipeline.instantiate(PARAMETERS)
     return pipeline
+
+
+def _gains(sound: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """What brings each speaker to the common level: (speakers,), from (samples,) and (speakers, frames).
+
+    As the encoder's authors do, quiet speech is raised and loud speech left alone.
+    """
+    active: torch.Tensor = torch.nn.functional.interpolate(masks[None].float(), size=len(sound))[0]
+    power = (sound.square() * active).sum(1) / active.sum(1).clamp(min=1)
+    gains: torch.Tensor = (10 ** (LEVEL_DBFS / 10) / power.clamp(min=1e-10)).clamp(min=1.0)
+    return gains
 
 
 def _windows(mel: torch.Tensor) -> torch.Tensor:

@@ -13,12 +13,12 @@ from pyannote.core import Annotation, SlidingWindowFeature
 from daemon.catalog import EMBEDDED_DIARIZATION, diarization_name
 from daemon.embedded.diarization import embedded_pipeline
 from daemon.errors import DeviceFault, ModelUnavailable, TranscriptdError
-from daemon.pipeline import long_recordings
+from daemon.pipeline import long_recordings, speaker_embeddings
 from daemon.pipeline.devices import Device, Failure, classify, exact_float32
 from daemon.pipeline.pieces import SAMPLE_RATE, Diarization, Turn
 from daemon.pipeline.quiet import quietly
+from daemon.pipeline.windows import BATCH_SIZES, SEGMENTATION, reuse_segmentation, skip_silence
 
-BATCH_SIZE = 32
 EMBEDDING_DECIMALS = 6
 
 # The share of the time that pyannote's two long steps take; each counts its own progress from 0.
@@ -28,18 +28,25 @@ STEP_SHARES = {"segmentation": (0.0, 0.3), "embeddings": (0.3, 0.95)}
 class Diarizer:
     """`model` is `embedded`, a pyannote pipeline's hub id or folder, or `auto`: the hub's best with a token, else embedded.
 
+    `segmentation` is the model of voice activity detection.
+
     Raises ModelUnavailable with what to do about it.
     """
 
     def __init__(self, model: str, segmentation: Any, device: Device, hf_token: str | None) -> None:
+        self._reuses_segmentation = False
+        self.batch_size = BATCH_SIZES[device.type]
         self.name = diarization_name(model, has_token=bool(hf_token))
         with quietly():
             self._pipeline = (
                 embedded_pipeline(segmentation) if self.name == EMBEDDED_DIARIZATION else _load(self.name, hf_token)
             )
             self._pipeline.to(torch.device(device.type))
-        if isinstance(self._pipeline, SpeakerDiarization):
-            long_recordings.bound(self._pipeline)
+            if isinstance(self._pipeline, SpeakerDiarization):
+                long_recordings.bound(self._pipeline)
+                speaker_embeddings.stack_masks(self._pipeline)
+                skip_silence(self._pipeline._segmentation)
+                self._reuses_segmentation = reuse_segmentation(self._pipeline, segmentation)
 
     def diarize(
         self,
@@ -50,22 +57,22 @@ class Diarizer:
         num_speakers: int | None = None,
         min_speakers: int | None = None,
         max_speakers: int | None = None,
-        batch_size: int = BATCH_SIZE,
+        batch_size: int | None = None,
     ) -> Diarization:
-        """Turns in `audio` (float32, mono, 16 kHz). `segmentation` is the VAD stage's, which the embedded pipeline reuses."""
+        """Turns in `audio` (float32, mono, 16 kHz). `segmentation` is the VAD stage's, reused where the model is the same."""
 
         def hook(step: str, _: Any, *, completed: int | None = None, total: int | None = None, **__: Any) -> None:
             if completed is not None and total and step in STEP_SHARES:
                 low, high = STEP_SHARES[step]
                 on_progress(low + (high - low) * min(completed / total, 1.0))
 
-        self._pipeline.segmentation_batch_size = batch_size
-        self._pipeline.embedding_batch_size = batch_size
+        self._pipeline.segmentation_batch_size = batch_size or self.batch_size
+        self._pipeline.embedding_batch_size = batch_size or self.batch_size
         with quietly(), exact_float32():
             # torch warns that the memory map is read-only; nothing here writes to it.
             file = {"waveform": torch.from_numpy(audio)[None], "sample_rate": SAMPLE_RATE}
-            if self.name == EMBEDDED_DIARIZATION and segmentation is not None:
-                file["segmentation"] = segmentation
+            if self._reuses_segmentation and segmentation is not None:
+                file[SEGMENTATION] = segmentation
             output: Any = self._pipeline(
                 file, num_speakers=num_speakers, min_speakers=min_speakers, max_speakers=max_speakers, hook=hook
             )

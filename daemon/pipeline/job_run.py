@@ -6,7 +6,7 @@ import numpy as np
 
 from daemon.errors import ModelUnavailable
 from daemon.options import JobOptions
-from daemon.pipeline import diarization, saved, vad
+from daemon.pipeline import saved, vad
 from daemon.pipeline.alignment import Aligner
 from daemon.pipeline.asr import written_language
 from daemon.pipeline.checkpoints import Checkpoints
@@ -107,7 +107,7 @@ class JobRun:
 
         with self._stages.detector_slot.held(self._watch), self._watch.stage("vad"):
             return self._ladder.or_none(
-                lambda: self._ladder.with_memory("vad", vad.BATCH_SIZE, detect_all),
+                lambda: self._ladder.with_memory("vad", self._stages.detector.batch_size, detect_all),
                 "transcription_basic_mode",
                 "vad",
                 "transcribed in basic mode, without it",
@@ -272,7 +272,7 @@ class JobRun:
             )
 
         return self._ladder.or_none(
-            lambda: self._ladder.with_memory("diarize", diarization.BATCH_SIZE, diarize),
+            lambda: self._ladder.with_memory("diarize", diarizer.batch_size, diarize),
             "diarization_failed",
             "diarize",
             "the speakers are unknown",

@@ -16,14 +16,13 @@ from daemon.errors import ModelUnavailable
 from daemon.pipeline.devices import Device, exact_float32
 from daemon.pipeline.pieces import SAMPLE_RATE, Chunk
 from daemon.pipeline.quiet import quietly
+from daemon.pipeline.windows import BATCH_SIZES, skip_silence
 
 NAME = "whisperx/pyannote-segmentation"
 
 # whisperx's defaults (whisperx/asr.py, load_model).
 ONSET, OFFSET = 0.500, 0.363
 CHUNK_SECONDS = 30
-
-BATCH_SIZE = 32  # windows of 5 s
 
 MIN_SAMPLES = 400  # one analysis window: less is no sound to speak of
 
@@ -42,6 +41,7 @@ class Speech:
 
 class SpeechDetector:
     def __init__(self, device: Device) -> None:
+        self.batch_size = BATCH_SIZES[device.type]
         with quietly():
             model = Model.from_pretrained(Path(str(files("whisperx"))) / "assets" / "pytorch_model.bin")
             if model is None:
@@ -49,16 +49,20 @@ class SpeechDetector:
             self.model = model
             # Windows of 5 s, one every 0.5 s: what both voice activity detection and diarization are tuned for.
             self.inference: Any = Inference(self.model, skip_aggregation=True, device=torch.device(device.type))
+            skip_silence(self.inference)
 
-    def detect(self, audio: np.ndarray, on_progress: Callable[[float], None], batch_size: int = BATCH_SIZE) -> Speech:
-        """Speech in `audio` (float32, mono, 16 kHz), merged to chunks of at most 30 s."""
+    def detect(self, audio: np.ndarray, on_progress: Callable[[float], None], batch_size: int | None = None) -> Speech:
+        """Speech in `audio` (float32, mono, 16 kHz), merged to chunks of at most 30 s.
+
+        `batch_size` is in windows of 5 s; the device's own if not given.
+        """
         if len(audio) < MIN_SAMPLES:
             return Speech([], None)
 
         def hook(completed: int, total: int) -> None:
             on_progress(min(completed / total, 1.0))
 
-        self.inference.batch_size = batch_size
+        self.inference.batch_size = batch_size or self.batch_size
         with quietly(), exact_float32():
             # torch warns that the memory map is read-only; nothing here writes to it.
             file = {"waveform": torch.from_numpy(audio)[None], "sample_rate": SAMPLE_RATE}

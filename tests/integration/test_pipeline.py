@@ -435,7 +435,7 @@ def test_out_of_memory_halves_the_batch_of_speech_detection_and_diarization(
 
     def needs_memory(stage: str, action: Callable[..., Any], size: int) -> Any:
         sizes[stage].append(size)
-        if size > 8:
+        if size > 2:
             raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return action()
 
@@ -451,7 +451,7 @@ def test_out_of_memory_halves_the_batch_of_speech_detection_and_diarization(
         ),
     )
     transcript = transcribe(pipeline, "oom", greeting, options())
-    assert sizes == {"vad": [32, 16, 8], "diarize": [32, 16, 8]}
+    assert sizes == {"vad": [8, 4, 2], "diarize": [8, 4, 2]}
     assert codes_of(transcript) == [("batch_reduced", "vad"), ("batch_reduced", "diarize")]
     assert transcript.speakers == ["SPEAKER_00", "SPEAKER_01"]
 
