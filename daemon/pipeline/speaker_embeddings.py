@@ -1,7 +1,7 @@
 """pyannote's speaker embeddings, with each window's sound through the model once for all who speak in it.
 
 pyannote.audio 4 takes a window through the model once per local speaker, three times as a rule, and also where that speaker,
-or anyone, is silent. Its WeSpeaker models have taken the masks of several speakers at once since 3.3.
+or anyone, is silent; its WeSpeaker models take the masks of several speakers at once.
 """
 
 import math

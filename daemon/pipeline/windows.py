@@ -11,7 +11,7 @@ from daemon.pipeline.devices import exact_float32
 SEGMENTATION = "segmentation"  # a file's key, beside pyannote's own
 
 # Windows at once. On a processor what a filter bank makes of 32 of them, 80 MB for each layer, is no longer in its caches:
-# 8 take a quarter less time.
+# 8 are no slower, on one thread quicker, and take less memory.
 BATCH_SIZES = {"cuda": 32, "cpu": 8}
 
 
