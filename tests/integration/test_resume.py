@@ -299,7 +299,7 @@ def test_warnings_of_earlier_deliveries_are_kept(
         return decode(self, encoded, audio, chunks)
 
     def needs_memory_too(*arguments: Any, batch_size: int, **bounds: Any) -> Any:
-        if batch_size > 16:
+        if batch_size > 4:
             raise RuntimeError("CUDA out of memory")
         return diarize(*arguments, batch_size=batch_size, **bounds)
 
