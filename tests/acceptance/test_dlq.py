@@ -96,7 +96,7 @@ def test_a_dead_letter_is_listed_shown_mended_and_completes(world: World) -> Non
         assert entry["message_id"][:8] in table
         shown = dlq(world, "show", "mend").stdout
         assert '"initial_prompt": "raise"' in shown
-        assert 'raise ValueError("scripted failure")' in shown, "the traceback"
+        assert "raise ValueError(" in shown, "the traceback"
         mended = dlq(world, "redrive", "mend", "--set", "options.initial_prompt=null")
         assert mended.returncode == 0, mended.stderr
         world.wait_for("mend", "job.completed")
