@@ -53,9 +53,9 @@ class Prometheus:
         written.write_text(json.dumps(self.targets))
         written.rename(self.folder / "targets.json")
 
-    def query(self, expression: str) -> list[Series]:
-        """The answer as of now. Raises QueryRefused."""
-        found = self._get("query", query=expression)
+    def query(self, expression: str, at: float | None = None) -> list[Series]:
+        """The answer as of a moment (Unix time), or of now. Raises QueryRefused."""
+        found = self._get("query", query=expression, **({} if at is None else {"time": at}))
         return [Series(each["metric"], [_point(each["value"])]) for each in found["result"]]
 
     def query_range(self, expression: str, start: float, end: float, step_seconds: float) -> list[Series]:
