@@ -32,6 +32,13 @@ MAX_LEASE_SECONDS = 12 * HOUR
 Names = Annotated[tuple[str, ...], NoDecode]
 
 
+# Settings that are lists: in the environment, with spaces or commas between.
+LISTS = (
+    "input_buckets output_buckets models short_context_models alignment_models webhook_hosts webhook_schedule_seconds "
+    "formats redact profanity_words webhook_secret"
+).split()
+
+
 class Settings(BaseSettings):
     """Environment variables with the prefix TRANSCRIPTD_, and a few well-known names without it."""
 
@@ -302,20 +309,7 @@ class Settings(BaseSettings):
         description="Hugging Face token for gated models, passed to the runner alone",
     )
 
-    @field_validator(
-        "input_buckets",
-        "output_buckets",
-        "models",
-        "short_context_models",
-        "alignment_models",
-        "webhook_hosts",
-        "webhook_schedule_seconds",
-        "formats",
-        "redact",
-        "profanity_words",
-        "webhook_secret",
-        mode="before",
-    )
+    @field_validator(*LISTS, mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
