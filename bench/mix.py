@@ -11,10 +11,9 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -167,11 +166,7 @@ def main() -> None:
     console.print(f"{len(recordings)} files, {_length(recordings):.0f} s of audio, medians of {arguments.repeat}")
     console.print(table(rows))
     if arguments.json:
-        arguments.json.write_text(json.dumps([{**_plain(row), "speed": row.speed} for row in rows], indent=2) + "\n")
-
-
-def _plain(row: Row) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in Row.__slots__}
+        arguments.json.write_text(json.dumps([{**asdict(row), "speed": row.speed} for row in rows], indent=2) + "\n")
 
 
 if __name__ == "__main__":

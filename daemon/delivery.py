@@ -15,6 +15,7 @@ from daemon.job import Job, peek_job_id, peek_webhook_url
 from daemon.lease import Lease
 from daemon.manifest import MANIFEST_NAME, Manifest
 from daemon.pace import Course
+from daemon.protocol import STAGES
 from daemon.spans import Span
 from daemon.sqs import Received
 
@@ -42,6 +43,11 @@ class Delivery:
     @property
     def elapsed_seconds(self) -> float:
         return time.monotonic() - self.started_at
+
+    @property
+    def runner_seconds(self) -> float:
+        """What the stages in the runner took so far, without the time in which other jobs had the models."""
+        return sum(self.timings_seconds.get(stage, 0.0) for stage in STAGES)
 
     @property
     def attempt(self) -> int:

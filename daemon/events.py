@@ -107,6 +107,10 @@ class Event(_Model):
         return {"job_id": self.job_id, **({"trace_id": self.trace.trace_id} if self.trace else {})}
 
     @property
+    def exemplar(self) -> dict[str, str] | None:
+        return self.trace.exemplar if self.trace else None
+
+    @property
     def type(self) -> str:
         return f"job.{self.status}"
 

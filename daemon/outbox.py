@@ -261,7 +261,6 @@ class OutboxWorker:
         except Undelivered as error:
             failure, status = error, error.status
         seconds = time.monotonic() - started_at
-        exemplar = event.trace.exemplar if event.trace else None
         fields = {
             "webhook_event": event.type,
             "webhook_attempt": message.receive_count,
@@ -272,7 +271,7 @@ class OutboxWorker:
             now, schedule = datetime.now(UTC), self._settings.webhook_schedule_seconds
             if due := next_due(schedule, entry.first_attempt_at, now, failure.wait_seconds):
                 log.debug("webhook attempt failed", extra={**fields, "due": due.isoformat(timespec="seconds")})
-                self._metrics.observe_webhook(event.type, "retried", seconds, exemplar)
+                self._metrics.observe_webhook(event.type, "retried", seconds, event.exemplar)
                 await self._defer(message, (due - now).total_seconds())
                 return
         ending: Ending = "delivered" if failure is None else "exhausted" if failure.retryable else failure.result
@@ -283,7 +282,7 @@ class OutboxWorker:
             extra={**fields, "webhook_result": ending},
         )
         observed = {"gone": "failed", "exhausted": "failed"}.get(ending, ending)
-        self._metrics.observe_webhook(event.type, observed, seconds, exemplar)
+        self._metrics.observe_webhook(event.type, observed, seconds, event.exemplar)
         self._metrics.webhook_outbox.labels(ending).inc()
         await write_record(self._record, event, ending, status)
         await self._outbox.delete(message)

@@ -338,11 +338,11 @@ class Runner:
         self._available.clear()
 
     def _finish(self, job_id: str, error: Exception | None) -> None:
-        assignment = self._assignments.pop(job_id, None)
-        if assignment is not None:
+        if assignment := self._assignments.pop(job_id, None):
             assignment.gone.set()
-        if assignment is not None and not assignment.finished.done():
-            if error is None:
+            if assignment.finished.done():
+                pass  # its caller has gone
+            elif error is None:
                 self._device_failures = 0
                 assignment.finished.set_result(None)
             else:

@@ -23,10 +23,6 @@ class Span:
         self.context = context
 
     @property
-    def trace_id(self) -> str | None:
-        return self.context.trace_id if self.context else None
-
-    @property
     def exemplar(self) -> dict[str, str] | None:
         return self.context.exemplar if self.context else None
 

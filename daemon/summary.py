@@ -6,7 +6,6 @@ import time
 from daemon.delivery import Delivery
 from daemon.errors import TranscriptdError
 from daemon.job import peek_job_id
-from daemon.protocol import STAGES
 from daemon.wording import words_of
 
 log = logging.getLogger("transcriptd.summary")
@@ -62,4 +61,4 @@ def _real_time_factor(delivery: Delivery) -> float | None:
     audio_seconds = delivery.course.audio_seconds
     if not audio_seconds:
         return None
-    return round(sum(delivery.timings_seconds.get(stage, 0.0) for stage in STAGES) / audio_seconds, 4)
+    return round(delivery.runner_seconds / audio_seconds, 4)

@@ -23,7 +23,7 @@ from daemon.metrics import Metrics
 from daemon.outputs import Presentation, render
 from daemon.pipeline.checkpoints import CHECKPOINT_VERSION
 from daemon.privacy import protect
-from daemon.protocol import STAGES, Batch, Checkpoint, Heard, Progress, StageDone
+from daemon.protocol import Batch, Checkpoint, Heard, Progress, StageDone
 from daemon.results import Results
 from daemon.runner import Runner
 from daemon.scratch import job_directory
@@ -180,8 +180,7 @@ class Transcriber:
             raise
         finally:
             # The runner's stages leave out what other jobs took meanwhile.
-            computed = sum(delivery.timings_seconds.get(stage, 0.0) for stage in STAGES)
-            self._record_stage(delivery, "wait", max(0.0, time.monotonic() - submitted_at - computed))
+            self._record_stage(delivery, "wait", max(0.0, time.monotonic() - submitted_at - delivery.runner_seconds))
             if kept:
                 await asyncio.wait(kept, timeout=CHECKPOINT_GRACE_SECONDS)
 

@@ -362,8 +362,7 @@ class WebhookSender:
             extra={**_fields(delivery), "status": status, "error": error},
         )
         if self._observe is not None:
-            trace = delivery.event.trace
-            self._observe(delivery.event.type, result, delivery.seconds, trace.exemplar if trace else None)
+            self._observe(delivery.event.type, result, delivery.seconds, delivery.event.exemplar)
 
 
 class _Superseded(Exception):

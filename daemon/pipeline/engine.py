@@ -87,13 +87,13 @@ class Engine:
         self._batcher = Batcher(self._execute, models.resident)
 
     @contextmanager
-    def session(self, job_id: str, model: str, room: int, watch: Watch) -> Iterator["Session"]:
+    def session(self, model: str, room: int, watch: Watch) -> Iterator["Session"]:
         """One job's use of the model of that name, in batches of at most `room`.
 
         What it asks for raises ModelUnavailable, OutOfMemory or DeviceFault where the model cannot be loaded, Interrupted
         when the job is given up, or what CTranslate2 raises.
         """
-        session = Session(self._batcher, Owner(job_id, (model, self._models.usual_type)), room, watch)
+        session = Session(self._batcher, Owner((model, self._models.usual_type)), room, watch)
         with self._batcher.member(session.owner):
             yield session
 
@@ -124,26 +124,21 @@ class Session:
 
     def encode(self, features: Sequence[np.ndarray]) -> list[Encoding]:
         """Log-mel spectrograms, (mels, frames) each, to encodings."""
-        found: list[Encoding | None] = [None] * len(features)
-        for frames in {it.shape[1] for it in features}:
-            indexes = [index for index, it in enumerate(features) if it.shape[1] == frames]
-            for index, encoding in zip(
-                indexes, self._do("encode", frames, [features[index] for index in indexes]), strict=True
-            ):
-                found[index] = encoding
-        return [encoding for encoding in found if encoding is not None]
+        return self._by_terms("encode", [it.shape[1] for it in features], features)
 
     def detect_languages(self, encodings: Sequence[Encoding]) -> list[Probabilities]:
         """Each chunk's languages: one step of the decoder."""
-        return self._by_length("detect", encodings, [(it,) for it in encodings])
+        return self._by_terms("detect", [it.frames for it in encodings], encodings)
 
     def generate(self, encodings: Sequence[Encoding], prompts: Sequence[list[int]], **settings: Any) -> list[Any]:
         """CTranslate2's WhisperGenerationResult for each. Prompts may differ in all but the place of `<|startoftranscript|>`
         and the length after it."""
         terms = tuple(sorted((name, _frozen(value)) for name, value in settings.items()))
         sot = self.about.model.hf_tokenizer.token_to_id("<|startoftranscript|>")
-        shapes = [(terms, prompt.index(sot), len(prompt)) for prompt in prompts]
-        return self._by_length("generate", encodings, list(zip(encodings, prompts, strict=True)), shapes)
+        payloads = list(zip(encodings, prompts, strict=True))
+        return self._by_terms(
+            "generate", [(it.frames, prompt.index(sot), len(prompt), terms) for it, prompt in payloads], payloads
+        )
 
     def find_alignment(
         self, tokenizer: Tokenizer, tokens: Sequence[list[int]], encodings: Sequence[Encoding], frames: Sequence[int]
@@ -152,7 +147,7 @@ class Session:
         # Of one job alone: the words' scores depend, in the second decimal, on what else is in the batch (int8, CPU).
         language = (self.owner.age, tuple(tokenizer.sot_sequence), tokenizer.language_code)
         payloads = [(it, tokenizer, *rest) for it, *rest in zip(encodings, tokens, frames, strict=True)]
-        return self._by_length("align", encodings, payloads, [language] * len(payloads))
+        return self._by_terms("align", [(it.frames, language) for it in encodings], payloads)
 
     def call(self, action: Callable[[WhisperModel], T]) -> T:
         """The action's result, done by itself."""
@@ -163,16 +158,12 @@ class Session:
         """From now on use the model in a smaller type. All models leave: it is memory that is short."""
         name, _ = cast(ModelKey, self.owner.model)
         self.owner.model = (name, compute_type)
-        self._about = None
-        self._do("shrink", object(), [lambda model: model])
+        (self._about,) = self._do("shrink", object(), [About.of])
 
     # --- asking ---------------------------------------------------------------------------------------------------
 
-    def _by_length(
-        self, operation: str, encodings: Sequence[Encoding], payloads: Sequence[Any], shapes: Sequence[Hashable] = ()
-    ) -> list[Any]:
-        """What has the same length and shape is asked for together."""
-        terms = [(it.frames, shape) for it, shape in zip(encodings, shapes or [None] * len(encodings), strict=True)]
+    def _by_terms(self, operation: str, terms: Sequence[Hashable], payloads: Sequence[Any]) -> list[Any]:
+        """What has equal terms is asked for together; among them is the length, which a batch has but one of."""
         found: dict[int, Any] = {}
         for term in dict.fromkeys(terms):
             indexes = [index for index, other in enumerate(terms) if other == term]
@@ -199,13 +190,13 @@ def _encode(model: WhisperModel, _: Any, features: list[np.ndarray]) -> list[Enc
     return [Encoding(batch, row) for row in range(len(features))]
 
 
-def _detect(model: WhisperModel, _: Any, payloads: list[tuple[Encoding]]) -> list[Probabilities]:
-    found = model.model.detect_language(gather([encoding for (encoding,) in payloads]))
+def _detect(model: WhisperModel, _: Any, encodings: list[Encoding]) -> list[Probabilities]:
+    found = model.model.detect_language(gather(encodings))
     return [{token.strip("<|>"): probability for token, probability in languages} for languages in found]
 
 
 def _generate(model: WhisperModel, terms: Any, payloads: list[tuple[Encoding, list[int]]]) -> list[Any]:
-    _, (settings, *_) = terms
+    *_, settings = terms
     encodings, prompts = zip(*payloads, strict=True)
     results: list[Any] = model.model.generate(gather(encodings), list(prompts), **_thawed(settings))
     return results

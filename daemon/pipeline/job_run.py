@@ -44,7 +44,7 @@ class JobRun:
         self._checkpoints = checkpoints
         self._watch = Watch(reporter)
         self._ladder = Ladder()
-        self._work = Work(job_id, audio, options, checkpoints, self._watch, self._ladder)
+        self._work = Work(audio, options, checkpoints, self._watch, self._ladder)
         self._recognizer = Recognizer(stages, self._work)
         self._alignment: str | None = None
         self._diarization: str | None = None

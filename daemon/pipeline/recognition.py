@@ -72,7 +72,7 @@ class Recognizer:
     def session(self) -> Iterator[None]:
         """The time in which the job needs Whisper. What other jobs of this process want at that time shares its batches."""
         engine, work = self._stages.engine, self._work
-        with engine.session(work.job_id, self._name, self._stages.batch_size, work.watch) as self._session:
+        with engine.session(self._name, self._stages.batch_size, work.watch) as self._session:
             yield
 
     @property

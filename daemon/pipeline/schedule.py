@@ -36,7 +36,6 @@ class Kind:
 class Owner:
     """A job, from when it first needs the model until it needs it no more. `model` is the one it uses."""
 
-    name: str
     model: Hashable
     age: int = field(default=0)  # lower is older; set when it joins
 

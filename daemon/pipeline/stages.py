@@ -70,7 +70,7 @@ class Stages:
         """Run every model once over `audio`: the first call allocates memory, picks kernels, and shows what is broken."""
         speech = self.detector.detect(audio, lambda _: None)
         watch, model = Watch(Nobody()), model_name(self.default_model)
-        with self.engine.session("warm-up", model, self.batch_size, watch) as whisper:
+        with self.engine.session(model, self.batch_size, watch) as whisper:
             encoded = encode(whisper, audio, chunks)
             if whisper.about.multilingual:
                 whisper.detect_languages(encoded)

@@ -96,7 +96,6 @@ class Watch:
 class Work:
     """`audio` is float32, mono, 16 kHz."""
 
-    job_id: str
     audio: np.ndarray
     options: JobOptions
     checkpoints: Checkpoints

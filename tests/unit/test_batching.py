@@ -36,7 +36,7 @@ class Worker:
 
 @contextmanager
 def jobs(batcher: Batcher, count: int) -> Iterator[list[Owner]]:
-    owners = [Owner(f"job-{number}", "model") for number in range(count)]
+    owners = [Owner("model") for _ in range(count)]
     with ExitStack() as stack:
         for owner in owners:
             stack.enter_context(batcher.member(owner))

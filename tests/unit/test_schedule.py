@@ -15,15 +15,15 @@ def piece(owner: Owner, room: int = 4, operation: str = "generate", terms: Any =
     return Piece(owner, Kind(operation, owner.model, terms), None, room)
 
 
-def joined(schedule: Schedule, name: str, model: str = "base") -> Owner:
-    owner = Owner(name, model)
+def joined(schedule: Schedule, model: str = "base") -> Owner:
+    owner = Owner(model)
     schedule.join(owner)
     return owner
 
 
 def test_a_batch_is_filled_from_all_jobs() -> None:
     schedule = Schedule(RESIDENT)
-    one, two = joined(schedule, "one"), joined(schedule, "two")
+    one, two = joined(schedule), joined(schedule)
     pieces = [piece(one), piece(two), piece(one), piece(two), piece(two)]
     schedule.add(pieces)
     assert schedule.take() == pieces[:4]
@@ -35,7 +35,7 @@ def test_a_batch_is_filled_from_all_jobs() -> None:
 
 def test_only_equals_share_a_batch_and_the_first_of_all_leads() -> None:
     schedule = Schedule(RESIDENT)
-    owner = joined(schedule, "one")
+    owner = joined(schedule)
     long, short = piece(owner, terms=1500), piece(owner, terms=500)
     align = piece(owner, operation="align", terms=1500)
     schedule.add([long, align, short, second := piece(owner, terms=1500)])
@@ -44,7 +44,7 @@ def test_only_equals_share_a_batch_and_the_first_of_all_leads() -> None:
 
 def test_a_job_short_of_memory_keeps_its_batches_small_and_no_others() -> None:
     schedule = Schedule(RESIDENT)
-    short, other = joined(schedule, "short"), joined(schedule, "other")
+    short, other = joined(schedule), joined(schedule)
     schedule.add([piece(other), piece(short, room=2), piece(other), piece(other), piece(other)])
     assert [it.owner for it in schedule.take()] == [other, short]
     assert [it.owner for it in schedule.take()] == [other, other, other]
@@ -52,7 +52,7 @@ def test_a_job_short_of_memory_keeps_its_batches_small_and_no_others() -> None:
 
 def test_a_short_job_waits_for_no_more_than_a_long_one_asked_for_at_once() -> None:
     schedule = Schedule(RESIDENT)
-    long, short = joined(schedule, "long"), joined(schedule, "short")
+    long, short = joined(schedule), joined(schedule)
     schedule.add([piece(long) for _ in range(8)])
     schedule.add([piece(short)])
     schedule.take()
@@ -63,7 +63,7 @@ def test_a_short_job_waits_for_no_more_than_a_long_one_asked_for_at_once() -> No
 
 def test_models_beyond_the_room_wait_for_the_oldest_jobs() -> None:
     schedule = Schedule(resident_models=1)
-    old, young = joined(schedule, "old", "large"), joined(schedule, "young", "turbo")
+    old, young = joined(schedule, "large"), joined(schedule, "turbo")
     schedule.add([piece(young)])
     assert schedule.take() == [], "the old one will need its model again in a moment"
     schedule.add([mine := piece(old)])
@@ -74,7 +74,7 @@ def test_models_beyond_the_room_wait_for_the_oldest_jobs() -> None:
 
 def test_what_a_leaving_job_waited_for_is_given_up() -> None:
     schedule = Schedule(RESIDENT)
-    owner = joined(schedule, "one")
+    owner = joined(schedule)
     schedule.add([running := piece(owner, room=1), waiting := piece(owner, room=1)])
     schedule.take()
     schedule.leave(owner)
@@ -96,7 +96,7 @@ class Jobs(RuleBasedStateMachine):
 
     @rule(target=owners, model=st.sampled_from(MODELS))
     def join(self, model: str) -> Owner:
-        owner = joined(self.schedule, "job", model)
+        owner = joined(self.schedule, model)
         self.inside.append(owner)
         return owner
 
