@@ -16,8 +16,9 @@ from daemon.embedded.process import DaemonProcess
 from daemon.embedded.recordings import sample_call
 from tests.acceptance.world import PATIENCE_SECONDS, World, open_world
 from tests.ec2 import FakeEc2
-from tests.prometheus import Prometheus, open_prometheus, wait_for
+from tests.prometheus import Prometheus, open_prometheus
 from tests.receiver import Behaviour, Receiver, threaded_receiver
+from tests.waiting import wait_for
 
 NVML = Path(__file__).parent / "nvml"
 LEASE_SECONDS = 6

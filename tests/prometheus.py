@@ -3,11 +3,10 @@
 import json
 import re
 import subprocess
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +14,9 @@ from typing import Any
 
 import yaml
 
+from tests.waiting import PATIENCE_SECONDS, wait_for
+
 MONITORING = Path(__file__).parents[1] / "deploy" / "monitoring"
-PATIENCE_SECONDS = 180.0
 
 
 class QueryRefused(Exception):
@@ -86,15 +86,6 @@ class Prometheus:
 
 def _point(pair: Any) -> tuple[float, float]:
     return float(pair[0]), float(pair[1])
-
-
-def wait_for(happened: Callable[[], bool], what: str, timeout_seconds: float = PATIENCE_SECONDS) -> None:
-    """Raises TimeoutError."""
-    deadline = time.monotonic() + timeout_seconds
-    while not happened():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {timeout_seconds:g} s: {what}")
-        time.sleep(0.1)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """The real daemon on an instance that is taken away, idles, or turns out to be unfit."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -10,6 +9,7 @@ from daemon.launcher import EXIT_HOST_ENDS, EXIT_SETUP_FAILED
 from tests.acceptance.world import PATIENCE_SECONDS, World, open_world
 from tests.ec2 import FakeEc2
 from tests.media import chirp, make_wav
+from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -26,13 +26,6 @@ def world(ec2: FakeEc2) -> Iterator[World]:
         yield world
 
 
-def wait_until(happened: Callable[[], bool], what: str, timeout_seconds: float = PATIENCE_SECONDS) -> None:
-    deadline = time.monotonic() + timeout_seconds
-    while not happened():
-        assert time.monotonic() < deadline, f"not within {timeout_seconds} s: {what}"
-        time.sleep(0.05)
-
-
 def exit_of(daemon: DaemonProcess) -> int:
     return daemon.process.wait(PATIENCE_SECONDS)
 
@@ -45,7 +38,7 @@ def test_the_group_may_count_on_it_once_the_models_are_loaded(ec2: FakeEc2, worl
     ec2.failing = 2  # the service fails first
     with world.daemon() as daemon:
         assert daemon.wait_until_ready(PATIENCE_SECONDS)
-        wait_until(lambda: len(ec2.calls) == 3, "the launch hook was completed")
+        wait_for(lambda: len(ec2.calls) == 3, "the launch hook was completed")
         publish(world, "job-1", 0)
         world.wait_for("job-1", "job.completed")
     assert ec2.told() == ["complete launching CONTINUE"] * 3
@@ -70,7 +63,7 @@ def test_a_termination_waits_for_the_job_in_hand(ec2: FakeEc2, world: World) -> 
         publish(world, "in-hand", 3)
         world.wait_for("in-hand", "job.started")
         ec2.terminate()
-        wait_until(lambda: "heartbeat terminating" in ec2.told(), "the hook is kept alive")
+        wait_for(lambda: "heartbeat terminating" in ec2.told(), "the hook is kept alive")
         publish(world, "later", 0)
         assert exit_of(daemon) == EXIT_HOST_ENDS
     world.wait_for("in-hand", "job.completed")
@@ -111,7 +104,7 @@ def test_metadata_that_fail_end_nothing(ec2: FakeEc2, world: World) -> None:
     with world.daemon() as daemon:
         assert daemon.wait_until_ready(PATIENCE_SECONDS)
         ec2.metadata_down = True
-        wait_until(lambda: any(daemon.log_entries("instance metadata unavailable")), "the failure is seen")
+        wait_for(lambda: any(daemon.log_entries("instance metadata unavailable")), "the failure is seen")
         publish(world, "job-1", 0)
         world.wait_for("job-1", "job.completed")
         assert "transcriptd_metadata_failures_total 0.0" not in daemon.get("/metrics")
@@ -122,7 +115,7 @@ def test_an_idle_instance_ends_itself_unless_the_group_wants_no_fewer(ec2: FakeE
     with world.daemon(idle_exit_seconds="2") as daemon:
         publish(world, "first", 0)
         world.wait_for("first", "job.completed")
-        wait_until(lambda: "terminate and shrink" in ec2.told(), "it asked for its end")
+        wait_for(lambda: "terminate and shrink" in ec2.told(), "it asked for its end")
         publish(world, "second", 0)  # it was refused, and goes on
         world.wait_for("second", "job.completed")
         ec2.on_call = lambda call: ec2.terminate() if call["Action"].startswith("Terminate") else None

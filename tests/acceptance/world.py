@@ -16,9 +16,7 @@ from daemon.embedded.aws import EmbeddedAws
 from daemon.embedded.process import DaemonProcess
 from daemon.embedded.receiver import SeenEvent, WebhookReceiver
 from daemon.embedded.recordings import sample_call
-
-# How long anything may take: a bound on life on a busy machine, not a measure of speed.
-PATIENCE_SECONDS = 180.0
+from tests.waiting import PATIENCE_SECONDS as PATIENCE_SECONDS
 
 SECRET = "whsec_" + base64.b64encode(b"a secret for tests alone, 32 byte").decode()
 

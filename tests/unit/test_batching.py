@@ -12,9 +12,9 @@ import pytest
 from daemon.errors import Interrupted
 from daemon.pipeline.batching import Batcher
 from daemon.pipeline.schedule import Kind, Owner
+from tests.waiting import PATIENCE_SECONDS, wait_for
 
 KIND = Kind("double", "model")
-PATIENCE_SECONDS = 60
 
 
 class Worker:
@@ -47,21 +47,14 @@ def ask(batcher: Batcher, owner: Owner, payloads: list[int], on_wait: Callable[[
     return [it.result for it in batcher.do(owner, KIND, payloads, 8, on_wait)]
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-
-
 def test_what_comes_while_a_batch_runs_shares_the_next() -> None:
     worker = Worker()
     batcher = Batcher(worker, 1)
     with jobs(batcher, 3) as owners, ThreadPoolExecutor(3) as pool:
         first = pool.submit(ask, batcher, owners[0], [1])
-        wait_until(lambda: worker.batches == [[1]])
+        wait_for(lambda: worker.batches == [[1]], "the jobs have come so far")
         others = [pool.submit(ask, batcher, owner, [number, number]) for number, owner in enumerate(owners[1:], 2)]
-        wait_until(lambda: len(batcher._schedule._waiting) == 4)
+        wait_for(lambda: len(batcher._schedule._waiting) == 4, "the jobs have come so far")
         worker.may_go.set()
         assert first.result() == [2]
         assert [it.result() for it in others] == [[4, 4], [6, 6]]
@@ -74,9 +67,9 @@ def test_one_jobs_failure_is_not_anothers() -> None:
     worker.failing = {7: ValueError("a bad chunk")}
     with jobs(batcher, 3) as owners, ThreadPoolExecutor(3) as pool:
         first = pool.submit(ask, batcher, owners[0], [1])
-        wait_until(lambda: worker.batches == [[1]])
+        wait_for(lambda: worker.batches == [[1]], "the jobs have come so far")
         bad, good = (pool.submit(ask, batcher, owner, [n, n]) for owner, n in zip(owners[1:], (7, 8), strict=True))
-        wait_until(lambda: len(batcher._schedule._waiting) == 4)
+        wait_for(lambda: len(batcher._schedule._waiting) == 4, "the jobs have come so far")
         worker.may_go.set()
         assert first.result() == [2]
         assert good.result() == [16, 16]
@@ -97,7 +90,7 @@ def test_a_job_that_is_given_up_leaves_the_others_alone() -> None:
 
     with jobs(batcher, 3) as owners, ThreadPoolExecutor(3) as pool:
         first = pool.submit(ask, batcher, owners[0], [1])
-        wait_until(lambda: worker.batches == [[1]])
+        wait_for(lambda: worker.batches == [[1]], "the jobs have come so far")
         stays = pool.submit(ask, batcher, owners[1], [2])
         with pytest.raises(Interrupted):
             ask(batcher, owners[2], [3], give_up)
@@ -113,7 +106,7 @@ def test_a_waiting_job_knows_whether_its_own_work_is_being_done() -> None:
     waits: list[bool] = []
     with jobs(batcher, 1) as (owner,), ThreadPoolExecutor(1) as pool:
         done = pool.submit(ask, batcher, owner, [1], waits.append)
-        wait_until(lambda: len(waits) >= 2)
+        wait_for(lambda: len(waits) >= 2, "the jobs have come so far")
         worker.may_go.set()
         assert done.result() == [2]
     assert set(waits[1:]) == {False}, "in a batch, which may hang: no sign of life"
@@ -125,7 +118,7 @@ def test_a_batch_is_paid_for_in_shares() -> None:
     with jobs(batcher, 1) as (owner,), ThreadPoolExecutor(1) as pool:
         began = time.monotonic()
         done = pool.submit(batcher.do, owner, KIND, [1, 2, 3, 4], 8, lambda _: None)
-        wait_until(lambda: bool(worker.batches))
+        wait_for(lambda: bool(worker.batches), "the jobs have come so far")
         worker.may_go.set()
         pieces = done.result()
         assert len({it.seconds for it in pieces}) == 1
