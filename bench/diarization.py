@@ -83,6 +83,7 @@ def compare_wespeaker(clock: Clock, detector: Any, repeat: int) -> float:
     from pyannote.audio.utils.signal import binarize
 
     from daemon.embedded.diarization import PARAMETERS
+    from daemon.pipeline.lanes import Lanes
     from daemon.pipeline.speaker_embeddings import stack_masks
 
     model = WeSpeakerResNet34()
@@ -97,7 +98,7 @@ def compare_wespeaker(clock: Clock, detector: Any, repeat: int) -> float:
     )
     pipeline.instantiate(PARAMETERS)
     before = SpeakerDiarization.get_embeddings.__get__(pipeline)
-    stack_masks(pipeline)
+    stack_masks(pipeline, Lanes(1))
     file = _file(sample_audio()[: WESPEAKER_SECONDS * SAMPLE_RATE])
     masks = binarize(detector.inference(file), onset=0.5, initial_state=False)
     for _ in range(repeat):
@@ -132,11 +133,13 @@ def main() -> int:
         with quietly():
             from daemon.pipeline.devices import choose_device
             from daemon.pipeline.diarization import Diarizer
+            from daemon.pipeline.lanes import Lanes
             from daemon.pipeline.vad import SpeechDetector
 
             device = choose_device("cpu", "auto", cpu_threads=1)
-            detector = SpeechDetector(device)
-            diarizer = Diarizer("embedded", detector.model, device, None)
+            lanes = Lanes(device.lanes)
+            detector = SpeechDetector(device, lanes)
+            diarizer = Diarizer("embedded", detector.model, device, lanes, None)
             turns = compare(clock, detector, diarizer, audio, arguments.repeat)
             differ = compare_wespeaker(clock, detector, arguments.repeat) if arguments.wespeaker else None
     duration = len(audio) / SAMPLE_RATE

@@ -30,6 +30,17 @@ GROWTHS = 8  # jobs after which the memory of a process that is never idle is ju
 # has an OpenTelemetry exporter of its own, which would send the headers meant for our collector to its makers.
 WITHHELD_PREFIXES = ("AWS_", "TRANSCRIPTD_", "WEBHOOK_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OTEL_")
 
+# glibc gives every large block back to the kernel when it is freed, and the models' layers ask for the same ones over and
+# over: two million page faults for four minutes of audio, a sixth of the processor time (measured: docs/performance.md).
+# With one arena that keeps its memory, in huge pages, there are a thousand. malloc(3), and "Memory Allocation Tunables" in
+# the manual of the GNU C Library; other libraries read none of these.
+ALLOCATOR = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(256 * 1024**2),
+    "MALLOC_TRIM_THRESHOLD_": str(512 * 1024**2),
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+}
+
 
 @dataclass
 class RunnerProcess:
@@ -60,7 +71,8 @@ class RunnerProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
                 process_group=0,  # so that the whole group can be killed, and a terminal's Ctrl-C does not reach it
-                env={name: value for name, value in os.environ.items() if not name.startswith(WITHHELD_PREFIXES)},
+                env=ALLOCATOR
+                | {name: value for name, value in os.environ.items() if not name.startswith(WITHHELD_PREFIXES)},
             )
         finally:
             theirs.close()

@@ -1,4 +1,4 @@
-"""One thread that works through the schedule, and what a job's thread does while it waits."""
+"""The threads that work through the schedule, and what a job's thread does while it waits."""
 
 import threading
 import time
@@ -22,22 +22,25 @@ OnWait = Callable[[bool], None]
 
 
 class Batcher:
-    """Does pieces of work of many threads in one, many at a time."""
+    """Does pieces of work of many threads, many at a time, a batch in each lane."""
 
-    def __init__(self, execute: Execute, resident_models: int) -> None:
+    def __init__(self, execute: Execute, resident_models: int, lanes: int = 1) -> None:
         self._execute = execute
         self._schedule = Schedule(resident_models)
         self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
+        self._lanes = lanes
+        self._idle = 0
+        self._started = False
 
     @contextmanager
     def member(self, owner: Owner) -> Iterator[None]:
         """Inside the block the job may ask for work."""
         with self._changed:
             self._schedule.join(owner)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="batches", daemon=True)
-                self._thread.start()
+            if not self._started:
+                self._started = True
+                for _ in range(self._lanes):
+                    threading.Thread(target=self._work, name="batches", daemon=True).start()
         try:
             yield
         finally:
@@ -70,13 +73,15 @@ class Batcher:
                 queued = all(piece.state is not State.RUNNING for piece in pieces)
             on_wait(queued)
 
-    # --- the thread -----------------------------------------------------------------------------------------------
+    # --- the threads ----------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not (batch := self._schedule.take()):
+                self._idle += 1
+                while not (batch := self._schedule.take(self._idle)):
                     self._changed.wait()
+                self._idle -= 1
             self._do(batch)
             with self._changed:
                 self._changed.notify_all()

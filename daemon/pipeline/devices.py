@@ -19,7 +19,7 @@ class Device:
     type: str  # cuda or cpu
     name: str  # for people
     compute_type: str  # CTranslate2's
-    threads: int
+    lanes: int  # how much is computed side by side, with one thread each: the cores of a CPU; a GPU is one
 
 
 class Failure(StrEnum):
@@ -38,17 +38,17 @@ def choose_device(device: str, compute_type: str, cpu_threads: int) -> Device:
 
     Raises SetupFailed when CUDA is asked for by name and there is none.
     """
-    threads = cpu_threads or len(os.sched_getaffinity(0))
-    torch.set_num_threads(threads)
+    cores = cpu_threads or len(os.sched_getaffinity(0))
     if device == "cuda" and not torch.cuda.is_available():
         raise SetupFailed(
             "TRANSCRIPTD_DEVICE is cuda, but PyTorch finds no usable GPU; check the NVIDIA driver (nvidia-smi), or use auto"
         )
     if device != "cpu" and torch.cuda.is_available():
-        return Device(
-            "cuda", torch.cuda.get_device_name(), "float16" if compute_type == "auto" else compute_type, threads
-        )
-    return Device("cpu", _cpu_name(), "int8" if compute_type == "auto" else compute_type, threads)
+        torch.set_num_threads(cores)  # for what is done beside the GPU
+        name = torch.cuda.get_device_name()
+        return Device("cuda", name, "float16" if compute_type == "auto" else compute_type, lanes=1)
+    torch.set_num_threads(1)  # lanes.py says why
+    return Device("cpu", _cpu_name(), "int8" if compute_type == "auto" else compute_type, lanes=cores)
 
 
 def classify(error: BaseException) -> Failure:

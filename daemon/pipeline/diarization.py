@@ -15,9 +15,10 @@ from daemon.embedded.diarization import embedded_pipeline
 from daemon.errors import DeviceFault, ModelUnavailable, TranscriptdError
 from daemon.pipeline import long_recordings, speaker_embeddings
 from daemon.pipeline.devices import Device, Failure, classify, exact_float32
+from daemon.pipeline.lanes import Lanes
 from daemon.pipeline.pieces import SAMPLE_RATE, Diarization, Turn
 from daemon.pipeline.quiet import quietly
-from daemon.pipeline.windows import BATCH_SIZES, SEGMENTATION, reuse_segmentation, skip_silence
+from daemon.pipeline.windows import SEGMENTATION, batch_size_of, hear_in_lanes, reuse_segmentation
 
 EMBEDDING_DECIMALS = 6
 
@@ -33,9 +34,9 @@ class Diarizer:
     Raises ModelUnavailable with what to do about it.
     """
 
-    def __init__(self, model: str, segmentation: Any, device: Device, hf_token: str | None) -> None:
+    def __init__(self, model: str, segmentation: Any, device: Device, lanes: Lanes, hf_token: str | None) -> None:
         self._reuses_segmentation = False
-        self.batch_size = BATCH_SIZES[device.type]
+        self.batch_size = batch_size_of(device)
         self.name = diarization_name(model, has_token=bool(hf_token))
         with quietly():
             self._pipeline = (
@@ -44,8 +45,8 @@ class Diarizer:
             self._pipeline.to(torch.device(device.type))
             if isinstance(self._pipeline, SpeakerDiarization):
                 long_recordings.bound(self._pipeline)
-                speaker_embeddings.stack_masks(self._pipeline)
-                skip_silence(self._pipeline._segmentation)
+                speaker_embeddings.stack_masks(self._pipeline, lanes)
+                hear_in_lanes(self._pipeline._segmentation, lanes)
                 self._reuses_segmentation = reuse_segmentation(self._pipeline, segmentation)
 
     def diarize(

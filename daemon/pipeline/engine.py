@@ -1,7 +1,7 @@
 """Speech to text for all jobs of this process: the one place that runs Whisper.
 
 Each job has a `Session`, whose calls look as if it had the model for itself. Behind them chunks of all jobs share
-batches (schedule.py), in one thread, so that no two calls fight for the device's memory. Another engine can stand in for
+batches (schedule.py), one batch at a time in each of the device's lanes. Another engine can stand in for
 this one: it has to offer what Session does.
 """
 
@@ -16,6 +16,7 @@ from faster_whisper.tokenizer import Tokenizer
 from whisperx.asr import WhisperModel
 
 from daemon.pipeline.batching import Batcher
+from daemon.pipeline.devices import Device
 from daemon.pipeline.language import Probabilities
 from daemon.pipeline.schedule import Kind, Owner
 from daemon.pipeline.whisper_models import WhisperModels
@@ -23,6 +24,10 @@ from daemon.pipeline.work import Watch
 
 T = TypeVar("T")
 FULL_FRAMES = 1500  # the encoder's, of 30 s
+
+# Chunks that the encoder takes at once, where fewer than the decoder: on a processor a chunk's layers fit into the caches,
+# those of several do not, and each takes longer than by itself.
+ENCODER_ROOM = {"cpu": 1}
 ModelKey = tuple[str, str]  # name and compute type: what tells a model in memory
 
 
@@ -80,11 +85,12 @@ class About:
 
 
 class Engine:
-    """The Whisper models of this process, and the thread that uses them."""
+    """The Whisper models of this process, and the threads that use them."""
 
-    def __init__(self, models: WhisperModels) -> None:
+    def __init__(self, models: WhisperModels, device: Device) -> None:
         self._models = models
-        self._batcher = Batcher(self._execute, models.resident)
+        self._encoder_room = ENCODER_ROOM.get(device.type)
+        self._batcher = Batcher(self._execute, models.resident, device.lanes)
 
     @contextmanager
     def session(self, model: str, room: int, watch: Watch) -> Iterator["Session"]:
@@ -93,7 +99,7 @@ class Engine:
         What it asks for raises ModelUnavailable, OutOfMemory or DeviceFault where the model cannot be loaded, Interrupted
         when the job is given up, or what CTranslate2 raises.
         """
-        session = Session(self._batcher, Owner((model, self._models.usual_type)), room, watch)
+        session = Session(self._batcher, Owner((model, self._models.usual_type)), room, self._encoder_room, watch)
         with self._batcher.member(session.owner):
             yield session
 
@@ -101,16 +107,17 @@ class Engine:
         name, compute_type = cast(ModelKey, kind.model)
         if kind.operation == "shrink":
             self._models.unload_all()
-        model = self._models.get(name, compute_type)
-        return _OPERATIONS[kind.operation](model, kind.terms, payloads)
+        with self._models.borrowed(name, compute_type) as model:
+            return _OPERATIONS[kind.operation](model, kind.terms, payloads)
 
 
 class Session:
     """The job's side. All that it returns is in the order of what it was given."""
 
-    def __init__(self, batcher: Batcher, owner: Owner, room: int, watch: Watch) -> None:
+    def __init__(self, batcher: Batcher, owner: Owner, room: int, encoder_room: int | None, watch: Watch) -> None:
         self.owner = owner
         self.room = room
+        self._encoder_room = encoder_room
         self._batcher = batcher
         self._watch = watch
         self._about: About | None = None
@@ -173,7 +180,8 @@ class Session:
     def _do(self, operation: str, terms: Hashable, payloads: Sequence[Any]) -> list[Any]:
         kind = Kind(operation, self.owner.model, terms)
         with self._watch.queueing() as share:
-            pieces = self._batcher.do(self.owner, kind, payloads, self.room, self._watch.waiting)
+            room = self.room if operation != "encode" else min(self.room, self._encoder_room or self.room)
+            pieces = self._batcher.do(self.owner, kind, payloads, room, self._watch.waiting)
             share(sum(piece.seconds for piece in pieces))
         if operation == "generate":
             for piece in pieces:
@@ -182,7 +190,7 @@ class Session:
         return [piece.result for piece in pieces]
 
 
-# --- in the engine's thread ------------------------------------------------------------------------------------------
+# --- in the engine's threads -----------------------------------------------------------------------------------------
 
 
 def _encode(model: WhisperModel, _: Any, features: list[np.ndarray]) -> list[Encoding]:

@@ -1,6 +1,10 @@
 """One job's way through the stages, and which method takes over where one fails."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 
 import numpy as np
 
@@ -9,14 +13,16 @@ from daemon.options import JobOptions
 from daemon.pipeline import saved, vad
 from daemon.pipeline.alignment import Aligner
 from daemon.pipeline.asr import written_language
+from daemon.pipeline.beside import Beside
 from daemon.pipeline.checkpoints import Checkpoints
 from daemon.pipeline.coverage import with_missed
+from daemon.pipeline.diarizing import diarize
 from daemon.pipeline.ladder import Ladder
 from daemon.pipeline.language import Detection, cut_at_pauses
 from daemon.pipeline.pieces import Diarization, Passage
 from daemon.pipeline.recognition import ESTIMATED, Group, Recognizer
 from daemon.pipeline.reporter import Reporter
-from daemon.pipeline.saved import SavedTurns, SavedWords
+from daemon.pipeline.saved import SavedWords
 from daemon.pipeline.segments import build_segments, sentences
 from daemon.pipeline.speakers import Timeline, overlapped
 from daemon.pipeline.stages import ATTENTION, Stages
@@ -42,12 +48,12 @@ class JobRun:
         self._audio = audio
         self._options = options
         self._checkpoints = checkpoints
+        self._reporter = reporter
         self._watch = Watch(reporter)
         self._ladder = Ladder()
         self._work = Work(audio, options, checkpoints, self._watch, self._ladder)
         self._recognizer = Recognizer(stages, self._work)
         self._alignment: str | None = None
-        self._diarization: str | None = None
 
     def transcript(self) -> Transcript:
         """Run the stages. Raises what WhisperXPipeline.run names."""
@@ -57,14 +63,14 @@ class JobRun:
         diarized = None
         if speech is None or speech.chunks:
             chunks = speech.chunks if speech else []
-            with self._recognizer.session():
-                spoken = self._recognizer.begin(chunks)
-                by_attention = self._options.align != "off" and self._choose_aligner(spoken.language) is None
-                passages = self._with_words(self._recognizer.transcribe(chunks, by_attention))
+            with self._diarizing(speech) as turns:
+                with self._recognizer.session():
+                    spoken = self._recognizer.begin(chunks)
+                    by_attention = self._options.align != "off" and self._choose_aligner(spoken.language) is None
+                    passages = self._with_words(self._recognizer.transcribe(chunks, by_attention))
+                diarized = turns() if passages else None
         if not passages:
             spoken = None  # detected on what turned out to be no speech
-        if passages and self._options.diarize:
-            diarized = self._diarize(speech)
         # Words go to one speaker each: where speakers overlap, to the one a transcription most likely follows.
         timeline = Timeline(diarized.exclusive, overlapped(diarized.turns)) if diarized else None
         segments, names = build_segments(sentences(passages, timeline), with_words=self._options.align != "off")
@@ -83,7 +89,7 @@ class JobRun:
                 asr=self._options.model,
                 vad=vad.NAME,
                 alignment=self._alignment,
-                diarization=self._diarization,
+                diarization=self._stages.diarizer.name if diarized else None,
                 device="cuda" if self._stages.device.type == "cuda" else "cpu",
                 compute_type=self._recognizer.compute_type,
             ),
@@ -190,17 +196,20 @@ class JobRun:
     ) -> None:
         """Set the words of one group's passages; by attention where wav2vec2 has no model or finds no way through a text."""
         mark = self._ladder.mark()
+        lanes = self._stages.lanes
         lost = False
         for language, aligner in aligners.items():
             passages = [passage for passage in group.passages if passage.language == language]
-            for batch in aligner.batches(passages, size):
+            batches = aligner.batches(passages, size)
+            for first in range(0, len(batches), lanes.count):
+                now = batches[first : first + lanes.count]
                 self._watch.check_cancelled()
                 with self._stages.aligner_slot.held(self._watch):
-                    aligned = aligner.align(batch, self._audio)
-                for passage, words in zip(batch, aligned, strict=True):
+                    aligned = lanes.map(partial(aligner.align, audio=self._audio), now)
+                for passage, words in zip(chain.from_iterable(now), chain.from_iterable(aligned), strict=True):
                     passage.words = words
                     lost |= not words
-                done += len(batch)
+                done += sum(len(batch) for batch in now)
                 self._watch.progress("align", done / total)
         if lost:
             reason = f"{names} could not align every passage; for some, word times are from Whisper's cross-attention"
@@ -231,50 +240,29 @@ class JobRun:
 
     # --- speakers -------------------------------------------------------------------------------------------------
 
+    @contextmanager
+    def _diarizing(self, speech: vad.Speech | None) -> Iterator[Callable[[], Diarization | None]]:
+        """Diarization runs beside the block, which may ask for what it found: None if that failed, or is not wanted."""
+        if not self._options.diarize:
+            yield lambda: None
+            return
+        ladder = Ladder()
+
+        def compute(watch: Watch) -> Diarization | None:
+            return diarize(self._stages, replace(self._work, watch=watch, ladder=ladder), speech)
+
+        def result() -> Diarization | None:
+            diarized = beside.result(self._watch)
+            self._ladder.repeat(ladder.warnings())
+            return diarized
+
+        beside = Beside("diarize", self._reporter, compute)
+        try:
+            yield result
+        finally:
+            beside.stop()
+
     def _voices(self, diarized: Diarization | None, names: dict[str, str]) -> dict[str, list[float]] | None:
         if diarized is None or not self._options.speaker_embeddings:
             return None
         return {name: diarized.voices[label] for label, name in names.items() if label in diarized.voices}
-
-    def _diarize(self, speech: vad.Speech | None) -> Diarization | None:
-        """Who speaks when; None when that failed."""
-        diarizer = self._stages.diarizer
-        with self._stages.diarizer_slot.held(self._watch), self._watch.stage("diarize"):
-            found = saved.load(
-                self._checkpoints, "diarize.json", SavedTurns, lambda it: it.diarizer == diarizer.name and it.fits()
-            )
-            if found is not None:
-                self._ladder.repeat(found.warnings)
-                diarized = found.restore()
-            else:
-                mark = self._ladder.mark()
-                computed = self._turns(speech)
-                if computed is None:
-                    return None
-                diarized = computed
-                part = SavedTurns.of(diarizer.name, diarized, self._ladder.warnings(since=mark))
-                saved.save(self._checkpoints, "diarize.json", part)
-        self._diarization = diarizer.name
-        return diarized
-
-    def _turns(self, speech: vad.Speech | None) -> Diarization | None:
-        options, diarizer, progress = self._options, self._stages.diarizer, self._watch.progress_of("diarize")
-
-        def diarize(size: int) -> Diarization:
-            return diarizer.diarize(
-                self._audio,
-                speech.segmentation if speech else None,
-                progress,
-                num_speakers=options.num_speakers,
-                min_speakers=options.min_speakers,
-                max_speakers=options.max_speakers,
-                batch_size=size,
-            )
-
-        return self._ladder.or_none(
-            lambda: self._ladder.with_memory("diarize", diarizer.batch_size, diarize),
-            "diarization_failed",
-            "diarize",
-            "the speakers are unknown",
-            memory_matters=False,  # a transcript without speakers is worth more than another try that may end the same
-        )

@@ -5,6 +5,9 @@ length). The piece that has waited longest leads, and takes along those of its k
 batch is filled from all jobs, and no piece waits longer than for what came before it: a recording of six hours asks for
 one batch at a time, and a short one gets its turn between two of them.
 
+Where several batches are done side by side, in the lanes of a processor, what is ready is shared out among those that are
+idle: two halves of a batch at the same time are done sooner than the whole in one of them.
+
 Models that are not in memory cost seconds to load. With room for n of them, only the models of the n oldest
 jobs that differ are used, so that two jobs never take turns in loading their models over each other's.
 """
@@ -13,6 +16,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import count
+from math import ceil
 from typing import Any
 
 
@@ -88,17 +92,18 @@ class Schedule:
                 piece.state = State.GIVEN_UP
         self._waiting = [piece for piece in self._waiting if piece.state is State.WAITING]
 
-    def take(self) -> list[Piece]:
-        """The next batch, now running; empty if there is nothing to do."""
+    def take(self, idle_lanes: int = 1) -> list[Piece]:
+        """The next batch, now running; empty if there is nothing to do. `idle_lanes`: who asks, and who could ask next."""
         usable = self._usable_models()
         ready = [piece for piece in self._waiting if piece.kind.model in usable]
         if not ready:
             return []
         leader = ready[0]
+        alike = [piece for piece in ready if piece.kind == leader.kind]
         batch: list[Piece] = []
-        room = leader.room
-        for piece in ready:
-            if piece.kind == leader.kind and len(batch) < min(room, piece.room):
+        room = min(leader.room, ceil(len(alike) / idle_lanes))
+        for piece in alike:
+            if len(batch) < min(room, piece.room):
                 batch.append(piece)
                 room = min(room, piece.room)
         for piece in batch:

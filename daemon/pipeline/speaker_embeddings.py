@@ -15,22 +15,24 @@ from pyannote.audio.pipelines.speaker_verification import PyannoteAudioPretraine
 from pyannote.core import SlidingWindowFeature
 
 from daemon.embedded.diarization import VoiceEncoder
+from daemon.pipeline.lanes import Lanes
 
 # Known to give for masks (windows, speakers, frames) what they give for each of them alone.
 MODELS_FOR_SEVERAL = (BaseWeSpeakerResNet, VoiceEncoder)
 
 
-def stack_masks(pipeline: Any) -> None:
-    """Let a SpeakerDiarization pipeline hear each window once. A pipeline around any other model stays as it is."""
+def stack_masks(pipeline: Any, lanes: Lanes) -> None:
+    """Let a SpeakerDiarization pipeline hear each window once, in all lanes. A pipeline around any other model stays as it is."""
     embedding = getattr(pipeline, "_embedding", None)  # an oracle's clustering has none
     if isinstance(embedding, PyannoteAudioPretrainedSpeakerEmbedding) and isinstance(
         embedding.model_, MODELS_FOR_SEVERAL
     ):
-        pipeline.get_embeddings = partial(get_embeddings, pipeline)
+        pipeline.get_embeddings = partial(get_embeddings, pipeline, lanes)
 
 
 def get_embeddings(
     pipeline: Any,
+    lanes: Lanes,
     file: Any,
     binary_segmentations: SlidingWindowFeature,
     exclude_overlap: bool = False,
@@ -65,7 +67,8 @@ def get_embeddings(
     if hook is not None:
         hook("embeddings", None, total=len(batches), completed=0)
     for completed, batch in enumerate(batches, 1):
-        embeddings[batch] = embed(batch)
+        parts = np.array_split(batch, min(lanes.count, len(batch)))
+        embeddings[batch] = np.concatenate(lanes.map(embed, parts))
         if hook is not None:
             hook("embeddings", None, total=len(batches), completed=completed)
     return embeddings

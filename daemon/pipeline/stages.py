@@ -13,6 +13,7 @@ from daemon.pipeline.devices import choose_device
 from daemon.pipeline.diarization import Diarizer
 from daemon.pipeline.encoding import encode
 from daemon.pipeline.engine import Engine
+from daemon.pipeline.lanes import Lanes
 from daemon.pipeline.pieces import Chunk, Passage
 from daemon.pipeline.reporter import Nobody
 from daemon.pipeline.settings import RunnerSettings
@@ -59,10 +60,13 @@ class Stages:
         self.whisper = WhisperModels(
             (settings.model, *settings.models), settings.models_resident, self.device, settings.hf_token
         )
-        self.engine = Engine(self.whisper)
+        self.engine = Engine(self.whisper, self.device)
+        self.lanes = Lanes(self.device.lanes)
         self.detector_slot, self.aligner_slot, self.diarizer_slot = Slot(), Slot(), Slot()
-        self.detector = vad.SpeechDetector(self.device)
-        self.diarizer = Diarizer(settings.diarization_model, self.detector.model, self.device, settings.hf_token)
+        self.detector = vad.SpeechDetector(self.device, self.lanes)
+        self.diarizer = Diarizer(
+            settings.diarization_model, self.detector.model, self.device, self.lanes, settings.hf_token
+        )
         self.aligners = Aligners(settings.alignment_models, self.device)
         self.aligners.load_configured()
 

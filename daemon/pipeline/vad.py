@@ -14,9 +14,10 @@ from whisperx.vads.pyannote import Pyannote
 
 from daemon.errors import ModelUnavailable
 from daemon.pipeline.devices import Device, exact_float32
+from daemon.pipeline.lanes import Lanes
 from daemon.pipeline.pieces import SAMPLE_RATE, Chunk
 from daemon.pipeline.quiet import quietly
-from daemon.pipeline.windows import BATCH_SIZES, skip_silence
+from daemon.pipeline.windows import batch_size_of, hear_in_lanes
 
 NAME = "whisperx/pyannote-segmentation"
 
@@ -40,8 +41,8 @@ class Speech:
 
 
 class SpeechDetector:
-    def __init__(self, device: Device) -> None:
-        self.batch_size = BATCH_SIZES[device.type]
+    def __init__(self, device: Device, lanes: Lanes) -> None:
+        self.batch_size = batch_size_of(device)
         with quietly():
             model = Model.from_pretrained(Path(str(files("whisperx"))) / "assets" / "pytorch_model.bin")
             if model is None:
@@ -49,7 +50,7 @@ class SpeechDetector:
             self.model = model
             # Windows of 5 s, one every 0.5 s: what both voice activity detection and diarization are tuned for.
             self.inference: Any = Inference(self.model, skip_aggregation=True, device=torch.device(device.type))
-            skip_silence(self.inference)
+            hear_in_lanes(self.inference, lanes)
 
     def detect(self, audio: np.ndarray, on_progress: Callable[[float], None], batch_size: int | None = None) -> Speech:
         """Speech in `audio` (float32, mono, 16 kHz), merged to chunks of at most 30 s.

@@ -60,6 +60,11 @@ class Watch:
             yield
         self.done(stage)
 
+    def took(self, stage: str, seconds: float) -> None:
+        """The stage was done elsewhere, beside others."""
+        self._seconds[stage] = seconds
+        self.done(stage)
+
     def done(self, stage: str) -> None:
         self.progress(stage, 1.0)
         self._reporter.stage_done(stage, self._seconds[stage])

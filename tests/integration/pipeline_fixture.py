@@ -117,7 +117,7 @@ class Recorder:
         from daemon.errors import Interrupted
 
         self.checks += 1
-        if self.checks == self._cancel_at:
+        if self._cancel_at is not None and self.checks >= self._cancel_at:
             raise Interrupted("the test gave the job up")
 
 

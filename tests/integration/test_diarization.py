@@ -59,7 +59,7 @@ def pipelines(stages: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         }
     )
     long_recordings.bound(wespeaker)
-    speaker_embeddings.stack_masks(wespeaker)
+    speaker_embeddings.stack_masks(wespeaker, stages.lanes)
     assert reuse_segmentation(wespeaker, stages.detector.model)
     return {"embedded": stages.diarizer._pipeline, "wespeaker": wespeaker}
 
@@ -223,7 +223,7 @@ def test_a_pipeline_with_the_model_of_speech_detection_does_not_run_it_again(
     for path, content in weights.diarization().items():
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).write_bytes(content)
-    diarizer = Diarizer(str(tmp_path), stages.detector.model, stages.device, None)
+    diarizer = Diarizer(str(tmp_path), stages.detector.model, stages.device, stages.lanes, None)
     audio = sample_audio()[112_000:208_000]
     found = stages.detector.detect(audio, lambda _: None).segmentation
     heard: list[int] = []
@@ -261,10 +261,11 @@ def test_a_pipeline_with_another_model_runs_its_own(stages: Any) -> None:
 
 
 def test_other_models_stay_with_pyannote() -> None:
+    from daemon.pipeline.lanes import Lanes
     from daemon.pipeline.speaker_embeddings import stack_masks
 
     for pipeline in (SimpleNamespace(), SimpleNamespace(_embedding=object())):
-        stack_masks(pipeline)
+        stack_masks(pipeline, Lanes(1))
         assert not hasattr(pipeline, "get_embeddings")
 
 

@@ -78,7 +78,7 @@ def test_one_that_is_given_up_disturbs_nobody(pipeline: WhisperXPipeline) -> Non
     assert [it if isinstance(it, str) else plain(it) for it in found] == [alone, "given up", "given up", alone]
 
 
-def test_waiting_for_others_is_no_stages_time(pipeline: WhisperXPipeline) -> None:
+def test_waiting_for_others_is_no_stages_time(pipeline: WhisperXPipeline, stages: Any) -> None:
     """Jobs that wait for each other take the time of all of them, and each names its own share."""
     audio, job = JOBS["call"]
     recorders = [Recorder() for _ in range(3)]
@@ -92,5 +92,5 @@ def test_waiting_for_others_is_no_stages_time(pipeline: WhisperXPipeline) -> Non
     with ThreadPoolExecutor(len(recorders)) as pool:
         shares = list(pool.map(run, recorders))
     wall = time.monotonic() - began
-    # Two may compute at once: speech detection or diarization beside Whisper.
-    assert wall / 3 < sum(shares) < 2.5 * wall
+    # At once there may be Whisper in every lane, speech detection and diarization.
+    assert wall / 3 < sum(shares) < (stages.lanes.count + 2.5) * wall

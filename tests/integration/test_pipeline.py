@@ -482,7 +482,7 @@ def as_if_cuda(stages: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     cpu = replace(stages.device, compute_type="float16")
     monkeypatch.setattr(WhisperModels, "_load", load_on_cpu)
     monkeypatch.setattr(stages, "device", replace(cpu, type="cuda"))
-    monkeypatch.setattr(stages, "engine", Engine(WhisperModels((str(whisper_tiny_en()),), 1, cpu, None)))
+    monkeypatch.setattr(stages, "engine", Engine(WhisperModels((str(whisper_tiny_en()),), 1, cpu, None), cpu))
     return types
 
 
@@ -630,7 +630,8 @@ def test_the_least_recently_used_whisper_model_leaves(stages: Any, monkeypatch: 
     monkeypatch.setattr(WhisperModels, "_load", load)
     models = WhisperModels(("/models/base", "org/faster-whisper-small", "tiny"), 2, stages.device, None)
     for name in ("base", "small", "base", "tiny", "base", "small"):
-        models.get(name)
+        with models.borrowed(name):
+            pass
     assert loads == ["/models/base", "org/faster-whisper-small", "tiny", "org/faster-whisper-small"]
 
 
@@ -638,10 +639,11 @@ def test_a_folder_that_is_no_model_is_named(stages: Any, tmp_path: Path) -> None
     from daemon.pipeline.diarization import Diarizer
     from daemon.pipeline.whisper_models import WhisperModels
 
-    with pytest.raises(ModelUnavailable, match=r"model\.bin"):
-        WhisperModels((str(tmp_path),), 2, stages.device, None).get(tmp_path.name)
+    models = WhisperModels((str(tmp_path),), 2, stages.device, None)
+    with pytest.raises(ModelUnavailable, match=r"model\.bin"), models.borrowed(tmp_path.name):
+        pass
     with pytest.raises(ModelUnavailable, match=r"config\.yaml"):
-        Diarizer(str(tmp_path), None, stages.device, None)
+        Diarizer(str(tmp_path), None, stages.device, stages.lanes, None)
 
 
 @pytest.mark.parametrize(("token", "advice"), [(None, "HF_TOKEN is not set"), ("hf_x", "accept the conditions")])
@@ -652,7 +654,7 @@ def test_a_gated_pipeline_says_what_to_do(
 
     monkeypatch.setattr("daemon.pipeline.diarization.Pipeline.from_pretrained", lambda *_, **__: None)
     with pytest.raises(ModelUnavailable, match=advice) as caught:
-        diarization.Diarizer(HUB_DIARIZATION, None, stages.device, token)
+        diarization.Diarizer(HUB_DIARIZATION, None, stages.device, stages.lanes, token)
     assert "TRANSCRIPTD_DIARIZATION_MODEL=embedded" in str(caught.value)
     assert "hf_x" not in str(caught.value)
 

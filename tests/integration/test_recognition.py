@@ -135,7 +135,8 @@ def test_a_looping_chunk_alone_is_decoded_again(
 
     generate = Decoder._generate
     warmer: list[int] = []
-    loop = stages.whisper.get("tiny.en").hf_tokenizer.encode(" I'm sorry." * 5, add_special_tokens=False).ids
+    with stages.whisper.borrowed("tiny.en") as model:
+        loop = model.hf_tokenizer.encode(" I'm sorry." * 5, add_special_tokens=False).ids
 
     def loops(self: Decoder, encoded: Any, languages: Any, **sampling: Any) -> Any:
         results = generate(self, encoded, languages, **sampling)
@@ -349,8 +350,8 @@ def test_numbers_are_written_out_and_none_is_lost(pipeline: WhisperXPipeline, st
     assert "25" in digits
     assert not re.search(r"[\d$]", in_words)
     assert re.search(r"eighty.four.*twenty.five.*three hundred dollars", in_words)
-    model = stages.whisper.get("base")
-    assert numeral_tokens(model, None) is numeral_tokens(model, None)  # kept: a tokenizer would be needed otherwise
+    with stages.whisper.borrowed("base") as model:
+        assert numeral_tokens(model, None) is numeral_tokens(model, None)  # kept: a tokenizer would be needed otherwise
 
 
 def test_a_number_that_would_be_lost_stays_as_it_is(

@@ -1,5 +1,6 @@
 """What shares a batch, and in which order: the schedule against every order of events that hypothesis can think of."""
 
+from math import ceil
 from typing import Any
 
 from hypothesis import strategies as st
@@ -31,6 +32,17 @@ def test_a_batch_is_filled_from_all_jobs() -> None:
     assert {it.batch_size for it in pieces[:4]} == {4}
     assert schedule.take() == pieces[4:]
     assert schedule.take() == []
+
+
+def test_idle_lanes_share_what_is_ready() -> None:
+    schedule = Schedule(RESIDENT)
+    one, two = joined(schedule), joined(schedule)
+    pieces = [piece(one), piece(two), piece(one), piece(two), piece(two)]
+    other = piece(one, operation="encode")
+    schedule.add([*pieces, other])
+    assert schedule.take(idle_lanes=2) == pieces[:3]
+    assert schedule.take(idle_lanes=1) == pieces[3:]
+    assert schedule.take(idle_lanes=4) == [other], "there is no less than one"
 
 
 def test_only_equals_share_a_batch_and_the_first_of_all_leads() -> None:
@@ -116,12 +128,12 @@ class Jobs(RuleBasedStateMachine):
     def give_up(self, data: st.DataObject) -> None:
         self.schedule.give_up(data.draw(st.lists(st.sampled_from(self.asked))))
 
-    @rule()
-    def take(self) -> None:
+    @rule(idle_lanes=st.integers(1, 3))
+    def take(self, idle_lanes: int) -> None:
         waiting = [it for it in self.asked if it.state is State.WAITING]
         usable = list(dict.fromkeys(owner.model for owner in self.inside))[:RESIDENT]
         ready = [it for it in waiting if it.kind.model in usable]
-        batch = self.schedule.take()
+        batch = self.schedule.take(idle_lanes)
         assert bool(batch) == bool(ready), "nothing waits without a reason"
         if batch:
             assert batch[0] is ready[0], "who has waited longest leads"
@@ -130,8 +142,10 @@ class Jobs(RuleBasedStateMachine):
             assert all(len(batch) <= it.room for it in batch)
             assert not set(map(id, batch)) & set(map(id, self.taken)), "nothing is done twice"
             left = [it for it in ready if it.kind == batch[0].kind and it not in batch]
-            full = min(it.room for it in batch)
+            share = ceil((len(batch) + len(left)) / idle_lanes)
+            full = min(share, *(it.room for it in batch))
             assert len(batch) == full or all(it.room <= len(batch) for it in left), "a batch is as full as it can be"
+            assert len(batch) <= share, "what is ready is for all lanes that are idle"
         self.taken += batch
 
     @invariant()
