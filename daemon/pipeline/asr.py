@@ -29,6 +29,8 @@ from daemon.pipeline.words import Piece, split_words
 
 BEAM_SIZE = 5  # openai/whisper's and whisperx's default
 TEMPERATURES = (0.2, 0.4, 0.6, 0.8, 1.0)  # openai/whisper's
+TOKEN_CAPS = (64, 128, 224)  # the last is Whisper's own: half of its context
+MAX_TOKENS_PER_SECOND = 32
 
 
 class Decoder:
@@ -56,7 +58,7 @@ class Decoder:
         Short encodings of which Whisper makes too little are replaced, in `encoded` too, by such as are padded.
         """
         languages = self._languages(encoded, chunks)
-        firsts = [self._read(result) for result in self._generate(encoded, languages, beam_size=BEAM_SIZE)]
+        firsts = [self._read(result) for result in self._generate(encoded, chunks, languages, beam_size=BEAM_SIZE)]
         self._hear_in_full(encoded, firsts, audio, chunks, languages)
         passages: list[Passage] = []
         previous = ""
@@ -143,7 +145,9 @@ class Decoder:
 
     # --- readings -------------------------------------------------------------------------------------------------
 
-    def _generate(self, encoded: Sequence[Encoding], languages: Sequence[str], **sampling: Any) -> list[Any]:
+    def _generate(
+        self, encoded: Sequence[Encoding], chunks: Sequence[Chunk], languages: Sequence[str], **sampling: Any
+    ) -> list[Any]:
         """CTranslate2's results, one for each of the batch."""
         prompts = [
             self._model.get_prompt(self._tokenizer(language), self._prompt.tokens, without_timestamps=True)
@@ -153,7 +157,7 @@ class Decoder:
         return self._whisper.generate(
             encoded,
             prompts,
-            max_length=self._model.max_length,
+            [token_cap(chunk.end - chunk.start) for chunk in chunks],
             return_scores=True,
             return_no_speech_prob=True,
             **settings,
@@ -174,8 +178,9 @@ class Decoder:
         ]
         if not unsure:
             return
-        full = encode(self._whisper, audio, [chunks[index] for index in unsure])
-        results = self._generate(full, [languages[index] for index in unsure], beam_size=BEAM_SIZE)
+        again = [chunks[index] for index in unsure]
+        full = encode(self._whisper, audio, again)
+        results = self._generate(full, again, [languages[index] for index in unsure], beam_size=BEAM_SIZE)
         for index, encoding, result in zip(unsure, full, results, strict=True):
             encoded[index], readings[index] = encoding, self._read(result)
 
@@ -199,15 +204,15 @@ class Decoder:
         repeats = gates.repeats(first, previous)
         if (gates.is_good(first) and not repeats) or gates.is_silence(first):
             return first
-        warmer = self._decode_warmer(encoded, language, first)
+        warmer = self._decode_warmer(encoded, chunk, language, first)
         return first if repeats and gates.repeats(warmer, previous) else warmer
 
-    def _decode_warmer(self, encoded: Sequence[Encoding], language: str, first: Reading) -> Reading:
+    def _decode_warmer(self, encoded: Sequence[Encoding], chunk: Chunk, language: str, first: Reading) -> Reading:
         """The first good reading at a rising temperature, else the best: Whisper's way out of loops."""
         readings = [first]
         for temperature in TEMPERATURES:
             sampling = {"beam_size": 1, "num_hypotheses": BEAM_SIZE, "sampling_topk": 0}
-            result = self._generate(encoded, [language], sampling_temperature=temperature, **sampling)[0]
+            result = self._generate(encoded, [chunk], [language], sampling_temperature=temperature, **sampling)[0]
             readings.append(self._read(result))
             if gates.is_good(readings[-1]):
                 return readings[-1]
@@ -221,6 +226,7 @@ class Decoder:
         suppressed = sorted({*self._suppressed, *numeral_tokens(self._model, self._tokenizer(self._language))})
         results = self._generate(
             [encoded[index] for index in indexes],
+            [passages[index].chunk for index in indexes],
             [passages[index].language for index in indexes],
             beam_size=BEAM_SIZE,
             suppress_tokens=suppressed,
@@ -244,6 +250,15 @@ class Decoder:
                 for item in found
             ]
             passage.words = attention_words(pieces, passage.chunk, written_language(self._options, language))
+
+
+def token_cap(seconds: float) -> int:
+    """How many tokens Whisper may make of so much sound: a loop in a short chunk ends before it holds a batch up for long.
+
+    The next of a few steps, because only equal ones share a batch. Of 30 s Whisper makes 224 at the most, 7.5 a second;
+    scripts that take most tokens, such as Burmese and Amharic, have about 30 a second.
+    """
+    return next((cap for cap in TOKEN_CAPS[:-1] if seconds * MAX_TOKENS_PER_SECOND <= cap), TOKEN_CAPS[-1])
 
 
 def written_language(options: JobOptions, spoken: str) -> str:

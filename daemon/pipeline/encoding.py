@@ -21,14 +21,15 @@ Encodings = MutableMapping[Chunk, Encoding]
 def encode(whisper: Session, audio: np.ndarray, chunks: Sequence[Chunk], *, padded: bool = True) -> list[Encoding]:
     """The chunks' encodings, each padded to Whisper's 30 s, or else to little more than it is long.
 
-    `audio` is float32, mono, 16 kHz.
+    `audio` is float32, mono, 16 kHz. Spectrograms are computed where the model is, and stay there.
     """
-    mels = whisper.about.mels
+    about = whisper.about
     features = []
     for chunk in chunks:
         span = np.array(audio[int(chunk.start * SAMPLE_RATE) : int(chunk.end * SAMPLE_RATE)][:N_SAMPLES])
         samples = N_SAMPLES if padded else short_samples(len(span))
-        features.append(log_mel_spectrogram(span, mels, padding=max(0, samples - len(span))).numpy())
+        padding = max(0, samples - len(span))
+        features.append(log_mel_spectrogram(span, about.mels, padding=padding, device=about.device))
     return whisper.encode(features)
 
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 import ctranslate2
 import numpy as np
+import torch
 from faster_whisper.tokenizer import Tokenizer
 from whisperx.asr import WhisperModel
 
@@ -76,12 +77,13 @@ class About:
     """A model's sizes. `model` is for its tokenizer and prompts alone: it may be out of memory by now."""
 
     model: WhisperModel
+    device: str  # cuda or cpu
     mels: int
     multilingual: bool
 
     @classmethod
     def of(cls, model: WhisperModel) -> "About":
-        return cls(model, model.model.n_mels, model.model.is_multilingual)
+        return cls(model, model.model.device, model.model.n_mels, model.model.is_multilingual)
 
 
 class Engine:
@@ -129,22 +131,29 @@ class Session:
             self._about = self.call(About.of)
         return self._about
 
-    def encode(self, features: Sequence[np.ndarray]) -> list[Encoding]:
-        """Log-mel spectrograms, (mels, frames) each, to encodings."""
+    def encode(self, features: Sequence[torch.Tensor]) -> list[Encoding]:
+        """Log-mel spectrograms, (mels, frames) each, on the model's device, to encodings."""
         return self._by_terms("encode", [it.shape[1] for it in features], features)
 
     def detect_languages(self, encodings: Sequence[Encoding]) -> list[Probabilities]:
         """Each chunk's languages: one step of the decoder."""
         return self._by_terms("detect", [it.frames for it in encodings], encodings)
 
-    def generate(self, encodings: Sequence[Encoding], prompts: Sequence[list[int]], **settings: Any) -> list[Any]:
-        """CTranslate2's WhisperGenerationResult for each. Prompts may differ in all but the place of `<|startoftranscript|>`
-        and the length after it."""
+    def generate(
+        self, encodings: Sequence[Encoding], prompts: Sequence[list[int]], max_tokens: Sequence[int], **settings: Any
+    ) -> list[Any]:
+        """CTranslate2's WhisperGenerationResult for each, of at most so many tokens. Prompts may differ in all but the place
+        of `<|startoftranscript|>` and the length after it. What may become long shares no batch with what may not."""
         terms = tuple(sorted((name, _frozen(value)) for name, value in settings.items()))
         sot = self.about.model.hf_tokenizer.token_to_id("<|startoftranscript|>")
         payloads = list(zip(encodings, prompts, strict=True))
         return self._by_terms(
-            "generate", [(it.frames, prompt.index(sot), len(prompt), terms) for it, prompt in payloads], payloads
+            "generate",
+            [
+                (it.frames, prompt.index(sot), len(prompt), most, terms)
+                for (it, prompt), most in zip(payloads, max_tokens, strict=True)
+            ],
+            payloads,
         )
 
     def find_alignment(
@@ -193,8 +202,15 @@ class Session:
 # --- in the engine's threads -----------------------------------------------------------------------------------------
 
 
-def _encode(model: WhisperModel, _: Any, features: list[np.ndarray]) -> list[Encoding]:
-    batch = _Encoded(model.encode(np.stack(features)))
+def _encode(model: WhisperModel, _: Any, features: list[torch.Tensor]) -> list[Encoding]:
+    stacked = torch.stack(features)
+    if stacked.is_cuda:
+        # CTranslate2 takes the memory as it is, on a stream of its own: what torch has queued must be done.
+        torch.cuda.current_stream(stacked.device).synchronize()
+        view = ctranslate2.StorageView.from_array(stacked)
+    else:
+        view = ctranslate2.StorageView.from_array(stacked.numpy())
+    batch = _Encoded(model.model.encode(view))
     return [Encoding(batch, row) for row in range(len(features))]
 
 
@@ -204,9 +220,16 @@ def _detect(model: WhisperModel, _: Any, encodings: list[Encoding]) -> list[Prob
 
 
 def _generate(model: WhisperModel, terms: Any, payloads: list[tuple[Encoding, list[int]]]) -> list[Any]:
-    *_, settings = terms
+    *_, prompt_tokens, max_tokens, settings = terms
     encodings, prompts = zip(*payloads, strict=True)
-    results: list[Any] = model.model.generate(gather(encodings), list(prompts), **_thawed(settings))
+    results: list[Any] = model.model.generate(
+        gather(encodings),
+        list(prompts),
+        # CTranslate2 generates half of this at the most, and no more than the prompt but for its last token leaves of it
+        # (src/models/whisper.cc).
+        max_length=min(model.max_length, max_tokens + max(max_tokens, prompt_tokens - 1)),
+        **_thawed(settings),
+    )
     return results
 
 

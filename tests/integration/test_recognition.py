@@ -138,8 +138,8 @@ def test_a_looping_chunk_alone_is_decoded_again(
     with stages.whisper.borrowed("tiny.en") as model:
         loop = model.hf_tokenizer.encode(" I'm sorry." * 5, add_special_tokens=False).ids
 
-    def loops(self: Decoder, encoded: Any, languages: Any, **sampling: Any) -> Any:
-        results = generate(self, encoded, languages, **sampling)
+    def loops(self: Decoder, encoded: Any, chunks: Any, languages: Any, **sampling: Any) -> Any:
+        results = generate(self, encoded, chunks, languages, **sampling)
         if "sampling_temperature" in sampling:
             warmer.append(len(languages))
             return results
@@ -162,6 +162,30 @@ class Looping:
         self.sequences_ids = [tokens]
         self.scores = [-0.1]
         self.no_speech_prob = result.no_speech_prob
+
+
+@pytest.mark.parametrize("prompt_tokens", [0, 30, 100])
+def test_a_loop_in_a_short_chunk_ends_early(pipeline: WhisperXPipeline, stages: Any, prompt_tokens: int) -> None:
+    """Whisper may not end its text: it goes on until the cap, whatever the prompt's length, and others in the same call
+    go on until theirs."""
+    from daemon.pipeline.asr import token_cap
+    from daemon.pipeline.encoding import encode
+    from daemon.pipeline.reporter import Nobody
+    from daemon.pipeline.work import Watch
+
+    chunks = [Chunk(12.5, 12.5 + seconds, ()) for seconds in (1.5, 3.0, 6.0)]
+    with stages.engine.session("tiny.en", 4, Watch(Nobody())) as whisper:
+        tokenizer = whisper.about.model.hf_tokenizer
+        eot, sot, previous = map(tokenizer.token_to_id, ("<|endoftext|>", "<|startoftranscript|>", "<|startofprev|>"))
+        prompt = [*[previous, *[1000] * (prompt_tokens - 1)][:prompt_tokens], sot]
+        results = whisper.generate(
+            encode(whisper, sample_audio(), chunks),
+            [prompt] * 3,
+            [token_cap(chunk.end - chunk.start) for chunk in chunks],
+            suppress_tokens=[eot],
+            beam_size=1,
+        )
+    assert [len(result.sequences_ids[0]) for result in results] == [64, 128, 224]
 
 
 # --- speech that was missed ---------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ def frames(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     encode = Session.encode
     seen: list[int] = []
 
-    def counted(self: Session, features: Sequence[np.ndarray]) -> list[Encoding]:
+    def counted(self: Session, features: Sequence[Any]) -> list[Encoding]:
         seen.extend(it.shape[1] for it in features)
         return encode(self, features)
 
