@@ -179,7 +179,9 @@ class Settings(BaseSettings):
     runner_start_timeout_seconds: float = Field(
         900, gt=0, description="time for the runner to load its models, downloads included"
     )
-    runner_start_attempts: int = Field(3, ge=1, description="failed starts in a row before a device is given up; with the last device the daemon ends")
+    runner_start_attempts: int = Field(
+        3, ge=1, description="failed starts in a row before a device is given up; with the last device the daemon ends"
+    )
     runner_stall_seconds: float = Field(600, gt=0, description="a runner without progress for this long is replaced")
     runner_max_jobs: int = Field(
         0, ge=0, description="jobs after which the runner is replaced, as a remedy for leaks; 0 never"
@@ -256,7 +258,9 @@ class Settings(BaseSettings):
         0, ge=0, description="what the instance costs an hour, in any currency, for the cost metrics; 0 is unknown"
     )
     device_failures: int = Field(
-        3, ge=1, description="faults of a device without a finished job between them, after which it is given up; with the last device the instance is"
+        3,
+        ge=1,
+        description="faults of a device without a finished job between them, after which it is given up; with the last device the instance is",
     )
 
     # Traces

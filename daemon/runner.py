@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 from daemon.admission import Admission
 from daemon.config import Settings
@@ -90,6 +89,7 @@ class Runner:
         self._available = asyncio.Event()  # a process is ready, or there will never be one
         self._supervisor: asyncio.Task[None] | None = None
         self._stopping = False
+        self._lost: SetupFailed | None = None  # why the device is given up
         self._device_failures = 0  # since a job was last finished
         self._record = RunnerRecord(metrics, device.name)
         self.info: Ready | None = None
@@ -123,14 +123,15 @@ class Runner:
         if self._supervisor.done():
             self._supervisor.result()
         if self.info is None:
-            raise SetupFailed("the runner stopped before it was ready")
+            raise self._lost or SetupFailed("the runner stopped before it was ready")
         return self.info
 
-    async def failed(self) -> None:
-        """Return never, or raise SetupFailed once no process can be started any more."""
+    async def ended(self) -> SetupFailed | None:
+        """Wait until no process can be started any more, and why; None once it was stopped."""
         if self._supervisor is None:
             raise SetupFailed("the runner was never started")
         await asyncio.shield(self._supervisor)
+        return self._lost
 
     async def run(
         self,
@@ -248,18 +249,19 @@ class Runner:
                 self._device_failures += 1
             if failures >= self._settings.runner_start_attempts:
                 self._give_up(f"the runner failed to start {failures} times in a row", error)
+                return
             if self._device_failures >= self._settings.device_failures:
                 self._give_up(
                     f"the device failed {self._device_failures} times and no job was finished meanwhile", error
                 )
+                return
             await asyncio.sleep(self._settings.runner_restart_base_seconds * 2 ** max(0, failures - 1))
 
-    def _give_up(self, why: str, error: TranscriptdError) -> NoReturn:
+    def _give_up(self, why: str, error: TranscriptdError) -> None:
         self._record.state = RunnerState.DEFUNCT
         self._available.set()
-        lost = SetupFailed(f"{why}; the last time: {error.message}", detail=error.detail)
-        log.error("device given up", extra={"error": words_of(lost)})
-        raise lost
+        self._lost = SetupFailed(f"{why}; the last time: {error.message}", detail=error.detail)
+        log.error("device given up", extra={"error": words_of(self._lost)})
 
     async def _live(self, process: RunnerProcess) -> tuple[TranscriptdError, bool]:
         """Serve one process until it ends; why it ended, and whether it was ever ready."""

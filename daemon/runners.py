@@ -67,7 +67,7 @@ class Runners:
 
     async def failed(self) -> None:
         """Return never, or raise SetupFailed once no device is left."""
-        lost = [error for error in await asyncio.gather(*map(_given_up, self.each)) if error]
+        lost = [why for why in await asyncio.gather(*(runner.ended() for runner in self.each)) if why]
         if lost:
             raise lost[-1]
 
@@ -115,12 +115,3 @@ class Runners:
         # One that is replaced just now has no process.
         ready = [runner for runner in left if runner.pid is not None]
         return min(ready or left, key=lambda runner: runner.audio_seconds)
-
-
-async def _given_up(runner: Runner) -> SetupFailed | None:
-    """Wait until the device is given up, and why; None once it was stopped."""
-    try:
-        await runner.failed()
-    except SetupFailed as error:
-        return error
-    return None
