@@ -18,7 +18,7 @@ from daemon.runner_state import RunnerState
 log = logging.getLogger("transcriptd.runners")
 
 # All devices together are in the first of these states that one of them is in.
-PRECEDENCE = (RunnerState.BUSY, RunnerState.READY, RunnerState.STARTING, RunnerState.DEFUNCT)
+PRECEDENCE = (RunnerState.BUSY, RunnerState.READY, RunnerState.STARTING, RunnerState.NEW, RunnerState.DEFUNCT)
 
 
 class Runners:

@@ -141,7 +141,8 @@ async def test_a_process_that_is_killed_takes_only_its_own_job(make_settings: Ma
             await victim
         assert not neighbour.done()
         # Its process is replaced just now: the other device is the one that is ready, whatever it has in hand.
-        next_one = await site.begin("next", None, audio_seconds=7)
+        next_one = await site.begin("next", "sleep 1", audio_seconds=7)
+        assert site.loads[0] == 0
         await asyncio.gather(neighbour, next_one)
         assert site.done("neighbour", "next")
         assert site.runners.each[1].pid == pid
@@ -171,6 +172,7 @@ async def test_a_device_that_cannot_start_is_told_once_and_the_others_do_the_job
     make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("BROKEN_GPUS", "0")
+    monkeypatch.setenv("LOAD_SECONDS", "3")  # the one that fails is the first that is known of
     settings = make_settings(devices="cuda", pipeline=BREAKS, runner_start_attempts=2)
     async with running(settings, tmp_path, ("defunct", "ready")) as site:
         assert site.runners.state is RunnerState.READY

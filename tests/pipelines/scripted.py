@@ -159,9 +159,10 @@ class HangsInSetup(ScriptedPipeline):
 
 
 class BreaksWithItsGpu(ScriptedPipeline):
-    """Cannot load on a GPU that BROKEN_GPUS names, separated by commas."""
+    """Cannot load on a GPU that BROKEN_GPUS names, separated by commas; takes LOAD_SECONDS on the others."""
 
     def load(self) -> Ready:
         if os.environ["CUDA_VISIBLE_DEVICES"] in os.environ.get("BROKEN_GPUS", "").split(","):
             raise RuntimeError("no such device")
+        time.sleep(float(os.environ.get("LOAD_SECONDS", "0")))
         return super().load()
