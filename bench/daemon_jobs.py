@@ -140,7 +140,7 @@ def open_daemon(threads: int, **changes: str) -> Iterator[DaemonPeer]:
         "pipeline": "daemon.pipeline.whisperx_pipeline:WhisperXPipeline",
         "model": str(whisper_base()),
         "models": "base",
-        "device": "cpu",
+        "devices": "cpu",
         "compute_type": "int8",
         "batch_size": str(BATCH_SIZE),
         "cpu_threads": str(threads),

@@ -12,16 +12,19 @@ from daemon.config import Settings
 from daemon.embedded.models import whisper_base, whisper_tiny_en
 from daemon.metrics import Metrics
 from daemon.protocol import Batch, Checkpoint, Heard, Progress, StageDone
-from daemon.runner import Runner
+from daemon.runners import Runners
 from daemon.transcript import Transcript
 from tests.integration.pipeline_fixture import options
 
 Event = Progress | StageDone | Batch | Heard | Checkpoint
 
 
+BYTES_PER_SECOND = 4 * 16_000  # float32 at 16 kHz
+
+
 class RunnerPeer:
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
+    def __init__(self, runners: Runners) -> None:
+        self._runners = runners
 
     @property
     def pid(self) -> int:
@@ -41,7 +44,15 @@ class RunnerPeer:
         with tempfile.TemporaryDirectory() as name:
             result = Path(name) / "transcript.json"
             job = options(**{**defaults, **changes})
-            await self._runner.run("bench", job, on_event, audio=[audio], result=result, checkpoints=folder)
+            await self._runners.run(
+                "bench",
+                job,
+                on_event,
+                audio=[audio],
+                audio_seconds=_seconds(audio),
+                result=result,
+                checkpoints=folder,
+            )
             return Transcript.model_validate_json(result.read_bytes())
 
 
@@ -55,23 +66,27 @@ async def open_runner(threads: int) -> AsyncIterator[RunnerPeer]:
         model=str(whisper_base()),
         models=("base", str(whisper_tiny_en())),
         models_resident=2,
-        device="cpu",
+        devices=("cpu",),
         compute_type="int8",
         batch_size=BATCH_SIZE,
         cpu_threads=threads,
         diarization_model="embedded",
         runner_restart_base_seconds=0.1,
     )
-    runner = Runner(settings, Metrics())
+    runners = Runners(settings, Metrics())
     try:
-        await runner.start()
-        yield RunnerPeer(runner)
+        await runners.start()
+        yield RunnerPeer(runners)
     finally:
-        await runner.stop()
+        await runners.stop()
 
 
 def cores() -> int:
     return len(os.sched_getaffinity(0))
+
+
+def _seconds(audio: Path) -> float:
+    return audio.stat().st_size / BYTES_PER_SECOND
 
 
 def _read_each(paths: Any) -> list[str]:

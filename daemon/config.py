@@ -16,6 +16,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from daemon.catalog import MODELS
+from daemon.devices import check_names
 from daemon.errors import ConfigError
 
 PersonalData = Literal["email", "phone", "card", "iban", "ssn", "url"]
@@ -34,7 +35,7 @@ Names = Annotated[tuple[str, ...], NoDecode]
 
 # Settings that are lists: in the environment, with spaces or commas between.
 LISTS = (
-    "input_buckets output_buckets models short_context_models alignment_models webhook_hosts webhook_schedule_seconds "
+    "input_buckets output_buckets models devices short_context_models alignment_models webhook_hosts webhook_schedule_seconds "
     "formats redact profanity_words webhook_secret"
 ).split()
 
@@ -85,7 +86,7 @@ class Settings(BaseSettings):
         2,
         ge=1,
         le=32,
-        description="messages held at once: some being staged in or out, the others sharing the device. More of them fill Whisper's batches with short files; each needs memory of its own (performance.md)",
+        description="messages held at once: some being staged in or out, the others sharing the devices; at least one for each device, better two. More of them fill Whisper's batches with short files; each needs memory of its own (performance.md)",
     )
 
     # Storage
@@ -129,7 +130,10 @@ class Settings(BaseSettings):
     models_resident: int = Field(
         2, ge=1, description="Whisper models kept in memory; the least recently used one leaves"
     )
-    device: Literal["auto", "cuda", "cpu"] = Field("auto", description="`auto` takes CUDA where there is one")
+    devices: Names = Field(
+        ("auto",),
+        description="what the models run on, a runner process for each: `auto` is every GPU, else the CPU; `cuda` every GPU, and no start without one; `cuda:0,cuda:1` these; `cpu`, or `cpu,cpu` for two runners on it",
+    )
     compute_type: str = Field("auto", description="CTranslate2 type; `auto` is float16 on CUDA, int8 on CPU")
     batch_size: int = Field(16, ge=1, le=256, description="30 s chunks that Whisper decodes at once")
     short_context_models: Names = Field(
@@ -137,7 +141,7 @@ class Settings(BaseSettings):
         description="Whisper models, by name, whose encoder hears a short chunk without Whisper's padding to 30 s, and with it "
         "where the result is unsure: quicker, but to be measured for each model first (performance.md)",
     )
-    cpu_threads: int = Field(0, ge=0, description="threads of the runner on CPU; 0 takes all cores")
+    cpu_threads: int = Field(0, ge=0, description="threads of each runner on CPU; 0 shares out all cores")
     diarize: bool = Field(True, description="label speakers when a job does not say")
     diarization_model: str = Field(
         "auto",
@@ -159,25 +163,9 @@ class Settings(BaseSettings):
         "keep", description="`mask` writes profane words as `d***`, when a job does not say"
     )
     profanity_words: Names = Field(
-        (
-            "asshole*",
-            "bastard*",
-            "bitch*",
-            "bullshit*",
-            "cocksuck*",
-            "cunt*",
-            "*fuck*",
-            "motherf*",
-            "nigger*",
-            "prick",
-            "pricks",
-            "shit",
-            "shits",
-            "shitt*",
-            "slut*",
-            "twat*",
-            "wank*",
-            "whore*",
+        tuple(
+            "asshole* bastard* bitch* bullshit* cocksuck* cunt* *fuck* motherf* nigger* prick pricks shit shits shitt* "
+            "slut* twat* wank* whore*".split()
         ),
         description="what counts as profane: whole words, whatever their case; `*` stands for any letters",
     )
@@ -191,7 +179,9 @@ class Settings(BaseSettings):
     runner_start_timeout_seconds: float = Field(
         900, gt=0, description="time for the runner to load its models, downloads included"
     )
-    runner_start_attempts: int = Field(3, ge=1, description="failed starts in a row before the daemon gives up")
+    runner_start_attempts: int = Field(
+        3, ge=1, description="failed starts in a row before a device is given up; with the last device the daemon ends"
+    )
     runner_stall_seconds: float = Field(600, gt=0, description="a runner without progress for this long is replaced")
     runner_max_jobs: int = Field(
         0, ge=0, description="jobs after which the runner is replaced, as a remedy for leaks; 0 never"
@@ -268,7 +258,9 @@ class Settings(BaseSettings):
         0, ge=0, description="what the instance costs an hour, in any currency, for the cost metrics; 0 is unknown"
     )
     device_failures: int = Field(
-        3, ge=1, description="device faults without a finished job between them, after which the instance is given up"
+        3,
+        ge=1,
+        description="faults of a device without a finished job between them, after which it is given up; with the last device the instance is",
     )
 
     # Traces
@@ -313,6 +305,12 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+    @field_validator("devices")
+    @classmethod
+    def _check_devices(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        check_names(value)
+        return value
 
     @field_validator("output_prefix")
     @classmethod

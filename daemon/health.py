@@ -13,8 +13,9 @@ from prometheus_client.exposition import choose_encoder
 from daemon.config import Settings
 from daemon.errors import TranscriptdError
 from daemon.metrics import Metrics, OpenMetrics
-from daemon.protocol import Ready
-from daemon.runner import Runner, RunnerState
+from daemon.runner import Runner
+from daemon.runner_state import RunnerState
+from daemon.runners import Runners
 
 PING_PERIOD_SECONDS = 10.0
 PING_TIMEOUT_SECONDS = 5.0
@@ -32,10 +33,10 @@ class Polls(Protocol):
 class Health:
     """What the daemon knows of itself. The launcher sets the phase and the poller as they come."""
 
-    def __init__(self, settings: Settings, runner: Runner, pings: dict[str, Callable[[], Awaitable[None]]]) -> None:
+    def __init__(self, settings: Settings, runners: Runners, pings: dict[str, Callable[[], Awaitable[None]]]) -> None:
         """`pings` prove a dependency by name (sqs, s3), or raise."""
         self._settings = settings
-        self._runner = runner
+        self._runners = runners
         self._pings = pings
         self._pinged: dict[str, tuple[float, str | None]] = {}
         self._phase, self.phase_since = "starting", time.time()  # Unix time
@@ -52,11 +53,15 @@ class Health:
 
     def receive_gate(self) -> str | None:
         """Why no message may be received now, or None."""
-        if self._runner.state not in (RunnerState.READY, RunnerState.BUSY):
-            return f"runner is {self._runner.state}"
+        if not self._runs():
+            return f"runner is {self._runners.state}"
         if self.free_bytes() < self._settings.min_free_bytes:
             return "scratch disk is nearly full"
         return None
+
+    def _runs(self) -> bool:
+        """Whether there is a device for a job: one is enough."""
+        return self._runners.state in (RunnerState.READY, RunnerState.BUSY)
 
     def free_bytes(self) -> int:
         return shutil.disk_usage(self._settings.scratch_dir).free
@@ -67,13 +72,12 @@ class Health:
 
     async def report(self) -> tuple[bool, dict[str, Any]]:
         """Whether the daemon is ready, and every check behind the answer."""
-        info = self._runner.info
         checks: dict[str, dict[str, Any]] = {
             "phase": {"ok": self.phase == "running", "value": self.phase},
             "runner": {
-                "ok": self._runner.state in (RunnerState.READY, RunnerState.BUSY),
-                "state": self._runner.state.value,
-                **_describe(info),
+                "ok": self._runs(),
+                "state": self._runners.state.value,
+                "devices": {runner.device.name: _describe(runner) for runner in self._runners.each},
             },
             "disk": {"ok": self.free_bytes() >= self._settings.min_free_bytes, "free_bytes": self.free_bytes()},
             "poll": self._poll_check(),
@@ -110,14 +114,13 @@ class Health:
         return error
 
 
-def _describe(info: Ready | None) -> dict[str, Any]:
-    if info is None:
-        return {"device": None, "models": None}
+def _describe(runner: Runner) -> dict[str, Any]:
+    info = runner.info
     return {
-        "device": info.device,
-        "device_name": info.device_name,
-        "compute_type": info.compute_type,
-        "models": info.models,
+        "state": runner.state.value,
+        "device_name": info.device_name if info else None,
+        "compute_type": info.compute_type if info else None,
+        "models": info.models if info else None,
     }
 
 

@@ -49,7 +49,7 @@ class Host:
             await self._group.complete(self._settings.launch_hook, "CONTINUE")
 
     async def unfit(self, *, was_ready: bool) -> None:
-        """The device or the models do not work here: let the group try another instance."""
+        """The devices or the models do not work here: let the group try another instance."""
         if self._group is None:
             return
         if not was_ready and self._settings.launch_hook:

@@ -18,7 +18,7 @@ from daemon.outbox import OutboxWorker, open_outbox
 from daemon.poller import Poller
 from daemon.processor import Processor
 from daemon.results import Results
-from daemon.runner import Runner
+from daemon.runners import Runners
 from daemon.scratch import open_scratch
 from daemon.snapshot import Observer
 from daemon.spans import Tracer
@@ -37,7 +37,7 @@ log = logging.getLogger("transcriptd.launcher")
 EXIT_OK = 0
 EXIT_FORCED = 1  # jobs had to be interrupted to leave in time; they were released
 EXIT_HOST_ENDS = 75  # EX_TEMPFAIL: the instance is going away; starting again would only take jobs to lose them
-EXIT_SETUP_FAILED = 70  # EX_SOFTWARE: the runner cannot load its models
+EXIT_SETUP_FAILED = 70  # EX_SOFTWARE: no device can load the models
 
 WEBHOOK_DRAIN_SECONDS = 30.0
 
@@ -58,17 +58,17 @@ async def serve(settings: Settings) -> int:
         queue = await stack.enter_async_context(open_queue(settings, metrics))
         storage = await stack.enter_async_context(open_storage(settings))
         results = Results(storage, settings.checkpoint_tag)
-        runner = Runner(settings, metrics)
-        health = Health(settings, runner, {"sqs": queue.ping, "s3": storage.ping})
+        runners = Runners(settings, metrics)
+        health = Health(settings, runners, {"sqs": queue.ping, "s3": storage.ping})
         record = Record()
-        status = StatusServer(Observer(settings, health, runner, metrics, record).snapshot)
+        status = StatusServer(Observer(settings, health, runners, metrics, record).snapshot)
         port = await stack.enter_async_context(serve_http(settings, health, metrics, status.attach))
         log.info("listening", extra={"host": settings.http_host, "port": port})
         outbox = await stack.enter_async_context(open_outbox(settings, metrics)) if settings.outbox_url else None
         depths = {"jobs": queue.depth, "dead_letter": queue.dead_letter_depth} | (
             {"outbox": outbox.depth} if outbox else {}
         )
-        await stack.enter_async_context(watch_vitals(settings, metrics, runner, depths))
+        await stack.enter_async_context(watch_vitals(settings, metrics, runners, depths))
         webhooks = await stack.enter_async_context(
             WebhookSender(
                 settings, metrics.observe_webhook, outbox=outbox, record=results.record_webhook, tracer=tracer
@@ -76,14 +76,14 @@ async def serve(settings: Settings) -> int:
         )
         outbox_worker: OutboxWorker | None = None
         if outbox is not None:
-            # Before the runner: what waits there need not wait for models.
+            # Before the runners: what waits there need not wait for models.
             outbox_worker = await stack.enter_async_context(
                 OutboxWorker(settings, outbox, webhooks.attempt, metrics, results.record_webhook, results.webhook_known)
             )
-        stack.push_async_callback(runner.stop)
+        stack.push_async_callback(runners.stop)
         stopping = asyncio.create_task(stop.wait(), name="stop signal")
         interrupted = asyncio.create_task(host.interrupted(), name="interrupted")
-        starting = asyncio.create_task(runner.start(), name="runner start")
+        starting = asyncio.create_task(runners.start(), name="runners start")
         await asyncio.wait((starting, stopping, interrupted), return_when=asyncio.FIRST_COMPLETED)
         if not starting.done():  # before anything was received
             starting.cancel()
@@ -98,7 +98,7 @@ async def serve(settings: Settings) -> int:
             await host.unfit(was_ready=False)
             return EXIT_SETUP_FAILED
         transcriber = Transcriber(
-            settings, storage=storage, results=results, runner=runner, metrics=metrics, scratch=scratch
+            settings, storage=storage, results=results, runners=runners, metrics=metrics, scratch=scratch
         )
         processor = Processor(
             settings,
@@ -118,7 +118,7 @@ async def serve(settings: Settings) -> int:
         notify("READY=1")
         telling = asyncio.create_task(host.ready(), name="launch hook")
         watchdog = asyncio.create_task(feed_watchdog(health.polls), name="watchdog")
-        runner_failed = asyncio.create_task(runner.failed(), name="runner failed")
+        runner_failed = asyncio.create_task(runners.failed(), name="runners failed")
         hurrying = asyncio.create_task(_hurry_at_last(host, hurry), name="last moment")
         polling, retired = await _poll(poller, host, (runner_failed, interrupted, stopping), settings.idle_exit_seconds)
 

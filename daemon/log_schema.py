@@ -127,7 +127,11 @@ OTHERS = {
     "idle_seconds": Field("number", "how long there was no job"),
     "directory": Field("string", "a path"),
     "runner_pid": Field("integer", "process id of the runner"),
-    "device": Field("string", "its name"),
+    "device": Field(
+        "string", "the device that a runner serves, or that a job is on, as the setting calls it: `cuda:0`, `cpu`"
+    ),
+    "device_name": Field("string", "its own name"),
+    "devices": Field("array", "all of them", {"type": "array", "items": {"type": "string"}}),
     "models": Field("object", "stage → model", NAMES),
     "load_seconds": Field("number", "what loading the models took"),
     "exit_code": Field("integer", "exit status of the runner; negative is the number of a signal"),

@@ -182,26 +182,40 @@ class Metrics:
         )
         self.leases_lost = counter("leases_lost", "Leases that ended, or could not be proved, while work went on.")
 
-        # Is the runner well?
+        # Are the runners well? A device is called as the setting `devices` calls it.
         self.runner_state = gauge(
-            "runner_state", "1 for the state the runner is in: new, starting, ready, busy, defunct.", "state"
+            "runner_state",
+            "1 for the state the runner of a device is in: new, starting, ready, busy, defunct (it is given up).",
+            "device",
+            "state",
         )
         self.runner_restarts = counter(
             "runner_restarts",
             "Runner processes replaced, by reason: exit, signal, stalled, cancel_ignored, device_fault, protocol, setup, "
             "recycled, leak.",
+            "device",
             "reason",
         )
         self.runner_memory_bytes = gauge(
             "runner_memory_bytes",
             "Memory the runner holds: host (resident, sampled) and device (used by everyone, after each job).",
+            "device",
             "where",
         )
         self.runner_busy_seconds = counter(
-            "runner_busy_seconds", "Time in which the runner had a job; its rate is the busy share of the device."
+            "runner_busy_seconds",
+            "Time in which the runner had a job; its rate is the busy share of the device.",
+            "device",
         )
-        self.model_load_seconds = gauge("model_load_seconds", "Time the runner took to load and warm up its models.")
-        self.runner = Info(PREFIX + "runner", "Device, compute type and models of the runner.", registry=registry)
+        self.model_load_seconds = gauge(
+            "model_load_seconds", "Time the runner took to load and warm up its models.", "device"
+        )
+        self.runner = Info(
+            PREFIX + "runner",
+            "The device's own name, compute type and models of the runner.",
+            ("device",),
+            registry=registry,
+        )
 
         # Do the callers hear of it?
         self.webhook_attempts = counter(
@@ -277,8 +291,6 @@ class Metrics:
             self.checkpoints.labels(result)
         for result in ("heard", "gated", "dismissed"):
             self.asr_chunks.labels(result)
-        for reason in RUNNER_ENDS:
-            self.runner_restarts.labels(reason)
         for kind in ("spot", "termination", "rebalance"):
             self.interruptions.labels(kind)
         for event in WEBHOOK_EVENTS:
@@ -300,6 +312,12 @@ class Metrics:
         self.job_duration_seconds.labels("unsettled")
         for stage in STAGES:
             self.stage_duration_seconds.labels(stage)
+
+    def add_device(self, device: str) -> None:
+        """What is counted of a device's runner begins at zero."""
+        self.runner_busy_seconds.labels(device)
+        for reason in RUNNER_ENDS:
+            self.runner_restarts.labels(device, reason)
 
     def observe_published(self, language: str | None, avg_logprob: float | None) -> None:
         """A transcript was published; `avg_logprob` is None when nothing was said."""

@@ -1,4 +1,4 @@
-"""The parent's handle of the GPU process: it starts it, talks to it, watches it, kills it and replaces it.
+"""The parent's handle of a device's process: it starts it, talks to it, watches it, kills it and replaces it.
 
 Two processes because they fail differently: a CUDA error, an OOM kill or a segfault must never take down the process
 that holds the leases. Three things that are easily confused are kept apart here: a job that failed (the process lives
@@ -11,14 +11,13 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
-from typing import NoReturn
 
 from daemon.admission import Admission
 from daemon.config import Settings
+from daemon.devices import Device
 from daemon.errors import DeviceFault, RunnerCrashed, SetupFailed, TranscriptdError, error_class
-from daemon.logs import log_fields
+from daemon.logs import log_context, log_fields
 from daemon.metrics import Metrics
 from daemon.options import JobOptions
 from daemon.protocol import (
@@ -38,6 +37,7 @@ from daemon.protocol import (
     decode,
 )
 from daemon.runner_process import TERMINATE_GRACE_SECONDS, RunnerProcess
+from daemon.runner_state import RunnerRecord, RunnerState
 from daemon.wording import words_of
 
 log = logging.getLogger("transcriptd.runner")
@@ -51,12 +51,8 @@ RETIREMENTS = ("recycled", "leak")
 ProgressHandler = Callable[[Progress | StageDone | Batch | Heard | Checkpoint], None]
 
 
-class RunnerState(StrEnum):
-    NEW = "new"
-    STARTING = "starting"
-    READY = "ready"
-    BUSY = "busy"
-    DEFUNCT = "defunct"
+class GivenUp(Exception):
+    """The device takes no more jobs. The one that had this for an answer has not failed: it can be done elsewhere."""
 
 
 class _Again(Exception):
@@ -83,21 +79,20 @@ class _Assignment:
 class Runner:
     """`await start()`, then `await run(…)` for each job, then `await stop()`."""
 
-    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, device: Device) -> None:
+        self.device = device
         self._settings = settings
-        self._metrics = metrics
         self._assignments: dict[str, _Assignment] = {}
+        self._in_hand: list[float] = []  # audio seconds of each job that is here, those that wait for the process too
         self._admission = Admission()
         self._current: RunnerProcess | None = None
         self._available = asyncio.Event()  # a process is ready, or there will never be one
         self._supervisor: asyncio.Task[None] | None = None
         self._stopping = False
+        self._lost: SetupFailed | None = None  # why the device is given up
         self._device_failures = 0  # since a job was last finished
-        self._counted_at = time.monotonic()  # busy time is counted up to here
-        self._state = RunnerState.NEW
+        self._record = RunnerRecord(metrics, device.name)
         self.info: Ready | None = None
-        self._state, self.state_since = RunnerState.NEW, time.time()  # Unix time
-        self._set_state(RunnerState.NEW)
 
     @property
     def pid(self) -> int | None:
@@ -106,25 +101,37 @@ class Runner:
 
     @property
     def state(self) -> RunnerState:
-        return self._state
+        return self._record.state
+
+    @property
+    def state_since(self) -> float:
+        """Unix time."""
+        return self._record.since
+
+    @property
+    def audio_seconds(self) -> float:
+        """Of the jobs in hand: the load."""
+        return sum(self._in_hand)
 
     async def start(self) -> Ready:
         """Start the process and wait until its models are loaded. Raises SetupFailed after the last attempt."""
-        self._supervisor = asyncio.create_task(self._supervise(), name="runner supervisor")
+        with log_context(device=self.device.name):
+            self._supervisor = asyncio.create_task(self._supervise(), name="runner supervisor")
         available = asyncio.create_task(self._available.wait())
         await asyncio.wait((available, self._supervisor), return_when=asyncio.FIRST_COMPLETED)
         available.cancel()
         if self._supervisor.done():
             self._supervisor.result()
         if self.info is None:
-            raise SetupFailed("the runner stopped before it was ready")
+            raise self._lost or SetupFailed("the runner stopped before it was ready")
         return self.info
 
-    async def failed(self) -> None:
-        """Return never, or raise SetupFailed once no process can be started any more."""
+    async def ended(self) -> SetupFailed | None:
+        """Wait until no process can be started any more, and why; None once it was stopped."""
         if self._supervisor is None:
             raise SetupFailed("the runner was never started")
         await asyncio.shield(self._supervisor)
+        return self._lost
 
     async def run(
         self,
@@ -133,28 +140,33 @@ class Runner:
         on_progress: ProgressHandler,
         *,
         audio: Sequence[Path],
+        audio_seconds: float,
         result: Path,
         checkpoints: Path,
     ) -> None:
         """Do one job; its transcript lies at `result` afterwards. Cancelling this call cancels the job.
 
-        `audio` has a file for each channel, as media.Audio has. What lies in the folder `checkpoints` is not done again;
+        `audio` has a file for each channel, as media.Audio has; `audio_seconds` is the length of all together. What lies in the folder `checkpoints` is not done again;
         what is finished is added there and reported.
 
-        Raises the error the runner reported, RunnerCrashed, RunnerStalled, DeviceFault or SetupFailed.
+        Raises the error the runner reported, RunnerCrashed, RunnerStalled, DeviceFault or GivenUp.
         """
         paths = [str(path) for path in audio]
         wishes = options.model_dump(mode="json")
         order = Run(job_id, paths, str(result), str(checkpoints), wishes, {"job_id": job_id, **log_fields()})
         alone = False
-        while True:
-            try:
-                async with self._admission.enter(alone=alone):
-                    return await self._assign(order, on_progress)
-            except _Again as again:
-                # Several jobs were in hand when the process died: each has another try by itself, so that one which
-                # kills processes does not take its neighbours' attempts with it.
-                alone = again.alone
+        self._in_hand.append(audio_seconds)
+        try:
+            while True:
+                try:
+                    async with self._admission.enter(alone=alone):
+                        return await self._assign(order, on_progress)
+                except _Again as again:
+                    # Several jobs were in hand when the process died: each has another try by itself, so that one which
+                    # kills processes does not take its neighbours' attempts with it.
+                    alone = again.alone
+        finally:
+            self._in_hand.remove(audio_seconds)
 
     async def _assign(self, order: Run, on_progress: ProgressHandler) -> None:
         """Give the job to a process and wait for its end."""
@@ -167,7 +179,7 @@ class Runner:
             process = await self._next_process()
         assignment = _Assignment(asyncio.get_running_loop().create_future(), on_progress)
         self._assignments[order.job_id] = assignment
-        self._set_state(RunnerState.BUSY)
+        self._record.state = RunnerState.BUSY
         process.send(order)
         try:
             await assignment.finished
@@ -181,8 +193,8 @@ class Runner:
 
     async def _next_process(self) -> RunnerProcess:
         while self._current is None:
-            if self._state is RunnerState.DEFUNCT:
-                raise SetupFailed("the runner cannot be started")
+            if self._record.state is RunnerState.DEFUNCT:
+                raise GivenUp(self.device.name)
             await self._available.wait()
         return self._current
 
@@ -198,7 +210,7 @@ class Runner:
             if pending:
                 self._supervisor.cancel()
                 await asyncio.wait((self._supervisor,))
-        self._set_state(RunnerState.DEFUNCT)
+        self._record.state = RunnerState.DEFUNCT
         self._available.set()
 
     # --- one life after another -----------------------------------------------------------------------------------
@@ -206,8 +218,8 @@ class Runner:
     async def _supervise(self) -> None:
         failures = 0
         while True:
-            self._set_state(RunnerState.STARTING)
-            process = await RunnerProcess.start(self._settings)
+            self._record.state = RunnerState.STARTING
+            process = await RunnerProcess.start(self._settings, self.device)
             try:
                 error, was_ready = await self._live(process)
             finally:
@@ -218,10 +230,10 @@ class Runner:
                 return
             failures = 0 if was_ready else failures + 1
             if process.reason in RETIREMENTS and process.process.returncode == 0:
-                self._metrics.runner_restarts.labels(process.reason).inc()
+                self._record.ended(process.reason)
                 continue
             reason = process.reason or ("signal" if (process.process.returncode or 0) < 0 else "exit")
-            self._metrics.runner_restarts.labels(reason if was_ready else "setup").inc()
+            self._record.ended(reason if was_ready else "setup")
             log.warning(
                 "runner ended",
                 extra={
@@ -237,16 +249,19 @@ class Runner:
                 self._device_failures += 1
             if failures >= self._settings.runner_start_attempts:
                 self._give_up(f"the runner failed to start {failures} times in a row", error)
+                return
             if self._device_failures >= self._settings.device_failures:
                 self._give_up(
                     f"the device failed {self._device_failures} times and no job was finished meanwhile", error
                 )
+                return
             await asyncio.sleep(self._settings.runner_restart_base_seconds * 2 ** max(0, failures - 1))
 
-    def _give_up(self, why: str, error: TranscriptdError) -> NoReturn:
-        self._set_state(RunnerState.DEFUNCT)
+    def _give_up(self, why: str, error: TranscriptdError) -> None:
+        self._record.state = RunnerState.DEFUNCT
         self._available.set()
-        raise SetupFailed(f"{why}; the last time: {error.message}", detail=error.detail)
+        self._lost = SetupFailed(f"{why}; the last time: {error.message}", detail=error.detail)
+        log.error("device given up", extra={"error": words_of(self._lost)})
 
     async def _live(self, process: RunnerProcess) -> tuple[TranscriptdError, bool]:
         """Serve one process until it ends; why it ended, and whether it was ever ready."""
@@ -302,7 +317,7 @@ class Runner:
         tick = min(1.0, self._settings.runner_stall_seconds / 4)
         while True:
             await asyncio.sleep(tick)
-            self._count_busy()  # a job of hours must not show when it ends
+            self._record.count_busy()
             now = time.monotonic()
             limit_seconds = self._settings.runner_stall_seconds
             jobs = self._assignments.items()
@@ -318,18 +333,11 @@ class Runner:
     def _on_ready(self, process: RunnerProcess, info: Ready) -> None:
         self.info = info
         self._current = process
-        self._set_state(RunnerState.READY)
+        self._record.ready(info)
         self._available.set()
-        self._metrics.model_load_seconds.set(info.load_seconds)
-        self._metrics.runner.info(
-            {
-                "device": info.device_name,
-                "compute_type": info.compute_type,
-                **{f"{stage}_model": name for stage, name in info.models.items()},
-            }
-        )
         log.info(
-            "runner ready", extra={"device": info.device_name, "models": info.models, "load_seconds": info.load_seconds}
+            "runner ready",
+            extra={"device_name": info.device_name, "models": info.models, "load_seconds": info.load_seconds},
         )
 
     def _retire(self) -> None:
@@ -349,13 +357,12 @@ class Runner:
                 assignment.finished.set_exception(error)
                 if assignment.cancel_by is not None:
                     assignment.finished.exception()  # nobody waits for it any more
-        if not self._assignments and self._state is RunnerState.BUSY:
-            self._set_state(RunnerState.READY)
+        if not self._assignments and self._record.state is RunnerState.BUSY:
+            self._record.state = RunnerState.READY
 
     def _check_memory(self, process: RunnerProcess, memory: Memory) -> None:
         """Let a process that leaks, or did its share of jobs, end once it has nothing in hand."""
-        self._metrics.runner_memory_bytes.labels("host").set(memory.host_bytes)
-        self._metrics.runner_memory_bytes.labels("device").set(memory.device_bytes)
+        self._record.memory(memory)
         first = process.first_memory
         if first is None:
             process.first_memory = memory  # after set-up: what follows is measured against it
@@ -379,19 +386,6 @@ class Runner:
         for job_id in list(self._assignments):
             guilty = job_id in suspects and (blamed or len(suspects) == 1)
             self._finish(job_id, error if guilty or self._stopping else _Again(alone=job_id in suspects))
-
-    def _count_busy(self) -> None:
-        now = time.monotonic()
-        if self._state is RunnerState.BUSY:
-            self._metrics.runner_busy_seconds.inc(now - self._counted_at)
-        self._counted_at = now
-
-    def _set_state(self, state: RunnerState) -> None:
-        self._count_busy()
-        if state is not self._state:
-            self._state, self.state_since = state, time.time()
-        for each in RunnerState:
-            self._metrics.runner_state.labels(each.value).set(each is state)
 
 
 def _heard_at(assignment: _Assignment, process: RunnerProcess) -> float:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from daemon.config import Settings
+from daemon.devices import Device
 from daemon.errors import RunnerCrashed, RunnerStalled, SetupFailed, TranscriptdError
 from daemon.pipeline.settings import RunnerSettings
 from daemon.protocol import MAX_LINE_BYTES, Memory, Message, encode
@@ -60,8 +61,9 @@ class RunnerProcess:
     )  # since then, in bytes
 
     @classmethod
-    async def start(cls, settings: Settings) -> Self:
+    async def start(cls, settings: Settings, device: Device) -> Self:
         """A fresh interpreter in a process group of its own, told its settings over the socket pair."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(WITHHELD_PREFIXES)}
         ours, theirs = socket.socketpair()
         try:
             process = await asyncio.create_subprocess_exec(
@@ -71,8 +73,7 @@ class RunnerProcess:
                 stdin=asyncio.subprocess.DEVNULL,
                 stderr=asyncio.subprocess.PIPE,
                 process_group=0,  # so that the whole group can be killed, and a terminal's Ctrl-C does not reach it
-                env=ALLOCATOR
-                | {name: value for name, value in os.environ.items() if not name.startswith(WITHHELD_PREFIXES)},
+                env=ALLOCATOR | environment | dict(device.environment),
             )
         finally:
             theirs.close()
@@ -83,7 +84,7 @@ class RunnerProcess:
         stderr_task = asyncio.create_task(_drain_stderr(process.stderr, tail), name="runner stderr")
         setup = {
             "pipeline": settings.pipeline,
-            "settings": json.loads(RunnerSettings.from_settings(settings).to_json()),
+            "settings": json.loads(RunnerSettings.from_settings(settings, device).to_json()),
             "log_level": settings.logging_level,
             "parent": os.getpid(),
         }

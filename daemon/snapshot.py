@@ -15,6 +15,7 @@ from daemon.config import Settings, variable
 from daemon.health import Health
 from daemon.metrics import Metrics
 from daemon.runner import Runner
+from daemon.runners import Runners
 from daemon.status import JobInHand, Outcome, Record
 from daemon.wording import cut_urls
 
@@ -34,11 +35,11 @@ class DaemonState:
 
 @dataclass(frozen=True, slots=True)
 class RunnerInfo:
-    """`device` to `models` are None until it was ready once."""
+    """Of one device. `device_name` to `models` are None until it was ready once."""
 
+    device: str  # as the setting has it: cuda:0, cpu
     state: str
     since: float  # Unix time
-    device: str | None
     device_name: str | None
     compute_type: str | None
     models: dict[str, str] | None  # stage → name
@@ -74,7 +75,7 @@ class Setting:
 class Snapshot:
     at: float  # Unix time
     daemon: DaemonState
-    runner: RunnerInfo
+    runners: list[RunnerInfo]
     receiving: Receiving
     jobs: list[JobInHand]
     outcomes: list[Outcome]
@@ -91,14 +92,14 @@ class Observer:
         self,
         settings: Settings,
         health: Health,
-        runner: Runner,
+        runners: Runners,
         metrics: Metrics,
         record: Record,
     ) -> None:
         self._worker_id = settings.worker_id
         self._settings = public_settings(settings)
         self._health = health
-        self._runner = runner
+        self._runners = runners
         self._metrics = metrics
         self._record = record
 
@@ -113,21 +114,21 @@ class Observer:
                 host=socket.gethostname(),
                 pid=os.getpid(),
             ),
-            runner=self._runner_info(),
+            runners=[self._runner_info(runner) for runner in self._runners.each],
             receiving=self._receiving(),
             jobs=self._record.jobs,
             outcomes=self._record.outcomes,
             settings=self._settings,
         )
 
-    def _runner_info(self) -> RunnerInfo:
-        info = self._runner.info
-        memory = _values(self._metrics.runner_memory_bytes, "where")
-        restarts = _values(self._metrics.runner_restarts, "reason")
+    def _runner_info(self, runner: Runner) -> RunnerInfo:
+        info = runner.info
+        memory = _values(self._metrics.runner_memory_bytes, runner.device.name, "where")
+        restarts = _values(self._metrics.runner_restarts, runner.device.name, "reason")
         return RunnerInfo(
-            state=self._runner.state.value,
-            since=self._runner.state_since,
-            device=info.device if info else None,
+            device=runner.device.name,
+            state=runner.state.value,
+            since=runner.state_since,
             device_name=info.device_name if info else None,
             compute_type=info.compute_type if info else None,
             models=info.models if info else None,
@@ -185,11 +186,11 @@ def _shown(name: str, value: object) -> str:
     return cut_urls(f"{value:g}" if isinstance(value, float) and abs(value) < 1e6 else str(value))[:MAX_VALUE_CHARS]
 
 
-def _values(metric: MetricWrapperBase, label: str) -> dict[str, float]:
-    """Label → value of a gauge or a counter."""
+def _values(metric: MetricWrapperBase, device: str, label: str) -> dict[str, float]:
+    """Label → value of a gauge or a counter, of one device."""
     return {
         sample.labels[label]: sample.value
         for family in metric.collect()
         for sample in family.samples
-        if not sample.name.endswith("_created")
+        if not sample.name.endswith("_created") and sample.labels["device"] == device
     }

@@ -143,25 +143,26 @@ def _now(snapshot: Snapshot) -> Element:
 
 
 def _state(snapshot: Snapshot) -> Element:
-    daemon, runner, now = snapshot.daemon, snapshot.runner, snapshot.at
+    daemon, now = snapshot.daemon, snapshot.at
     facts = [
         ("Daemon", f"{daemon.phase} for {span(now - daemon.since)}"),
         ("Worker", daemon.worker_id),
         ("Version", daemon.version),
         ("Host", f"{daemon.host}, pid {daemon.pid}"),
+    ]
+    runners = [_facts(_runner(runner, now)) for runner in snapshot.runners]
+    return element("section", element("h2", "State"), _facts(facts), *runners, id="state")
+
+
+def _runner(runner: RunnerInfo, now: float) -> list[tuple[str, str]]:
+    kind = f": {runner.device_name} ({runner.compute_type})" if runner.device_name else ""
+    return [
+        ("Device", runner.device + kind),
         ("Runner", f"{runner.state} for {span(now - runner.since)}"),
         ("Restarts", ", ".join(f"{count} × {reason}" for reason, count in runner.restarts.items()) or "none"),
-        ("Device", _device(runner)),
         ("Memory", ", ".join(f"{where} {_bytes(size)}" for where, size in runner.memory_bytes.items()) or "not known"),
         ("Models", ", ".join(f"{stage}: {name}" for stage, name in (runner.models or {}).items()) or "not known"),
     ]
-    return element("section", element("h2", "State"), _facts(facts), id="state")
-
-
-def _device(runner: RunnerInfo) -> str:
-    if runner.device is None:
-        return "not known yet"
-    return f"{runner.device_name} ({runner.device}, {runner.compute_type})"
 
 
 def _jobs(jobs: Sequence[JobInHand]) -> Element:

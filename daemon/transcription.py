@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
@@ -18,14 +18,14 @@ from daemon.delivery import Delivery
 from daemon.errors import TranscriptdError
 from daemon.job import Job
 from daemon.manifest import InputObject, Manifest, StoredOutput
-from daemon.media import DecodeLimits, decode
+from daemon.media import Audio, DecodeLimits, decode
 from daemon.metrics import Metrics
 from daemon.outputs import Presentation, render
 from daemon.pipeline.checkpoints import CHECKPOINT_VERSION
 from daemon.privacy import protect
 from daemon.protocol import Batch, Checkpoint, Heard, Progress, StageDone
 from daemon.results import Results
-from daemon.runner import Runner
+from daemon.runners import Runners
 from daemon.scratch import job_directory
 from daemon.spans import Span
 from daemon.storage import Storage
@@ -53,14 +53,14 @@ class Transcriber:
         *,
         storage: Storage,
         results: Results,
-        runner: Runner,
+        runners: Runners,
         metrics: Metrics,
         scratch: Path,
     ) -> None:
         self._settings = settings
         self._storage = storage
         self._results = results
-        self._runner = runner
+        self._runners = runners
         self._metrics = metrics
         self._scratch = scratch
         self._decode_limits = DecodeLimits(
@@ -90,7 +90,7 @@ class Transcriber:
             delivery.course.audio_seconds = audio.duration_seconds
             source.unlink()
             crash_point("decoded", job.job_id, delivery.message.receive_count)
-            await self._run(job, delivery, found, on_progress, directory, audio.paths, result)
+            await self._run(job, delivery, found, on_progress, directory, audio, result)
             crash_point("transcribed", job.job_id, delivery.message.receive_count)
             # A long transcript is megabytes of JSON: parsing and rendering it must not hold up a heartbeat.
             transcript = await asyncio.to_thread(self._read, result, job)
@@ -130,10 +130,10 @@ class Transcriber:
         found: InputObject,
         on_progress: ProgressHandler,
         directory: Path,
-        audio: Sequence[Path],
+        audio: Audio,
         result: Path,
     ) -> None:
-        """Let the runner do the job, from the checkpoints of earlier deliveries, keeping those that it makes."""
+        """Let a runner do the job, from the checkpoints of earlier deliveries, keeping those that it makes."""
         checkpoints = directory / "checkpoints"
         checkpoints.mkdir()
         fingerprint = self._fingerprint(job, found)
@@ -174,7 +174,15 @@ class Transcriber:
                     kept.add(asyncio.create_task(self._keep(job, delivery, fingerprint, checkpoints / name)))
 
         try:
-            await self._runner.run(job.job_id, job.options, handle, audio=audio, result=result, checkpoints=checkpoints)
+            await self._runners.run(
+                job.job_id,
+                job.options,
+                handle,
+                audio=audio.paths,
+                audio_seconds=audio.duration_seconds * len(audio.paths),
+                result=result,
+                checkpoints=checkpoints,
+            )
         except Exception as error:
             delivery.span.ended(delivery.course.stage, time.monotonic() - entered_at, error=error)
             raise
@@ -209,7 +217,7 @@ class Transcriber:
             "format": CHECKPOINT_VERSION,
             "input": [found.etag, found.version_id, found.size_bytes],
             "options": job.options.digest(),
-            "models": self._runner.info.models if self._runner.info else {},
+            "models": self._runners.info.models if self._runners.info else {},
             "settings": {name: getattr(self._settings, name) for name in SETTINGS_OF_A_TRANSCRIPT},
             "libraries": _library_versions(),
         }

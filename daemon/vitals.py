@@ -1,4 +1,4 @@
-"""What is measured by looking now and then: the queues' depth, the event loop, the disk, the runner's memory, the GPUs."""
+"""What is measured by looking now and then: the queues' depth, the event loop, the disk, the runners' memory, the GPUs."""
 
 import asyncio
 import logging
@@ -13,7 +13,7 @@ from daemon.gpu import watch_gpus
 from daemon.memory import resident_bytes
 from daemon.metrics import Metrics
 from daemon.outage import Outage
-from daemon.runner import Runner
+from daemon.runners import Runners
 from daemon.sqs import Depth
 
 log = logging.getLogger("transcriptd.vitals")
@@ -27,13 +27,13 @@ Depths = Mapping[str, Callable[[], Awaitable[Depth]]]
 
 
 @asynccontextmanager
-async def watch_vitals(settings: Settings, metrics: Metrics, runner: Runner, depths: Depths) -> AsyncIterator[None]:
+async def watch_vitals(settings: Settings, metrics: Metrics, runners: Runners, depths: Depths) -> AsyncIterator[None]:
     """Look until the context ends. Nothing seen here ends the daemon."""
     metrics.instance_price_per_hour.set(settings.instance_price_per_hour)
     metrics.scratch_min_free_bytes.set(settings.min_free_bytes)
     tasks = [
         asyncio.create_task(watch_depths(metrics, depths), name="queue depths"),
-        asyncio.create_task(_watch_machine(settings, metrics, runner), name="machine"),
+        asyncio.create_task(_watch_machine(settings, metrics, runners), name="machine"),
         asyncio.create_task(watch_loop(metrics), name="event loop lag"),
     ]
     for task in tasks:
@@ -83,15 +83,16 @@ async def watch_loop(metrics: Metrics) -> None:
         metrics.event_loop_lag_seconds.observe(max(0.0, loop.time() - due_at))
 
 
-async def _watch_machine(settings: Settings, metrics: Metrics, runner: Runner) -> None:
+async def _watch_machine(settings: Settings, metrics: Metrics, runners: Runners) -> None:
     while True:
         disk = shutil.disk_usage(settings.scratch_dir)
         metrics.scratch_free_bytes.set(disk.free)
         metrics.scratch_size_bytes.set(disk.total)
-        held = resident_bytes(runner.pid) if runner.pid else None
-        if held is not None:
-            metrics.runner_memory_bytes.labels("host").set(held)
-        else:
-            with suppress(KeyError):  # it never had a value
-                metrics.runner_memory_bytes.remove("host")
+        for runner in runners.each:
+            held = resident_bytes(runner.pid) if runner.pid else None
+            if held is not None:
+                metrics.runner_memory_bytes.labels(runner.device.name, "host").set(held)
+            else:
+                with suppress(KeyError):  # it never had a value
+                    metrics.runner_memory_bytes.remove(runner.device.name, "host")
         await asyncio.sleep(MACHINE_PERIOD_SECONDS)

@@ -36,12 +36,12 @@ DEVICE_MARKS = ("cuda", "cudnn", "cublas", "cufft", "nvrtc", "device-side assert
 def choose_device(device: str, compute_type: str, cpu_threads: int) -> Device:
     """The device to use; also sets PyTorch's CPU threads.
 
-    Raises SetupFailed when CUDA is asked for by name and there is none.
+    Raises SetupFailed when it must be CUDA and there is none.
     """
     cores = cpu_threads or len(os.sched_getaffinity(0))
     if device == "cuda" and not torch.cuda.is_available():
         raise SetupFailed(
-            "TRANSCRIPTD_DEVICE is cuda, but PyTorch finds no usable GPU; check the NVIDIA driver (nvidia-smi), or use auto"
+            "PyTorch finds no usable GPU; check the NVIDIA driver (nvidia-smi), or set TRANSCRIPTD_DEVICES=cpu"
         )
     if device != "cpu" and torch.cuda.is_available():
         torch.set_num_threads(cores)  # for what is done beside the GPU

@@ -372,7 +372,7 @@ variable "models_from" {
 }
 
 variable "jobs_in_flight" {
-  description = "TRANSCRIPTD_JOBS_IN_FLIGHT: messages that one instance holds at once."
+  description = "TRANSCRIPTD_JOBS_IN_FLIGHT: messages that one instance holds at once, on all its GPUs together. Two for each GPU of the instance type."
   type        = number
   default     = 2
   nullable    = false
@@ -481,7 +481,7 @@ variable "on_demand_percentage_above_base" {
 # --- Scaling ----------------------------------------------------------------------------------------------------------
 
 variable "mean_job_seconds" {
-  description = "Mean time that one instance takes for one job: transcriptd_job_duration_seconds in the metrics, after the first day."
+  description = "Mean time that one instance takes for one job: transcriptd_job_duration_seconds in the metrics, after the first day; of types with several GPUs divided by their number."
   type        = number
   default     = 120
   nullable    = false

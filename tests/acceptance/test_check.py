@@ -272,9 +272,9 @@ def test_models_that_are_not_there(site: Site, tmp_path: Path) -> None:
 
 
 def test_cuda_asked_for_by_name_where_there_is_none(site: Site) -> None:
-    status, found = site.check("device", TRANSCRIPTD_DEVICE="cuda", CUDA_VISIBLE_DEVICES="")
+    status, found = site.check("device", TRANSCRIPTD_DEVICES="cuda", CUDA_VISIBLE_DEVICES="")
     assert status == 1
-    assert "TRANSCRIPTD_DEVICE=auto" in only_failure(found["device"])
+    assert "TRANSCRIPTD_DEVICES=cpu" in only_failure(found["device"])
 
 
 def test_an_instance_without_metadata_and_a_group_without_it(site: Site) -> None:

@@ -56,13 +56,13 @@ def test_a_job_becomes_outputs_events_metrics_and_one_summary_line(world: World)
 
     assert ready["ready"] is True
     assert set(ready["checks"]) == {"phase", "runner", "disk", "poll", "sqs", "s3"}
-    assert ready["checks"]["runner"]["device"] == "cpu"
+    assert ready["checks"]["runner"]["devices"]["cpu"]["state"] == "ready"
     for line in (
         'transcriptd_jobs_total{outcome="deleted",reason="published"} 1.0',
         "transcriptd_audio_seconds_total 30.0",
         'transcriptd_stage_duration_seconds_count{stage="decode"} 1.0',
         'transcriptd_warnings_total{code="scripted"} 1.0',
-        'transcriptd_runner_state{state="ready"} 1.0',
+        'transcriptd_runner_state{device="cpu",state="ready"} 1.0',
     ):
         assert line in metrics
 
@@ -202,7 +202,7 @@ def test_a_runner_crash_costs_an_attempt_and_the_attempts_end_in_the_dead_letter
     (letter,) = world.dead_letters()
     assert letter["failure"]["attempt"] == 2
     assert 'transcriptd_jobs_total{outcome="retried",reason="runner_crashed"} 1.0' in metrics
-    assert 'transcriptd_runner_restarts_total{reason="signal"} 2.0' in metrics
+    assert 'transcriptd_runner_restarts_total{device="cpu",reason="signal"} 2.0' in metrics
 
 
 @pytest.mark.parametrize("megabytes", [8, 40])

@@ -52,23 +52,23 @@ def test_queue_work_and_machine_are_measured(world: World) -> None:
     assert found['asr_chunks_total{result="gated"}'] == 3
     # Is it fast, and what does it cost?
     assert found["asr_batch_fill_ratio_sum"] == pytest.approx(0.75)
-    assert 1.5 <= found["runner_busy_seconds_total"] < PATIENCE_SECONDS  # two at once, and then the third
+    assert 1.5 <= found['runner_busy_seconds_total{device="cpu"}'] < PATIENCE_SECONDS  # two at once, and then the third
     assert found["audio_seconds_total"] == 90
     assert found["instance_price_per_hour"] == 0.75
     # Is the machine well?
     assert found["event_loop_lag_seconds_count"] > 0
     assert found["scratch_free_bytes"] > found["scratch_min_free_bytes"] == 1_000_000
-    assert found['runner_memory_bytes{where="host"}'] > 1e6
+    assert found['runner_memory_bytes{device="cpu",where="host"}'] > 1e6
     assert found["process_resident_memory_bytes"] > 1e6
 
 
 def test_a_job_counts_as_busy_time_before_it_ends(world: World) -> None:
     with world.daemon() as daemon:
         assert daemon.wait_until_ready(PATIENCE_SECONDS), daemon.log_tail()
-        assert metrics_of(daemon)["runner_busy_seconds_total"] == 0
+        assert metrics_of(daemon)['runner_busy_seconds_total{device="cpu"}'] == 0
         world.publish("long", "call.wav", options={"initial_prompt": "sleep 600"})
         world.wait_for("long", "job.progress")
-        world.wait_until(lambda: metrics_of(daemon)["runner_busy_seconds_total"] > 2, "seen busy")
+        world.wait_until(lambda: metrics_of(daemon)['runner_busy_seconds_total{device="cpu"}'] > 2, "seen busy")
         assert metrics_of(daemon)["jobs_in_flight"] == 1
         assert world.outputs("long").keys() <= {"checkpoints/deliveries.json"}
         daemon.process.kill()

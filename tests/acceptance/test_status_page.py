@@ -77,8 +77,9 @@ def next_event(stream: http.client.HTTPResponse) -> dict[str, Any]:
 def test_it_tells_of_daemon_runner_jobs_and_outcomes(daemon: DaemonProcess) -> None:
     found = status(daemon)
     assert found["daemon"]["phase"] == "running"
-    runner = found["runner"]
-    assert (runner["state"], runner["device_name"], runner["restarts"]) == ("busy", "scripted", {})
+    (runner,) = found["runners"]
+    assert (runner["device"], runner["state"], runner["device_name"]) == ("cpu", "busy", "scripted")
+    assert runner["restarts"] == {}
     assert runner["memory_bytes"]["host"] > 0
     receiving = found["receiving"]
     assert (receiving["paused"], receiving["trouble"]) == (None, None)

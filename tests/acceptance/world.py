@@ -45,6 +45,7 @@ class World:
             "TRANSCRIPTD_SCRATCH_DIR": str(self.scratch),
             "TRANSCRIPTD_MIN_FREE_BYTES": "1000000",
             "TRANSCRIPTD_RECEIVE_WAIT_SECONDS": "1",
+            "TRANSCRIPTD_DEVICES": "cpu",
             "TRANSCRIPTD_MODEL": "base",
             "TRANSCRIPTD_MODELS": "base,large-v3-turbo",
             "TRANSCRIPTD_PIPELINE": "tests.pipelines.scripted:ScriptedPipeline",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from daemon.errors import all_errors
-from daemon.runner import RunnerState
+from daemon.runner_state import RunnerState
 from deploy.monitoring.dashboards.fleet import LATE_SECONDS
 from deploy.monitoring.dashboards.frame import RUNBOOKS as RUNBOOK_URL
 from deploy.monitoring.dashboards.generate import FOLDER, dashboards, path_of

@@ -498,9 +498,10 @@ def test_torchaudio_models_come_from_their_site_and_are_continued(
 LOAD = """
 import json, sys
 from daemon.config import load_settings
+from daemon.devices import Device as Where
 from daemon.pipeline.quiet import prepare_environment
 from daemon.pipeline.settings import RunnerSettings
-settings = RunnerSettings.from_settings(load_settings(queue_url="a", dlq_url="b"))
+settings = RunnerSettings.from_settings(load_settings(queue_url="a", dlq_url="b"), Where("cpu", "cpu"))
 prepare_environment(settings.hf_token)
 from daemon.pipeline.whisperx_pipeline import WhisperXPipeline
 ready = WhisperXPipeline(settings).load()
@@ -538,7 +539,7 @@ def test_the_daemon_loads_what_was_fetched_without_any_network(tmp_path: Path, a
     (closed.home / "torch" / "hub" / "checkpoints").mkdir(parents=True)
     torch.save({"weight": torch.ones(1)}, closed.home / "torch" / "hub" / "checkpoints" / "x.pth")
 
-    environment = {**closed.environ(), "TRANSCRIPTD_DEVICE": "cpu", "TRANSCRIPTD_MODELS": "base"}
+    environment = {**closed.environ(), "TRANSCRIPTD_DEVICES": "cpu", "TRANSCRIPTD_MODELS": "base"}
     environment |= {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}  # nobody listens
     done = subprocess.run(
         [sys.executable, "-c", LOAD], env=environment, capture_output=True, text=True, timeout=600, check=False

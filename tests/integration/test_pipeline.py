@@ -11,6 +11,7 @@ import pytest
 
 from daemon.catalog import HUB_DIARIZATION
 from daemon.config import Settings
+from daemon.devices import Device
 from daemon.embedded.models import whisper_tiny_en
 from daemon.errors import DeviceFault, Interrupted, ModelUnavailable, OutOfMemory, SetupFailed
 from daemon.pipeline.settings import RunnerSettings
@@ -669,7 +670,9 @@ def test_cuda_by_name_without_a_gpu_is_a_failed_setup() -> None:
 
 
 def test_settings_cross_to_the_runner_as_json(make_settings: Callable[..., Settings]) -> None:
-    sent = RunnerSettings.from_settings(make_settings(alignment_models="en=/models/a,de=b", hf_token="hf_secret"))
+    given = make_settings(alignment_models="en=/models/a,de=b", hf_token="hf_secret", cpu_threads=7)
+    sent = RunnerSettings.from_settings(given, Device("cpu:1", "cpu", 3))
     assert RunnerSettings.from_json(sent.to_json()) == sent
     assert sent.alignment_models == ("en=/models/a", "de=b")
     assert sent.hf_token == "hf_secret"
+    assert (sent.device, sent.cpu_threads) == ("cpu", 3), "of the one device, which may share the machine with others"

@@ -11,19 +11,23 @@ import numpy as np
 import pytest
 
 from daemon.config import Settings
+from daemon.devices import Device
 from daemon.errors import DeviceFault, RunnerCrashed, RunnerStalled, SetupFailed, TranscriptdError
 from daemon.job import Job, parse_job
 from daemon.metrics import Metrics
 from daemon.protocol import Batch, Checkpoint, Heard, Progress, StageDone
-from daemon.runner import Runner, RunnerState
+from daemon.runner import Runner
+from daemon.runner_state import RunnerState
 from daemon.transcript import Transcript
 
 MakeSettings = Callable[..., Settings]
 
+CPU = Device("cpu", "cpu")
+
 
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[Runner]:
-    runner = Runner(settings, Metrics())
+    runner = Runner(settings, Metrics(), CPU)
     try:
         await runner.start()
         yield runner
@@ -46,6 +50,7 @@ async def do(runner: Runner, settings: Settings, folder: Path, prompt: str | Non
         job_of(settings, prompt).options,
         events.append,
         audio=[audio],
+        audio_seconds=1.0,
         result=folder / f"{job_id}.json",
         checkpoints=folder,
     )
@@ -53,7 +58,7 @@ async def do(runner: Runner, settings: Settings, folder: Path, prompt: str | Non
 
 
 def restarts(runner: Runner) -> dict[str, float]:
-    (family,) = runner._metrics.runner_restarts.collect()
+    (family,) = runner._record._metrics.runner_restarts.collect()
     samples = family.samples
     return {it.labels["reason"]: it.value for it in samples if it.name.endswith("_total") and it.value}
 
@@ -237,7 +242,7 @@ async def test_failing_starts_end_in_setup_failed(make_settings: MakeSettings, p
     settings = make_settings(
         pipeline=f"tests.pipelines.scripted:{pipeline}", runner_start_attempts=2, runner_start_timeout_seconds=2
     )
-    runner = Runner(settings, Metrics())
+    runner = Runner(settings, Metrics(), CPU)
     with pytest.raises(SetupFailed, match=words):
         await runner.start()
     assert runner.state is RunnerState.DEFUNCT

@@ -48,7 +48,10 @@ OUTCOME = Outcome(
 SNAPSHOT = Snapshot(
     at=AT,
     daemon=DaemonState("running", AT - 9000, "0.1.0", "i-0abc", "gpu-7", 812),
-    runner=RunnerInfo("busy", AT - 180, "cuda", "NVIDIA A10G", "float16", {"asr": "large-v3"}, {"host": 6e9}, {"signal": 1}),
+    runners=[
+        RunnerInfo("cuda:0", "busy", AT - 180, "NVIDIA A10G", "float16", {"asr": "large-v3"}, {"host": 6e9}, {"signal": 1}),
+        RunnerInfo("cuda:1", "starting", AT - 9, None, None, None, {}, {}),
+    ],
     receiving=Receiving(None, None, False, AT - 4, QueueDepth(17, 2)),
     jobs=[JOB],
     outcomes=[OUTCOME],
@@ -62,7 +65,7 @@ def hostile(text: str) -> Snapshot:
     return Snapshot(
         at=AT,
         daemon=daemon,
-        runner=RunnerInfo(text, AT, text, text, text, {text: text}, {text: 1e9}, {text: 1}),
+        runners=[RunnerInfo(text, text, AT, text, text, {text: text}, {text: 1e9}, {text: 1})],
         receiving=Receiving(text, text, True, AT, None),
         jobs=[replace(JOB, job_id=text, message_id=text, stage=text)],
         outcomes=[replace(OUTCOME, job_id=text, outcome=text, reason=text, message=text, warnings=(text,))],

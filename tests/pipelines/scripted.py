@@ -156,3 +156,13 @@ class HangsInSetup(ScriptedPipeline):
     def load(self) -> Ready:
         time.sleep(3600)
         return super().load()
+
+
+class BreaksWithItsGpu(ScriptedPipeline):
+    """Cannot load on a GPU that BROKEN_GPUS names, separated by commas; takes LOAD_SECONDS on the others."""
+
+    def load(self) -> Ready:
+        if os.environ["CUDA_VISIBLE_DEVICES"] in os.environ.get("BROKEN_GPUS", "").split(","):
+            raise RuntimeError("no such device")
+        time.sleep(float(os.environ.get("LOAD_SECONDS", "0")))
+        return super().load()

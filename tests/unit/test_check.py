@@ -10,6 +10,7 @@ import pytest
 from botocore.exceptions import ClientError
 from rich.console import Console
 
+from daemon.devices import Device
 from daemon.pipeline.probe import Facts
 from daemon.tools.check.aws import Denied, explain
 from daemon.tools.check.command import known_secrets, render, run_check, without
@@ -59,7 +60,7 @@ NO_GPU = replace(GPU, cuda=False, driver=None, device_name="", compute_types=["f
         (GPU, "auto", "int4", "fail", "no int4 here"),
         (NO_GPU, "auto", "auto", "warn", "there is no NVIDIA driver"),
         (NO_GPU, "cuda", "auto", "fail", "there is no NVIDIA driver"),
-        (NO_GPU, "cpu", "auto", "pass", "as TRANSCRIPTD_DEVICE says"),
+        (NO_GPU, "cpu", "auto", "pass", "as TRANSCRIPTD_DEVICES says"),
         (NO_GPU, "cpu", "float16", "fail", "no float16 here"),
         (
             replace(NO_GPU, driver="470.57.02"),
@@ -114,7 +115,7 @@ async def test_whatever_becomes_of_a_check_is_a_finding(call: Any, status: str, 
 async def test_libraries_that_do_not_load_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("daemon.tools.check.probing.sys.executable", "/bin/false")
     with pytest.raises(RuntimeError, match="exited with status 1: it said nothing"):
-        await run_probe("auto")
+        await run_probe(Device("auto", "auto"))
 
 
 # --- words --------------------------------------------------------------------------------------------------------------

@@ -10,13 +10,14 @@ import tempfile
 import wave
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, metadata, version
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from daemon.errors import TranscriptdError
+from daemon.errors import SetupFailed, TranscriptdError
 from daemon.media import SAMPLE_RATE, DecodeLimits, decode
 from daemon.pipeline.probe import Facts
 from daemon.tools.check.registry import Context, Finding, check, failed, passed, warned
@@ -85,18 +86,31 @@ def _problem(needed: Requirement) -> str | None:
 
 @check(
     "device",
-    "the GPU, its driver and memory; torch, cuDNN and CTranslate2 can use it (asked in a child process)",
+    "each GPU, its driver and memory; torch, cuDNN and CTranslate2 can use it (asked in a child process)",
     timeout_seconds=300,
 )
 async def device(context: Context) -> AsyncGenerator[Finding, None]:
-    for finding in judge_device(await context.facts(), context.settings.device, context.settings.compute_type):
-        yield finding
+    settings = context.settings
+    try:
+        devices = context.devices
+    except SetupFailed as error:
+        yield failed(error.message, f"{DRIVER}; TRANSCRIPTD_DEVICES=cpu runs without.")
+        return
+    # The CPU is one however many runners share it.
+    for each in devices[:1] if devices[0].kind == "cpu" else devices:
+        for finding in judge_device(await context.facts(each), each.kind, settings.compute_type):
+            yield replace(finding, found=f"{each.name}: {finding.found}") if len(devices) > 1 else finding
+    if settings.jobs_in_flight < len(devices):
+        yield warned(
+            f"{len(devices)} devices, but TRANSCRIPTD_JOBS_IN_FLIGHT is {settings.jobs_in_flight}: some never have a job",
+            f"Set TRANSCRIPTD_JOBS_IN_FLIGHT to {2 * len(devices)}, two for each device.",
+        )
 
 
 def judge_device(facts: Facts, wanted: str, compute_type: str) -> list[Finding]:
-    """What the libraries said, judged by the settings of the same names."""
+    """What the libraries said of a device of the kind `wanted`: auto, cuda or cpu."""
     if wanted == "cpu":
-        return [passed("CPU, as TRANSCRIPTD_DEVICE says"), *_judge_type(facts, compute_type, "int8")]
+        return [passed("CPU, as TRANSCRIPTD_DEVICES says"), *_judge_type(facts, compute_type, "int8")]
     if facts.cuda:
         return _judge_cuda(facts) or [_cuda(facts), *_judge_type(facts, compute_type, "float16")]
     if facts.torch_cuda is None:
@@ -107,9 +121,9 @@ def judge_device(facts: Facts, wanted: str, compute_type: str) -> list[Finding]:
         found = f"no usable GPU: driver {facts.driver}, torch {facts.torch} for CUDA {facts.torch_cuda}"
         fix = f"{DRIVER} and supports CUDA {facts.torch_cuda}"
     if wanted == "cuda":
-        return [failed(found, f"{fix.removesuffix('.')}; TRANSCRIPTD_DEVICE=auto runs without.")]
+        return [failed(found, f"{fix.removesuffix('.')}; TRANSCRIPTD_DEVICES=cpu runs without.")]
     slow = warned(
-        f"CPU: {found}", f"{fix.removesuffix('.')}; if a CPU is meant, many times slower, set TRANSCRIPTD_DEVICE=cpu."
+        f"CPU: {found}", f"{fix.removesuffix('.')}; if a CPU is meant, many times slower, set TRANSCRIPTD_DEVICES=cpu."
     )
     return [slow, *_judge_type(facts, compute_type, "int8")]
 

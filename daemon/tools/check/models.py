@@ -40,7 +40,7 @@ async def _model(context: Context, source: str) -> Finding:
             f"{source} is not a folder with a model.bin in CTranslate2's format",
             "Correct TRANSCRIPTD_MODEL or TRANSCRIPTD_MODELS, or put the model there.",
         )
-    repository = (await context.facts()).repositories.get(source, source)
+    repository = (await context.facts(context.any_device)).repositories.get(source, source)
     if "/" not in repository:
         return failed(
             f"{source} is no model that faster-whisper knows",

@@ -8,22 +8,24 @@ import sys
 from asyncio.subprocess import PIPE
 from contextlib import suppress
 
+from daemon.devices import Device
 from daemon.pipeline.probe import Facts
 from daemon.runner_process import WITHHELD_PREFIXES
 
 MAX_ERROR_CHARACTERS = 500
 
 
-async def run_probe(device: str) -> Facts:
-    """What the libraries say. Raises RuntimeError with the last words of a process that said nothing."""
+async def run_probe(device: Device) -> Facts:
+    """What the libraries say of the device. Raises RuntimeError with the last words of a process that said nothing."""
+    # As the runner process: without our secrets, with the driver's and the hub's variables.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(WITHHELD_PREFIXES)}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "daemon.pipeline.probe", device),
+        *(sys.executable, "-m", "daemon.pipeline.probe", device.kind),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=PIPE,
         stderr=PIPE,
         process_group=0,
-        # As the runner process: without our secrets, with the driver's and the hub's variables.
-        env={name: value for name, value in os.environ.items() if not name.startswith(WITHHELD_PREFIXES)},
+        env=environment | dict(device.environment),
     )
     try:
         output, errors = await process.communicate()

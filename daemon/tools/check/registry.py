@@ -5,8 +5,11 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 from daemon.config import Settings
+from daemon.devices import Device, choose_devices
+from daemon.errors import SetupFailed
 from daemon.pipeline.probe import Facts
 from daemon.tools.check.probing import run_probe
 
@@ -54,15 +57,28 @@ class Context:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self._probing: asyncio.Task[Facts] | None = None
+        self._probing: dict[str, asyncio.Task[Facts]] = {}
 
-    async def facts(self) -> Facts:
-        """What the libraries say of this machine; asked once, in a child process. Raises Ends when it failed."""
-        if self._probing is None:
-            self._probing = asyncio.create_task(run_probe(self.settings.device), name="probe")
+    @cached_property
+    def devices(self) -> list[Device]:
+        """Those that the settings mean. Raises SetupFailed where one of them is not there."""
+        return choose_devices(self.settings.devices, self.settings.cpu_threads)
+
+    @property
+    def any_device(self) -> Device:
+        """For what is the same on all."""
+        try:
+            return self.devices[0]
+        except SetupFailed:
+            return Device("auto", "auto")
+
+    async def facts(self, device: Device) -> Facts:
+        """What the libraries say of a device; asked once, in a child process. Raises Ends when it failed."""
+        if device.name not in self._probing:
+            self._probing[device.name] = asyncio.create_task(run_probe(device), name="probe")
         try:
             # A check that runs out of time must not take the answer away from another.
-            return await asyncio.shield(self._probing)
+            return await asyncio.shield(self._probing[device.name])
         except RuntimeError as error:
             fix = "Install the versions of requirements.lock (`make setup`, or deploy/install.sh) and check the driver with `nvidia-smi`."
             raise Ends(failed(str(error), fix)) from error
@@ -71,10 +87,10 @@ class Context:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._probing is not None:
-            self._probing.cancel()
+        for probing in self._probing.values():
+            probing.cancel()
             with suppress(asyncio.CancelledError, RuntimeError):
-                await self._probing
+                await probing
 
 
 Call = Callable[[Context], AsyncGenerator[Finding, None]]

@@ -207,8 +207,8 @@ def _flow() -> list[Json]:
 def _capacity() -> list[Json]:
     return [
         graph(
-            "Instances by the state of their runner",
-            "Busy and ready ones can work. Many starting: models load, or cannot be loaded. Defunct: the instance gives up.",
+            "Runners by their state",
+            "A runner for each device. Busy and ready ones can work. Many starting: models load, or cannot be loaded. Defunct: the device is given up.",
             *(
                 Query(f'sum(transcriptd_runner_state{{{E}, state="{state}"}})', state, colour)
                 for state, colour in (

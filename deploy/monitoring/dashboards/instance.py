@@ -31,9 +31,10 @@ STATES = (
     ("4", "defunct", RED),
 )
 
-# The state with value 1, as its number in STATES.
+# The state with value 1, as its number in STATES: of each device.
 STATE = " + ".join(
-    f'{number} * sum by (instance) (transcriptd_runner_state{{{S}, state="{state}"}})' for number, state, _ in STATES
+    f'{number} * sum by (instance, device) (transcriptd_runner_state{{{S}, state="{state}"}})'
+    for number, state, _ in STATES
 )
 
 STALL_SECONDS, SKEW_SECONDS, HOT_CELSIUS = 180, 30, 85  # the first two as in rules/alerts.yml
@@ -71,7 +72,7 @@ def _instances() -> Json:
         Column("Value #A", "Scrape", named=UP, width=80),
         Column("Value #B", "Runner", named=STATES, width=90),
         Column("asr_model", "Model"),
-        Column("device", "Device"),
+        Column("device_name", "Device"),
         Column("version", "Version", width=90),
         Column("Value #E", "Busy, 5 min", "percentunit", decimals=0, width=100),
         Column("Value #F", "In hand", "short", decimals=0, width=80),
@@ -87,11 +88,12 @@ def _instances() -> Json:
     return table(
         "Instances",
         "One line each, as of now. Scrape and runner first: an instance that is silent or keeps restarting its runner "
-        "is replaced, not mended. An instance without model has not loaded one yet.",
+        "is replaced, not mended. Of several devices the runner that is lost is shown, else one that works. An instance "
+        "without model has not loaded one yet.",
         [
             of("up"),
-            STATE,
-            f"max by (instance, asr_model, device) (transcriptd_runner_info{{{S}}})",
+            f"max by (instance) ({STATE})",
+            f"max by (instance, asr_model, device_name) (transcriptd_runner_info{{{S}}})",
             f"max by (instance, version) (transcriptd_build_info{{{S}}})",
             of("instance:transcriptd_busy:ratio_rate5m") + there,
             of("transcriptd_jobs_in_flight"),
@@ -156,8 +158,9 @@ def _runner() -> list[Json]:
     return [
         timeline(
             "Runner",
-            "Starting again and again: models do not load, or the process dies. Defunct: the daemon ends with status 70.",
-            Query(STATE, "{{instance}}"),
+            "Of each device. Starting again and again: models do not load, or the process dies. Defunct: the device is given up; "
+            "with the last one the daemon ends with status 70.",
+            Query(STATE, "{{instance}}, {{device}}"),
             STATES,
         ),
         graph(
@@ -175,12 +178,12 @@ def _runner() -> list[Json]:
         graph(
             "Memory of the runner",
             "host: resident. device: used by everyone, after each job; 0 without a GPU. A steady rise is a leak; the runner is replaced in time.",
-            Query(f"transcriptd_runner_memory_bytes{{{S}}}", "{{instance}}, {{where}}"),
+            Query(f"transcriptd_runner_memory_bytes{{{S}}}", "{{instance}}, {{device}}, {{where}}"),
             unit="bytes",
         ),
         graph(
             "Busy share",
-            "Share of the last 5 minutes in which the runner had a job.",
+            "Share of the last 5 minutes in which the runner had a job; of several devices the mean.",
             Query(f"instance:transcriptd_busy:ratio_rate5m{{{S}}}", "{{instance}}"),
             unit="percentunit",
             most=1,
@@ -188,7 +191,7 @@ def _runner() -> list[Json]:
         graph(
             "Time to load the models",
             "Of the runner that serves now. Minutes more than usual: the disk or the hub is slow.",
-            Query(f"transcriptd_model_load_seconds{{{S}}}", "{{instance}}"),
+            Query(f"transcriptd_model_load_seconds{{{S}}}", "{{instance}}, {{device}}"),
             unit="s",
         ),
         graph(
