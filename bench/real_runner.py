@@ -10,6 +10,7 @@ from typing import Any
 from bench.peers import BATCH_SIZE, MAX_SPEAKERS, MIN_SPEAKERS
 from daemon.config import Settings
 from daemon.embedded.models import whisper_base, whisper_tiny_en
+from daemon.media import SAMPLE_BYTES, SAMPLE_RATE
 from daemon.metrics import Metrics
 from daemon.protocol import Batch, Checkpoint, Heard, Progress, StageDone
 from daemon.runner import Runner
@@ -41,8 +42,20 @@ class RunnerPeer:
         with tempfile.TemporaryDirectory() as name:
             result = Path(name) / "transcript.json"
             job = options(**{**defaults, **changes})
-            await self._runner.run("bench", job, on_event, audio=[audio], result=result, checkpoints=folder)
+            await self._runner.run(
+                "bench",
+                job,
+                on_event,
+                audio=[audio],
+                audio_seconds=_seconds(audio),
+                result=result,
+                checkpoints=folder,
+            )
             return Transcript.model_validate_json(result.read_bytes())
+
+
+def _seconds(audio: Path) -> float:
+    return audio.stat().st_size / SAMPLE_BYTES / SAMPLE_RATE
 
 
 @asynccontextmanager

@@ -87,7 +87,7 @@ class Runner:
         self._settings = settings
         self._metrics = metrics
         self._assignments: dict[str, _Assignment] = {}
-        self._admission = Admission()
+        self._admission = Admission(settings.audio_in_flight_seconds)
         self._current: RunnerProcess | None = None
         self._available = asyncio.Event()  # a process is ready, or there will never be one
         self._supervisor: asyncio.Task[None] | None = None
@@ -107,6 +107,16 @@ class Runner:
     @property
     def state(self) -> RunnerState:
         return self._state
+
+    @property
+    def audio_seconds(self) -> float:
+        """Of the jobs that the process has, all channels together."""
+        return self._admission.audio_seconds
+
+    @property
+    def jobs_waiting(self) -> int:
+        """Jobs that wait until the process has memory for them, or until one that must be by itself is done."""
+        return self._admission.waiting
 
     async def start(self) -> Ready:
         """Start the process and wait until its models are loaded. Raises SetupFailed after the last attempt."""
@@ -133,13 +143,14 @@ class Runner:
         on_progress: ProgressHandler,
         *,
         audio: Sequence[Path],
+        audio_seconds: float,
         result: Path,
         checkpoints: Path,
     ) -> None:
         """Do one job; its transcript lies at `result` afterwards. Cancelling this call cancels the job.
 
-        `audio` has a file for each channel, as media.Audio has. What lies in the folder `checkpoints` is not done again;
-        what is finished is added there and reported.
+        `audio` has a file for each channel, as media.Audio has; `audio_seconds` is the length of all of them together. What
+        lies in the folder `checkpoints` is not done again; what is finished is added there and reported.
 
         Raises the error the runner reported, RunnerCrashed, RunnerStalled, DeviceFault or SetupFailed.
         """
@@ -149,7 +160,7 @@ class Runner:
         alone = False
         while True:
             try:
-                async with self._admission.enter(alone=alone):
+                async with self._admission.enter(audio_seconds, alone=alone):
                     return await self._assign(order, on_progress)
             except _Again as again:
                 # Several jobs were in hand when the process died: each has another try by itself, so that one which

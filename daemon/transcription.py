@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
@@ -18,7 +18,7 @@ from daemon.delivery import Delivery
 from daemon.errors import TranscriptdError
 from daemon.job import Job
 from daemon.manifest import InputObject, Manifest, StoredOutput
-from daemon.media import DecodeLimits, decode
+from daemon.media import Audio, DecodeLimits, decode
 from daemon.metrics import Metrics
 from daemon.outputs import Presentation, render
 from daemon.pipeline.checkpoints import CHECKPOINT_VERSION
@@ -90,7 +90,7 @@ class Transcriber:
             delivery.course.audio_seconds = audio.duration_seconds
             source.unlink()
             crash_point("decoded", job.job_id, delivery.message.receive_count)
-            await self._run(job, delivery, found, on_progress, directory, audio.paths, result)
+            await self._run(job, delivery, found, on_progress, directory, audio, result)
             crash_point("transcribed", job.job_id, delivery.message.receive_count)
             # A long transcript is megabytes of JSON: parsing and rendering it must not hold up a heartbeat.
             transcript = await asyncio.to_thread(self._read, result, job)
@@ -130,10 +130,12 @@ class Transcriber:
         found: InputObject,
         on_progress: ProgressHandler,
         directory: Path,
-        audio: Sequence[Path],
+        audio: Audio,
         result: Path,
     ) -> None:
         """Let the runner do the job, from the checkpoints of earlier deliveries, keeping those that it makes."""
+        audio_seconds = audio.duration_seconds * len(audio.paths)
+        delivery.load.staged(audio_seconds)
         checkpoints = directory / "checkpoints"
         checkpoints.mkdir()
         fingerprint = self._fingerprint(job, found)
@@ -153,6 +155,7 @@ class Transcriber:
             match event:
                 case Progress(_, stage, fraction):
                     delivery.course.report(stage, fraction, time.monotonic())
+                    delivery.load.progress(delivery.course.left_share)
                     log.debug("progress", extra={"stage": stage, "fraction": fraction})
                     on_progress(stage, fraction)
                 case StageDone(_, stage, seconds):
@@ -174,7 +177,16 @@ class Transcriber:
                     kept.add(asyncio.create_task(self._keep(job, delivery, fingerprint, checkpoints / name)))
 
         try:
-            await self._runner.run(job.job_id, job.options, handle, audio=audio, result=result, checkpoints=checkpoints)
+            await self._runner.run(
+                job.job_id,
+                job.options,
+                handle,
+                audio=audio.paths,
+                audio_seconds=audio_seconds,
+                result=result,
+                checkpoints=checkpoints,
+            )
+            delivery.load.progress(0.0)
         except Exception as error:
             delivery.span.ended(delivery.course.stage, time.monotonic() - entered_at, error=error)
             raise

@@ -46,6 +46,7 @@ async def do(runner: Runner, settings: Settings, folder: Path, prompt: str | Non
         job_of(settings, prompt).options,
         events.append,
         audio=[audio],
+        audio_seconds=1.0,
         result=folder / f"{job_id}.json",
         checkpoints=folder,
     )
