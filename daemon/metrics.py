@@ -121,9 +121,6 @@ class Metrics:
             RECEIVES_BUCKETS,
         )
         self.jobs_in_flight = gauge("jobs_in_flight", "Messages held now.")
-        self.jobs_in_flight_limit = gauge(
-            "jobs_in_flight_limit", "The most that may be held, whatever they are: TRANSCRIPTD_JOBS_IN_FLIGHT."
-        )
         self.jobs_in_flight_room = gauge(
             "jobs_in_flight_room", "How many more the runner can use now; at 0 nothing is received."
         )

@@ -58,7 +58,6 @@ class Poller:
         self._progressed_at = time.monotonic()
         self._busy_at = time.monotonic()
         metrics.poll_stalled_seconds.set_function(lambda: self.stalled_seconds)
-        metrics.jobs_in_flight_limit.set(settings.jobs_in_flight)
         metrics.jobs_in_flight_room.set_function(lambda: intake.room)
 
     @property

@@ -134,14 +134,14 @@ class Transcriber:
         result: Path,
     ) -> None:
         """Let the runner do the job, from the checkpoints of earlier deliveries, keeping those that it makes."""
-        audio_seconds = audio.duration_seconds * len(audio.paths)
-        delivery.load.staged(audio_seconds)
         checkpoints = directory / "checkpoints"
         checkpoints.mkdir()
         fingerprint = self._fingerprint(job, found)
         if delivery.history and delivery.history.deliveries:
             await self._restore(job, delivery, fingerprint, checkpoints)
         kept: set[asyncio.Task[None]] = set()
+        audio_seconds = audio.duration_seconds * len(audio.paths)
+        delivery.load.staged(audio_seconds)
         submitted_at = entered_at = time.monotonic()
         delivery.course.enter("wait")
         delivery.timings_seconds["wait"] = 0.0  # its place among the stages; how long it was shows at the end
