@@ -13,9 +13,14 @@ from daemon.metrics import Metrics
 from daemon.poller import Poller
 from daemon.sqs import Received
 from tests.fakes import FakeQueue, received
-from tests.waiting import PATIENCE_SECONDS
 
 MakeSettings = Callable[..., Settings]
+
+
+@pytest.fixture
+def _only_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for room looks again when it is told to, and not by itself."""
+    monkeypatch.setattr("daemon.poller.FULL_PERIOD_SECONDS", 3600.0)
 
 
 class FakeProcessor:
@@ -76,22 +81,24 @@ async def test_never_holds_more_messages_than_it_may(make_settings: MakeSettings
     assert all(asked <= 3 for name, asked in queue.calls if name == "receive")
 
 
+@pytest.mark.usefixtures("_only_woken")
 async def test_a_burst_of_short_recordings_fills_a_batch_within_a_few_receives(make_settings: MakeSettings) -> None:
     queue, processor = FakeQueue(waiting=[received() for _ in range(60)]), FakeProcessor(60, audio_seconds=20)
     settings = make_settings()
-    async with polling(poller_of(settings, queue, processor)), asyncio.timeout(PATIENCE_SECONDS):
+    async with polling(poller_of(settings, queue, processor)), asyncio.timeout(20):
         while processor.held < settings.batch_size:  # noqa: ASYNC110  # the processor has no event for it
             await asyncio.sleep(0.01)
     assert [asked for name, asked in queue.calls if name == "receive"] == [2, 14]
     assert settings.jobs_in_flight == settings.batch_size == processor.most_held
 
 
+@pytest.mark.usefixtures("_only_woken")
 async def test_of_long_recordings_two_are_held_and_the_next_when_one_is_nearly_done(
     make_settings: MakeSettings,
 ) -> None:
     queue, processor = FakeQueue(waiting=[received() for _ in range(5)]), FakeProcessor(60, audio_seconds=6 * 3600)
     poller = poller_of(make_settings(), queue, processor)
-    async with polling(poller), asyncio.timeout(PATIENCE_SECONDS):
+    async with polling(poller), asyncio.timeout(20):
         while processor.held < 2:  # noqa: ASYNC110  # the processor has no event for it
             await asyncio.sleep(0.01)
         for left in (0.5, 0.1, 0.05):
@@ -106,10 +113,11 @@ async def test_of_long_recordings_two_are_held_and_the_next_when_one_is_nearly_d
         assert queue.calls == [("receive", 2), ("receive", 1)]
 
 
+@pytest.mark.usefixtures("_only_woken")
 async def test_nothing_is_received_while_a_job_waits_for_the_runners_memory(make_settings: MakeSettings) -> None:
     queue, processor, waiting = FakeQueue(waiting=[received() for _ in range(4)]), FakeProcessor(60), [1]
     poller = poller_of(make_settings(), queue, processor, jobs_waiting=lambda: len(waiting))
-    async with polling(poller), asyncio.timeout(PATIENCE_SECONDS):
+    async with polling(poller), asyncio.timeout(20):
         await asyncio.sleep(0.3)
         assert queue.calls == []
         assert poller.stalled_seconds == 0
