@@ -116,6 +116,19 @@ def test_of_long_recordings_two_are_held_for_each_device(devices: int) -> None:
         held[-1].staged(6 * HOUR)
 
 
+def test_progress_makes_room_before_the_device_runs_dry() -> None:
+    intake = Intake(16, batch_size=BATCH)
+    nearly_done, next_one = a_job(intake, HOUR), a_job(intake, 600)
+    assert intake.room == 0
+    nearly_done.progress(0.1)  # 12 chunks of 120, and 20
+    assert intake.room == 0
+    nearly_done.progress(0.09)
+    assert intake.room == 1
+    next_one.progress(0.5)
+    nearly_done.progress(0)
+    assert intake.room == 1, "it is held until its result is published"
+
+
 def test_one_long_recording_leaves_the_other_devices_to_short_ones() -> None:
     intake = Intake(100, batch_size=BATCH, devices=2)
     intake.take().staged(6 * HOUR)
