@@ -13,6 +13,7 @@ from random import Random
 
 from bench.autoscale_chart import chart
 from bench.fleet import HOUR, MINUTE, Job, Policy, Run, Simulation, World
+from daemon.intake import CHUNK_SECONDS
 
 DAY = 24 * HOUR
 DOCS = Path(__file__).parent.parent / "docs"
@@ -76,7 +77,7 @@ class Traffic:
         for arrival in sorted(arrivals):
             length = recordings.length(random)
             audio_seconds += length
-            jobs.append(Job(arrival, recordings.work_seconds(length)))
+            jobs.append(Job(arrival, recordings.work_seconds(length), math.ceil(length / CHUNK_SECONDS)))
         return jobs, audio_seconds / HOUR
 
 

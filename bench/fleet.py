@@ -8,7 +8,8 @@ What is modelled, and after what:
   Instances that still warm up are part of what is desired, but not of what the metric is multiplied with:
   https://docs.aws.amazon.com/autoscaling/ec2/userguide/ec2-auto-scaling-default-instance-warmup.html
 - Scale-in: an instance that was idle for so long ends itself and takes desired capacity down with it, not below the least.
-- The daemon: holds up to `jobs_in_flight` messages, computes one at a time. SQS hands a message to any that polls.
+- The daemon: holds two messages, or more until their chunks fill its batches (daemon/intake.py; here a job counts whole until it
+  is done), `jobs_in_flight` at most; computes one at a time. SQS hands a message to any that polls.
 - Spot: notice, 90 s to finish, the rest goes back to the queue and continues elsewhere from its last checkpoint.
 """
 
@@ -18,6 +19,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
+
+from daemon.intake import BATCHES_PER_DEVICE, JOBS_PER_DEVICE
 
 MINUTE = 60.0
 HOUR = 3600.0
@@ -37,7 +40,8 @@ class Policy:
     on_demand_base_capacity: int = 1
     mean_job_seconds: float = 120
     acceptable_wait_seconds: float = 600
-    jobs_in_flight: int = 2
+    jobs_in_flight: int = 16
+    batch_size: int = 16  # the daemon's, not the module's
     warmup_seconds: float = 60
     spot_margin_seconds: float = 30
     idle_seconds: float = 600  # the daemon's, not the module's
@@ -73,6 +77,7 @@ class World:
 class Job:
     arrives_at: float
     work_seconds: float  # what is left of it
+    chunks: int  # of 30 s
     begun_at: float | None = None
     finished_at: float | None = None
 
@@ -202,12 +207,19 @@ class Simulation:
             self._fill(now, self._random.choice(self._polling))
 
     def _fill(self, now: float, instance: Instance) -> None:
-        """Receive for the free slots."""
-        while self._visible and not instance.leaving and len(instance.held) < self._policy.jobs_in_flight:
+        """Receive as long as there is room."""
+        while self._visible and self._has_room(instance):
             instance.held.append(self._visible.popleft())
             if len(instance.held) == 1:
                 self._begin(now, instance)
         self._poll(instance)
+
+    def _has_room(self, instance: Instance) -> bool:
+        held = len(instance.held)
+        if instance.leaving or held >= self._policy.jobs_in_flight:
+            return False
+        useful = BATCHES_PER_DEVICE * self._policy.batch_size
+        return held < JOBS_PER_DEVICE or sum(job.chunks for job in instance.held) < useful
 
     def _begin(self, now: float, instance: Instance) -> None:
         job = instance.held[0]
@@ -233,12 +245,7 @@ class Simulation:
 
     def _poll(self, instance: Instance) -> None:
         """Keep the list of those that poll, with a swap so that leaving it takes no search."""
-        polls = (
-            instance.in_service_at is not None
-            and instance.ended_at is None
-            and not instance.leaving
-            and len(instance.held) < self._policy.jobs_in_flight
-        )
+        polls = instance.in_service_at is not None and instance.ended_at is None and self._has_room(instance)
         if polls and instance.poll_index < 0:
             instance.poll_index = len(self._polling)
             self._polling.append(instance)

@@ -83,10 +83,7 @@ class Settings(BaseSettings):
     )
     retry_max_seconds: float = Field(900, gt=0, description="longest back-off between attempts")
     jobs_in_flight: int = Field(
-        2,
-        ge=1,
-        le=32,
-        description="messages held at once: some being staged in or out, the others sharing the devices; at least one for each device, better two. More of them fill Whisper's batches with short files; each needs memory of its own (performance.md)",
+        16, ge=1, le=32, description="most messages held at once; fewer if they fill the devices (architecture.md)"
     )
 
     # Storage
@@ -191,6 +188,9 @@ class Settings(BaseSettings):
     )
     runner_restart_base_seconds: float = Field(
         1, gt=0, description="back-off before a dead runner is replaced; doubles with each failure in a row"
+    )
+    audio_in_flight_seconds: float = Field(
+        8 * HOUR, gt=0, description="audio in the runner at once, at up to 0.75 GiB an hour; the rest waits on disk"
     )
 
     # Decoder

@@ -11,6 +11,7 @@ from daemon.crashpoints import crash_point
 from daemon.errors import TranscriptdError
 from daemon.events import Event, EventError, EventOutput, EventProgress, Status
 from daemon.history import History
+from daemon.intake import Load
 from daemon.job import Job, peek_job_id, peek_webhook_url
 from daemon.lease import Lease
 from daemon.manifest import MANIFEST_NAME, Manifest
@@ -35,6 +36,7 @@ class Delivery:
     told: bool = False  # an earlier delivery's webhook is known to have arrived
     timings_seconds: dict[str, float] = field(default_factory=dict)
     course: Course = field(default_factory=Course)
+    load: Load = field(default_factory=Load)
     input_bytes: int | None = None  # once the recording was downloaded
     checkpoints: Counter[str] = field(default_factory=Counter)  # finished parts: restored, kept, failed
     failed_in: str | None = None  # the stage

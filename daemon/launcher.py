@@ -12,6 +12,7 @@ from daemon.config import Settings
 from daemon.errors import SetupFailed
 from daemon.health import Health, serve_http
 from daemon.host import Host, open_host
+from daemon.intake import Intake
 from daemon.logs import on_loop_exception, toggle_debug
 from daemon.metrics import Metrics
 from daemon.outbox import OutboxWorker, open_outbox
@@ -110,7 +111,13 @@ async def serve(settings: Settings) -> int:
             record=record,
             tracer=tracer,
         )
-        poller = health.poller = Poller(settings, queue, processor, metrics, health.receive_gate)
+        intake = Intake(
+            settings.jobs_in_flight,
+            batch_size=settings.batch_size,
+            devices=lambda: runners.devices,
+            jobs_waiting=lambda: runners.jobs_waiting,
+        )
+        poller = health.poller = Poller(settings, queue, processor, metrics, health.receive_gate, intake)
 
         # --- main loop
         health.phase = "running"

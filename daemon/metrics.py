@@ -94,7 +94,7 @@ class Metrics:
         )
         self.poll_stalled_seconds = gauge(
             "poll_stalled_seconds",
-            "How long a receive has been due and none has succeeded; with no slot free, or receiving paused, none is due.",
+            "How long a receive has been due and none has succeeded; with no room for a message, or receiving paused, none is due.",
         )
         self.queue_wait_seconds = histogram(
             "queue_wait_seconds", "From the sending of a message to its first receive.", JOB_BUCKETS
@@ -121,6 +121,9 @@ class Metrics:
             RECEIVES_BUCKETS,
         )
         self.jobs_in_flight = gauge("jobs_in_flight", "Messages held now.")
+        self.jobs_in_flight_room = gauge(
+            "jobs_in_flight_room", "How many more the runner can use now; at 0 nothing is received."
+        )
         self.settle_failures = counter(
             "settle_failures",
             "Outcome calls that failed until the lease ended, by outcome; the message comes back.",
@@ -201,6 +204,16 @@ class Metrics:
             "Memory the runner holds: host (resident, sampled) and device (used by everyone, after each job).",
             "device",
             "where",
+        )
+        self.audio_in_flight_seconds = gauge(
+            "audio_in_flight_seconds",
+            "Audio of the jobs that the runner has now, all channels together; its memory grows with it. Not beyond "
+            "TRANSCRIPTD_AUDIO_IN_FLIGHT_SECONDS, but for one job by itself.",
+        )
+        self.jobs_waiting = gauge(
+            "jobs_waiting",
+            "Staged jobs that the runner has no memory for now, or that wait for one which must be by itself; until there is none "
+            "nothing is received.",
         )
         self.runner_busy_seconds = counter(
             "runner_busy_seconds",

@@ -45,6 +45,11 @@ class Course:
         share = self.shares.get(self.stage)
         return share.fraction if share else None
 
+    @property
+    def left_share(self) -> float:
+        """Share of the runner's work that is left, each stage counted alike; one that the job does without, until its end."""
+        return 1 - sum(share.fraction for share in self.shares.values()) / len(STAGES)
+
     def enter(self, stage: str) -> None:
         self.stage = stage
 

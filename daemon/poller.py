@@ -1,14 +1,16 @@
-"""The poller: takes a slot, receives no more than free slots, hands each message to the processor, backs off, drains."""
+"""The poller: receives no more messages than there is room for, hands each to the processor, backs off, drains."""
 
 import asyncio
 import logging
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from daemon.config import Settings
 from daemon.errors import QueueUnavailable
+from daemon.intake import Intake, Load
 from daemon.metrics import Metrics
 from daemon.outage import Outage
 from daemon.sqs import Queue, Received
@@ -22,17 +24,23 @@ EMPTY_PERIOD_SECONDS = 1.0
 
 
 class Processes(Protocol):
-    async def process(self, message: Received, leave: asyncio.Event) -> None: ...
+    async def process(self, message: Received, leave: asyncio.Event, load: Load) -> None: ...
 
 
 class Poller:
     """`run()` until `quiet()`, then `drain()`."""
 
     def __init__(
-        self, settings: Settings, queue: Queue, processor: Processes, metrics: Metrics, gate: Callable[[], str | None]
+        self,
+        settings: Settings,
+        queue: Queue,
+        processor: Processes,
+        metrics: Metrics,
+        gate: Callable[[], str | None],
+        intake: Intake,
     ) -> None:
         """`gate` says why no message may be received now (a full disk, no runner), or None."""
-        self._slots = settings.jobs_in_flight
+        self._intake = intake
         self._backoff_max_seconds = settings.queue_backoff_max_seconds
         self._queue = queue
         self._processor = processor
@@ -42,13 +50,15 @@ class Poller:
         self._quiet = asyncio.Event()
         self._leave = asyncio.Event()
         self._jobs: set[asyncio.Task[None]] = set()
-        self._changed = asyncio.Event()  # a job ended, or we go quiet
+        self._full = False  # the loop waits for room: no receive is due
+        self._changed = asyncio.Event()  # a job ended, there is room again, or we go quiet
         self._crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.last_successful_poll: float | None = None  # Unix time
         self.trouble: str | None = None  # why the last receive failed
         self._progressed_at = time.monotonic()
         self._busy_at = time.monotonic()
         metrics.poll_stalled_seconds.set_function(lambda: self.stalled_seconds)
+        metrics.jobs_in_flight_room.set_function(lambda: intake.room)
 
     @property
     def jobs_in_flight(self) -> int:
@@ -56,8 +66,8 @@ class Poller:
 
     @property
     def stalled_seconds(self) -> float:
-        """How long a receive has been due and none has succeeded. With no free slot none is due."""
-        due = not self._quiet.is_set() and len(self._jobs) < self._slots
+        """How long a receive has been due and none has succeeded. Without room for a message none is due."""
+        due = not self._quiet.is_set() and not self._full
         return time.monotonic() - self._progressed_at if due else 0.0
 
     async def idle(self, seconds: float) -> None:
@@ -86,10 +96,12 @@ class Poller:
             if reason is not None:
                 self._progressed_at = time.monotonic()
                 await self._wait(GATE_PERIOD_SECONDS)
-            elif len(self._jobs) >= self._slots:
+            elif self._intake.room == 0:
+                self._full = True
                 await self._wait(FULL_PERIOD_SECONDS)
+                self._full, self._progressed_at = False, time.monotonic()
             else:
-                await self._receive(self._slots - len(self._jobs))
+                await self._receive()
         self._raise_if_crashed()
 
     def quiet(self) -> None:
@@ -121,12 +133,12 @@ class Poller:
         await finished
         return clean
 
-    async def _receive(self, free_slots: int) -> None:
+    async def _receive(self) -> None:
         backoff_seconds = BACKOFF_BASE_SECONDS
-        while not self._quiet.is_set():
+        while not self._quiet.is_set() and (room := self._intake.room):
             asked_at = time.monotonic()
             try:
-                messages = await self._queue.receive(free_slots)
+                messages = await self._queue.receive(room)
             except QueueUnavailable as error:
                 self._metrics.receives.labels("error").inc()
                 self.trouble = error.message
@@ -157,17 +169,20 @@ class Poller:
             # It came with a receive that was in flight when we were told to stop: give it back.
             leave = asyncio.Event()
             leave.set()
-        task = asyncio.create_task(self._processor.process(message, leave), name=f"message {message.message_id}")
+        load = self._intake.take(self._load_changed)
+        task = asyncio.create_task(self._processor.process(message, leave, load), name=f"message {message.message_id}")
         self._jobs.add(task)
         self._metrics.jobs_in_flight.set(len(self._jobs))
-        task.add_done_callback(self._ended)
+        task.add_done_callback(partial(self._ended, load))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        was_full = len(self._jobs) >= self._slots
+    def _load_changed(self) -> None:
+        if self._full and self._intake.room:
+            self._changed.set()
+
+    def _ended(self, load: Load, task: asyncio.Task[None]) -> None:
         self._jobs.discard(task)
+        self._intake.end(load)
         self._busy_at = time.monotonic()
-        if was_full:  # a receive is due from now on
-            self._progressed_at = self._busy_at
         self._metrics.jobs_in_flight.set(len(self._jobs))
         self._changed.set()
         # The processor turns every failure of a job into an outcome: what escapes it is a fault of ours.

@@ -20,6 +20,7 @@ from daemon.errors import (
     TranscriptdError,
 )
 from daemon.events import Event
+from daemon.intake import Load
 from daemon.job import Job, parse_job
 from daemon.lease import Lease
 from daemon.logs import bind, log_context
@@ -67,7 +68,7 @@ class Processor:
         # Forgotten when nobody holds or awaits them.
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
-    async def process(self, message: Received, leave: asyncio.Event) -> None:
+    async def process(self, message: Received, leave: asyncio.Event, load: Load) -> None:
         """Bring one delivery to exactly one outcome. Never raises for what is wrong with a job or a dependency."""
         # https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
         about: Attributes = {
@@ -81,7 +82,7 @@ class Processor:
         with self._tracer.span(
             f"process {self._queue_name}", from_attributes(message.attributes), "consumer", about
         ) as span:
-            await self._process(Delivery(message, span), leave)
+            await self._process(Delivery(message, span, load=load), leave)
 
     async def _process(self, delivery: Delivery, leave: asyncio.Event) -> None:
         message, span = delivery.message, delivery.span

@@ -83,8 +83,7 @@ class Runner:
         self.device = device
         self._settings = settings
         self._assignments: dict[str, _Assignment] = {}
-        self._in_hand: list[float] = []  # audio seconds of each job that is here, those that wait for the process too
-        self._admission = Admission()
+        self._admission = Admission(settings.audio_in_flight_seconds)
         self._current: RunnerProcess | None = None
         self._available = asyncio.Event()  # a process is ready, or there will never be one
         self._supervisor: asyncio.Task[None] | None = None
@@ -110,8 +109,18 @@ class Runner:
 
     @property
     def audio_seconds(self) -> float:
-        """Of the jobs in hand: the load."""
-        return sum(self._in_hand)
+        """Of the jobs that the process has, all channels together."""
+        return self._admission.audio_seconds
+
+    @property
+    def load_seconds(self) -> float:
+        """Audio of all jobs that are here, those that wait too."""
+        return self._admission.audio_seconds + self._admission.waiting_audio_seconds
+
+    @property
+    def jobs_waiting(self) -> int:
+        """Jobs that wait until the process has memory for them, or until one that must be by itself is done."""
+        return self._admission.waiting
 
     async def start(self) -> Ready:
         """Start the process and wait until its models are loaded. Raises SetupFailed after the last attempt."""
@@ -146,8 +155,8 @@ class Runner:
     ) -> None:
         """Do one job; its transcript lies at `result` afterwards. Cancelling this call cancels the job.
 
-        `audio` has a file for each channel, as media.Audio has; `audio_seconds` is the length of all together. What lies in the folder `checkpoints` is not done again;
-        what is finished is added there and reported.
+        `audio` has a file for each channel, as media.Audio has; `audio_seconds` is the length of all of them together. What
+        lies in the folder `checkpoints` is not done again; what is finished is added there and reported.
 
         Raises the error the runner reported, RunnerCrashed, RunnerStalled, DeviceFault or GivenUp.
         """
@@ -155,18 +164,14 @@ class Runner:
         wishes = options.model_dump(mode="json")
         order = Run(job_id, paths, str(result), str(checkpoints), wishes, {"job_id": job_id, **log_fields()})
         alone = False
-        self._in_hand.append(audio_seconds)
-        try:
-            while True:
-                try:
-                    async with self._admission.enter(alone=alone):
-                        return await self._assign(order, on_progress)
-                except _Again as again:
-                    # Several jobs were in hand when the process died: each has another try by itself, so that one which
-                    # kills processes does not take its neighbours' attempts with it.
-                    alone = again.alone
-        finally:
-            self._in_hand.remove(audio_seconds)
+        while True:
+            try:
+                async with self._admission.enter(audio_seconds, alone=alone):
+                    return await self._assign(order, on_progress)
+            except _Again as again:
+                # Several jobs were in hand when the process died: each has another try by itself, so that one which
+                # kills processes does not take its neighbours' attempts with it.
+                alone = again.alone
 
     async def _assign(self, order: Run, on_progress: ProgressHandler) -> None:
         """Give the job to a process and wait for its end."""

@@ -41,6 +41,21 @@ class Runners:
         """Of the first device that was ever ready: all load the same models."""
         return next((runner.info for runner in self.each if runner.info), None)
 
+    @property
+    def devices(self) -> int:
+        """How many are not given up."""
+        return len(self._left())
+
+    @property
+    def audio_seconds(self) -> float:
+        """Of the jobs that the processes have, all channels together."""
+        return sum(runner.audio_seconds for runner in self.each)
+
+    @property
+    def jobs_waiting(self) -> int:
+        """Jobs for which their device has no memory now."""
+        return sum(runner.jobs_waiting for runner in self.each)
+
     async def start(self) -> None:
         """Start all and wait for the first that is ready; the others join when they are.
 
@@ -107,11 +122,14 @@ class Runners:
         self._stopping = True
         await asyncio.gather(*(runner.stop() for runner in self.each))
 
+    def _left(self) -> list[Runner]:
+        return [runner for runner in self.each if runner.state is not RunnerState.DEFUNCT]
+
     def _least_loaded(self) -> Runner:
         """Of those that are ready, else of those that will be."""
-        left = [runner for runner in self.each if runner.state is not RunnerState.DEFUNCT]
+        left = self._left()
         if not left or self._stopping:
             raise SetupFailed("no device is left")
         # One that is replaced just now has no process.
         ready = [runner for runner in left if runner.pid is not None]
-        return min(ready or left, key=lambda runner: runner.audio_seconds)
+        return min(ready or left, key=lambda runner: runner.load_seconds)

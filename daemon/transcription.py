@@ -140,6 +140,8 @@ class Transcriber:
         if delivery.history and delivery.history.deliveries:
             await self._restore(job, delivery, fingerprint, checkpoints)
         kept: set[asyncio.Task[None]] = set()
+        audio_seconds = audio.duration_seconds * len(audio.paths)
+        delivery.load.staged(audio_seconds)
         submitted_at = entered_at = time.monotonic()
         delivery.course.enter("wait")
         delivery.timings_seconds["wait"] = 0.0  # its place among the stages; how long it was shows at the end
@@ -153,6 +155,7 @@ class Transcriber:
             match event:
                 case Progress(_, stage, fraction):
                     delivery.course.report(stage, fraction, time.monotonic())
+                    delivery.load.progress(delivery.course.left_share)
                     log.debug("progress", extra={"stage": stage, "fraction": fraction})
                     on_progress(stage, fraction)
                 case StageDone(_, stage, seconds):
@@ -179,10 +182,11 @@ class Transcriber:
                 job.options,
                 handle,
                 audio=audio.paths,
-                audio_seconds=audio.duration_seconds * len(audio.paths),
+                audio_seconds=audio_seconds,
                 result=result,
                 checkpoints=checkpoints,
             )
+            delivery.load.progress(0.0)
         except Exception as error:
             delivery.span.ended(delivery.course.stage, time.monotonic() - entered_at, error=error)
             raise

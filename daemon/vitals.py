@@ -31,6 +31,8 @@ async def watch_vitals(settings: Settings, metrics: Metrics, runners: Runners, d
     """Look until the context ends. Nothing seen here ends the daemon."""
     metrics.instance_price_per_hour.set(settings.instance_price_per_hour)
     metrics.scratch_min_free_bytes.set(settings.min_free_bytes)
+    metrics.audio_in_flight_seconds.set_function(lambda: runners.audio_seconds)
+    metrics.jobs_waiting.set_function(lambda: runners.jobs_waiting)
     tasks = [
         asyncio.create_task(watch_depths(metrics, depths), name="queue depths"),
         asyncio.create_task(_watch_machine(settings, metrics, runners), name="machine"),

@@ -21,7 +21,7 @@ locals {
       threshold   = 1, periods = ceil((var.deadlines.launch_hook + 300) / 300), period_seconds = 300
     }
     stranded = {
-      description = "More messages are held than instances can hold: receives that were lost, or many jobs backing off."
+      description = "More messages are in flight than instances hold at most: receives that were lost, or many jobs backing off."
       metrics     = ["in_flight", "in_service"], expression = "in_flight - in_service * ${var.jobs_in_flight}"
       threshold   = local.stranded_slack + 1, periods = 6, period_seconds = 300
     }

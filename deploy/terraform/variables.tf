@@ -372,9 +372,9 @@ variable "models_from" {
 }
 
 variable "jobs_in_flight" {
-  description = "TRANSCRIPTD_JOBS_IN_FLIGHT: messages that one instance holds at once, on all its GPUs together. Two for each GPU of the instance type."
+  description = "TRANSCRIPTD_JOBS_IN_FLIGHT: the most messages that one instance holds at once; fewer if they fill its GPUs."
   type        = number
-  default     = 2
+  default     = 16
   nullable    = false
 
   validation {

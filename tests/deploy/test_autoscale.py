@@ -21,7 +21,8 @@ policies = st.builds(
     on_demand_base_capacity=st.integers(0, 3),
     mean_job_seconds=st.floats(20, 2000),
     acceptable_wait_seconds=st.floats(60, 3600),
-    jobs_in_flight=st.integers(1, 4),
+    jobs_in_flight=st.integers(1, 20),
+    batch_size=st.integers(1, 32),
     idle_seconds=st.floats(30, 3600),
     wake_by_steps=st.booleans(),
 )
@@ -32,20 +33,20 @@ worlds = st.builds(
     spot_losses_per_instance_hour=st.floats(0, 3),
     capacity=st.integers(1, 20),
 )
-loads = st.lists(st.tuples(st.floats(0, 12 * HOUR), st.floats(1, 1800)), max_size=60)
+# When a job arrives, the seconds that it takes, its chunks.
+Load = list[tuple[float, float, int]]
+loads = st.lists(st.tuples(st.floats(0, 12 * HOUR), st.floats(1, 1800), st.integers(1, 100)), max_size=60)
 
 
-def simulate(policy: Policy, world: World, load: list[tuple[float, float]]) -> Run:
-    return Simulation(policy, world).run([Job(at, work) for at, work in sorted(load)], 10 * DAY)
+def simulate(policy: Policy, world: World, load: Load) -> Run:
+    return Simulation(policy, world).run([Job(*each) for each in sorted(load)], 10 * DAY)
 
 
 @settings(max_examples=80, deadline=None)
 @given(policies, worlds, loads)
-def test_every_job_is_done_once_and_the_fleet_stays_in_its_bounds(
-    policy: Policy, world: World, load: list[tuple[float, float]]
-) -> None:
+def test_every_job_is_done_once_and_the_fleet_stays_in_its_bounds(policy: Policy, world: World, load: Load) -> None:
     run = simulate(policy, world, load)
-    work = dict(zip(map(id, run.jobs), (work for _, work in sorted(load)), strict=True))
+    work = dict(zip(map(id, run.jobs), (work for _, work, _ in sorted(load)), strict=True))
     for job in run.jobs:
         assert job.begun_at is not None
         assert job.finished_at is not None
@@ -61,7 +62,7 @@ def test_every_job_is_done_once_and_the_fleet_stays_in_its_bounds(
 
 
 def test_one_seed_gives_one_run() -> None:
-    load = [(number * 40.0, 200.0) for number in range(100)]
+    load = [(number * 40.0, 200.0, 100) for number in range(100)]
     world = World(spot_losses_per_instance_hour=1)
     first, again = simulate(Policy(), world, load), simulate(Policy(), world, load)
     other = simulate(Policy(), replace(world, seed=8), load)
@@ -71,7 +72,7 @@ def test_one_seed_gives_one_run() -> None:
 
 
 def test_nobody_is_paid_before_the_first_job_nor_long_after_the_last() -> None:
-    run = simulate(Policy(), World(), [(3 * HOUR, 60.0)])
+    run = simulate(Policy(), World(), [(3 * HOUR, 60.0, 100)])
     (instance,) = run.instances
     assert instance.launched_at >= 3 * HOUR
     assert instance.ended_at is not None
@@ -79,15 +80,23 @@ def test_nobody_is_paid_before_the_first_job_nor_long_after_the_last() -> None:
 
 
 def test_a_burst_wakes_several_at_once() -> None:
-    load = [(60.0, 100.0)] * 300
+    load = [(60.0, 100.0, 100)] * 300
     wakes = simulate(Policy(), World(), load).samples
     assert next(sample.desired for sample in wakes if sample.desired) == Policy().max_size
     cautious = simulate(Policy(wake_by_steps=False), World(), load)
     assert next(sample.desired for sample in cautious.samples if sample.desired) == 1
 
 
+@pytest.mark.parametrize(
+    ("chunks", "held"), [(1, 16), (3, 11), (16, 2), (720, 2)], ids=["clips", "short", "a batch", "6 h"]
+)
+def test_an_instance_holds_what_fills_its_batches(chunks: int, held: int) -> None:
+    run = simulate(Policy(max_size=1), World(), [(60.0, 100.0, chunks)] * 100)
+    assert max(sample.in_flight for sample in run.samples) == held
+
+
 def test_no_backlog_is_worth_more_than_max_size() -> None:
-    run = simulate(Policy(max_size=3), World(), [(60.0, 100.0)] * 500)
+    run = simulate(Policy(max_size=3), World(), [(60.0, 100.0, 100)] * 500)
     assert max(sample.desired for sample in run.samples) == 3
     assert run.peak_instances == 3
 

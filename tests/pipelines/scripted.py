@@ -9,6 +9,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -24,7 +25,7 @@ WORK_SHARES = {"vad": 0.05, "asr": 0.6, "align": 0.1, "diarize": 0.25}
 
 
 class ScriptedPipeline:
-    """Transcribes everything as "hello there". Prompts: sleep SECONDS, work SECONDS (in stages), resume SECONDS (sleeps only if there is no checkpoint yet), vary SECONDS, say TEXT, leak BYTES, hang, sigkill and cuda (after SECONDS, if there are any), segv, exit, raise TEXT, warn, chatter TEXT (everywhere where a library can say something)."""
+    """Transcribes everything as "hello there". Prompts: sleep SECONDS, until FILE (is there), work SECONDS (in stages), resume SECONDS (sleeps only if there is no checkpoint yet), vary SECONDS, say TEXT, leak BYTES, hang, sigkill and cuda (after SECONDS, if there are any), segv, exit, raise TEXT, warn, chatter TEXT (everywhere where a library can say something)."""
 
     def __init__(self, settings: RunnerSettings) -> None:
         self._settings = settings
@@ -45,6 +46,9 @@ class ScriptedPipeline:
         match command:
             case "sleep" | "vary":
                 sleep(float(argument), reporter)
+            case "until":
+                while not Path(argument).exists():
+                    sleep(0.05, reporter)
             case "leak":
                 self._leaked = b"x" * int(argument)
             case "resume":

@@ -1,8 +1,10 @@
-"""Many together, or one alone."""
+"""As many together as there is memory for, or one alone; in the order in which they came."""
 
 import asyncio
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from daemon.admission import Admission
 
@@ -10,13 +12,15 @@ from daemon.admission import Admission
 class Guest:
     """Is inside until it may leave."""
 
-    def __init__(self, admission: Admission, *, alone: bool = False) -> None:
+    def __init__(self, admission: Admission, audio_seconds: float = 1, *, alone: bool = False) -> None:
+        self.audio_seconds = audio_seconds
+        self.alone = alone
         self.inside = False
         self.may_leave = asyncio.Event()
-        self.task = asyncio.create_task(self._visit(admission, alone))
+        self.task = asyncio.create_task(self._visit(admission))
 
-    async def _visit(self, admission: Admission, alone: bool) -> None:
-        async with admission.enter(alone=alone):
+    async def _visit(self, admission: Admission) -> None:
+        async with admission.enter(self.audio_seconds, alone=self.alone):
             self.inside = True
             await self.may_leave.wait()
         self.inside = False
@@ -33,7 +37,7 @@ async def settle() -> None:
 
 
 async def test_one_alone_waits_for_the_others_and_holds_up_those_who_come_later() -> None:
-    admission = Admission()
+    admission = Admission(100)
     first, second = Guest(admission), Guest(admission)
     await settle()
     alone, later = Guest(admission, alone=True), Guest(admission)
@@ -49,7 +53,7 @@ async def test_one_alone_waits_for_the_others_and_holds_up_those_who_come_later(
 
 
 async def test_two_alone_come_one_after_the_other() -> None:
-    admission = Admission()
+    admission = Admission(100)
     one, two = Guest(admission, alone=True), Guest(admission, alone=True)
     await settle()
     assert (one.inside, two.inside) == (True, False)
@@ -60,7 +64,7 @@ async def test_two_alone_come_one_after_the_other() -> None:
 
 @pytest.mark.parametrize("waits", [True, False], ids=["while it waits", "inside"])
 async def test_one_who_is_cancelled_holds_nobody_up(waits: bool) -> None:
-    admission = Admission()
+    admission = Admission(100)
     inside = Guest(admission)
     await settle()
     alone = Guest(admission, alone=True)
@@ -73,3 +77,61 @@ async def test_one_who_is_cancelled_holds_nobody_up(waits: bool) -> None:
     later = Guest(admission)
     await settle()
     assert later.inside
+
+
+async def test_who_does_not_fit_waits_and_holds_up_those_behind() -> None:
+    admission = Admission(100)
+    first, large, small = Guest(admission, 60), Guest(admission, 50), Guest(admission, 10)
+    await settle()
+    assert (first.inside, large.inside, small.inside) == (True, False, False)
+    assert (admission.audio_seconds, admission.waiting) == (60, 2)
+    await first.leave()
+    assert (large.inside, small.inside) == (True, True)
+    assert (admission.audio_seconds, admission.waiting) == (60, 0)
+
+
+async def test_more_than_fits_at_all_enters_by_itself() -> None:
+    admission = Admission(100)
+    huge, later = Guest(admission, 500), Guest(admission, 1)
+    await settle()
+    assert (huge.inside, later.inside) == (True, False)
+    await huge.leave()
+    assert later.inside
+
+
+async def test_one_who_gives_up_waiting_lets_those_behind_in() -> None:
+    admission = Admission(100)
+    first, large, small = Guest(admission, 60), Guest(admission, 50), Guest(admission, 10)
+    await settle()
+    large.task.cancel()
+    await settle()
+    assert (first.inside, small.inside, admission.waiting) == (True, True, 0)
+
+
+guests = st.lists(st.tuples(st.sampled_from([1.0, 30.0, 60.0, 100.0, 250.0]), st.booleans()), min_size=1, max_size=8)
+
+
+@given(guests, st.lists(st.tuples(st.integers(0, 7), st.booleans()), max_size=12))
+def test_whatever_comes_the_limit_and_the_order_hold_and_everybody_gets_in(
+    coming: list[tuple[float, bool]], leaving: list[tuple[int, bool]]
+) -> None:
+    async def visit() -> None:
+        admission = Admission(100)
+        left = [Guest(admission, seconds, alone=alone) for seconds, alone in coming]
+        await settle()
+        for which, cancelled in [*leaving, *[(0, False)] * len(left)]:
+            inside = [guest for guest in left if guest.inside]
+            assert len(inside) == 1 or (
+                sum(guest.audio_seconds for guest in inside) <= 100 and not any(guest.alone for guest in inside)
+            )
+            assert left[: len(inside)] == inside, "nobody overtakes"
+            assert admission.audio_seconds == sum(guest.audio_seconds for guest in inside)
+            assert admission.waiting == len(left) - len(inside)
+            going = left[which % len(left)] if cancelled else inside[which % len(inside)]
+            going.task.cancel() if cancelled else going.may_leave.set()
+            left.remove(going)
+            await settle()
+            if not left:
+                return
+
+    asyncio.run(visit())

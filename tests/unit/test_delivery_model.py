@@ -30,6 +30,7 @@ from hypothesis.stateful import (
 from daemon.config import Settings
 from daemon.delivery import Delivery
 from daemon.errors import NoAudio, RunnerCrashed, StorageUnavailable, TranscriptdError
+from daemon.intake import Intake, Load
 from daemon.job import Job
 from daemon.lease import MARGIN_SHARE
 from daemon.manifest import MANIFEST_NAME, InputObject, Manifest, StoredOutput
@@ -208,8 +209,8 @@ class WatchedProcessor(Processor):
 
     watch: Watch
 
-    async def process(self, message: Received, leave: asyncio.Event) -> None:
-        await super().process(message, leave)
+    async def process(self, message: Received, leave: asyncio.Event, load: Load) -> None:
+        await super().process(message, leave, load)
         self.watch.accounts[message.receipt_handle].ended = True
 
 
@@ -295,7 +296,8 @@ class Worker:
             tracer=Tracer(),
         )
         processor.watch = self.world.watch
-        poller = Poller(self.settings, queue, processor, self.metrics, lambda: None)
+        intake = Intake(self.settings.jobs_in_flight, batch_size=self.settings.batch_size)
+        poller = Poller(self.settings, queue, processor, self.metrics, lambda: None, intake)
         polling, stopping = asyncio.create_task(poller.run()), asyncio.create_task(self.stop.wait())
         await asyncio.wait((polling, stopping), return_when=asyncio.FIRST_COMPLETED)
         poller.quiet()
@@ -572,7 +574,7 @@ def test_writes_that_the_client_repeats_do_not_make_a_suspect(model: DeliveryMod
 
 
 def test_interruptions_at_the_very_beginning_do_not_make_a_suspect(model: DeliveryModel) -> None:
-    for _ in range(2):  # as many as there are slots, or the drain waits for a receive first
+    for _ in range(2):  # as many as are held, or the drain waits for a receive first
         model.send_job("fine", 200.0)
     for seconds in (27.0, 39.0, 39.0):  # the note of the beginning is on its way; from the second on it is read first
         model.start_worker()

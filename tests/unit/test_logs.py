@@ -19,6 +19,7 @@ import daemon
 from daemon.autoscaling import AutoScalingGroup
 from daemon.config import Settings
 from daemon.errors import NoAudio, QueueUnavailable, StorageUnavailable
+from daemon.intake import Load
 from daemon.log_schema import FIELDS
 from daemon.logs import _Formatter, bind, log_context, log_fields, on_loop_exception
 from daemon.metrics import Metrics
@@ -240,7 +241,7 @@ async def test_a_delivery_that_a_fault_of_ours_ended_has_its_summary(
     )
     leave = asyncio.Event()
     leave.set()
-    await processor.process(received('{"job_id": "job-1"}'), leave)
+    await processor.process(received('{"job_id": "job-1"}'), leave, Load())
     fault, summary = lines()
     assert (fault["event"], fault["message_id"]) == ("delivery not settled", "m-1")
     assert (summary["event"], summary["level"], summary["job_id"]) == ("job finished", "ERROR", "job-1")

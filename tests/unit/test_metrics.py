@@ -17,6 +17,8 @@ BASE_UNITS = ("_seconds", "_bytes", "_ratio", "_celsius", "_timestamp_seconds", 
 WITHOUT_UNIT = {  # counts of things, and what has no base unit
     "transcriptd_queue_messages",
     "transcriptd_jobs_in_flight",
+    "transcriptd_jobs_in_flight_room",
+    "transcriptd_jobs_waiting",
     "transcriptd_message_receives",
     "transcriptd_real_time_factor",
     "transcriptd_runner_state",

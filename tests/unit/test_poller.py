@@ -1,4 +1,4 @@
-"""The poller: no more messages than slots, none lost while stopping, back-off in an outage."""
+"""The poller: no more messages than there is room for, none lost while stopping, back-off in an outage."""
 
 import asyncio
 import time
@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from daemon.config import Settings
+from daemon.intake import Intake, Load
 from daemon.metrics import Metrics
 from daemon.poller import Poller
 from daemon.sqs import Received
@@ -16,15 +17,26 @@ from tests.fakes import FakeQueue, received
 MakeSettings = Callable[..., Settings]
 
 
-class FakeProcessor:
-    """Holds each message for a while; remembers which were interrupted."""
+@pytest.fixture
+def _only_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for room looks again when it is told to, and not by itself."""
+    monkeypatch.setattr("daemon.poller.FULL_PERIOD_SECONDS", 3600.0)
 
-    def __init__(self, seconds: float) -> None:
+
+class FakeProcessor:
+    """Holds each message for a while; remembers which were interrupted. Its recordings are of a length, once it is known."""
+
+    def __init__(self, seconds: float, audio_seconds: float | None = None) -> None:
         self.seconds = seconds
+        self.audio_seconds = audio_seconds
+        self.loads: list[Load] = []
         self.done = asyncio.Event()
         self.held = self.most_held = self.finished = self.interrupted = 0
 
-    async def process(self, message: Received, leave: asyncio.Event) -> None:
+    async def process(self, message: Received, leave: asyncio.Event, load: Load) -> None:
+        self.loads.append(load)
+        if self.audio_seconds is not None:
+            load.staged(self.audio_seconds)
         self.held += 1
         self.most_held = max(self.most_held, self.held)
         try:
@@ -50,13 +62,18 @@ async def polling(poller: Poller) -> AsyncIterator[asyncio.Task[None]]:
 
 
 def poller_of(
-    settings: Settings, queue: FakeQueue, processor: object, gate: Callable[[], str | None] = lambda: None
+    settings: Settings,
+    queue: FakeQueue,
+    processor: object,
+    gate: Callable[[], str | None] = lambda: None,
+    jobs_waiting: Callable[[], int] = lambda: 0,
 ) -> Poller:
-    return Poller(settings, queue, processor, Metrics(), gate)  # type: ignore[arg-type]
+    intake = Intake(settings.jobs_in_flight, batch_size=settings.batch_size, jobs_waiting=jobs_waiting)
+    return Poller(settings, queue, processor, Metrics(), gate, intake)  # type: ignore[arg-type]
 
 
-async def test_never_holds_more_messages_than_slots(make_settings: MakeSettings) -> None:
-    queue, processor = FakeQueue(waiting=[received() for _ in range(9)]), FakeProcessor(0.1)
+async def test_never_holds_more_messages_than_it_may(make_settings: MakeSettings) -> None:
+    queue, processor = FakeQueue(waiting=[received() for _ in range(9)]), FakeProcessor(0.1, audio_seconds=1)
     async with polling(poller_of(make_settings(jobs_in_flight=3), queue, processor)):
         await asyncio.sleep(1)
     assert processor.finished == 9
@@ -64,7 +81,53 @@ async def test_never_holds_more_messages_than_slots(make_settings: MakeSettings)
     assert all(asked <= 3 for name, asked in queue.calls if name == "receive")
 
 
-async def test_no_receive_is_overdue_while_no_slot_is_free(make_settings: MakeSettings) -> None:
+@pytest.mark.usefixtures("_only_woken")
+async def test_a_burst_of_short_recordings_fills_a_batch_within_a_few_receives(make_settings: MakeSettings) -> None:
+    queue, processor = FakeQueue(waiting=[received() for _ in range(60)]), FakeProcessor(60, audio_seconds=20)
+    settings = make_settings()
+    async with polling(poller_of(settings, queue, processor)), asyncio.timeout(20):
+        while processor.held < settings.batch_size:  # noqa: ASYNC110  # the processor has no event for it
+            await asyncio.sleep(0.01)
+    assert [asked for name, asked in queue.calls if name == "receive"] == [2, 14]
+    assert settings.jobs_in_flight == settings.batch_size == processor.most_held
+
+
+@pytest.mark.usefixtures("_only_woken")
+async def test_of_long_recordings_two_are_held_and_the_next_when_one_is_nearly_done(
+    make_settings: MakeSettings,
+) -> None:
+    queue, processor = FakeQueue(waiting=[received() for _ in range(5)]), FakeProcessor(60, audio_seconds=6 * 3600)
+    poller = poller_of(make_settings(), queue, processor)
+    async with polling(poller), asyncio.timeout(20):
+        while processor.held < 2:  # noqa: ASYNC110  # the processor has no event for it
+            await asyncio.sleep(0.01)
+        for left in (0.5, 0.1, 0.05):
+            processor.loads[0].progress(left)
+            await asyncio.sleep(0.1)
+        assert processor.held == 2
+        assert queue.calls == [("receive", 2)], "told of progress that makes no room, it asks for nothing"
+        processor.loads[1].progress(0.02)
+        processor.loads[0].progress(0.02)
+        while processor.held < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        assert queue.calls == [("receive", 2), ("receive", 1)]
+
+
+@pytest.mark.usefixtures("_only_woken")
+async def test_nothing_is_received_while_a_job_waits_for_the_runners_memory(make_settings: MakeSettings) -> None:
+    queue, processor, waiting = FakeQueue(waiting=[received() for _ in range(4)]), FakeProcessor(60), [1]
+    poller = poller_of(make_settings(), queue, processor, jobs_waiting=lambda: len(waiting))
+    async with polling(poller), asyncio.timeout(20):
+        await asyncio.sleep(0.3)
+        assert queue.calls == []
+        assert poller.stalled_seconds == 0
+        waiting.clear()
+        poller._load_changed()
+        while processor.held < 2:  # noqa: ASYNC110  # the processor has no event for it
+            await asyncio.sleep(0.01)
+
+
+async def test_no_receive_is_overdue_while_there_is_no_room(make_settings: MakeSettings) -> None:
     queue, processor = FakeQueue(waiting=[received()]), FakeProcessor(0.5)
     poller = poller_of(make_settings(jobs_in_flight=1), queue, processor)
     async with polling(poller):
@@ -150,7 +213,7 @@ async def test_a_closed_gate_stops_receiving_and_is_told_twice(
 
 async def test_a_fault_of_ours_ends_the_poller_instead_of_leaking_a_slot(make_settings: MakeSettings) -> None:
     class Broken:
-        async def process(self, message: Received, leave: asyncio.Event) -> None:
+        async def process(self, message: Received, leave: asyncio.Event, load: Load) -> None:
             raise ZeroDivisionError
 
     poller = poller_of(make_settings(), FakeQueue(waiting=[received()]), Broken())

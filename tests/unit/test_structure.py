@@ -14,7 +14,8 @@ PACKAGE = Path(daemon.__file__).parent
 # The direction of imports: a module may import those that stand after it, never one before.
 ORDER = """
     __main__ tools launcher tracing status_server status_page snapshot health vitals gpu host autoscaling interruption imds
-    poller processor transcription summary status delivery results runners runner runner_process runner_state admission models pipeline embedded
+    poller processor transcription summary status delivery intake results runners runner runner_process runner_state admission models
+    pipeline embedded
     lease webhook outbox outbox_entry webhook_client storage media decoder waveform confine scratch addresses
     sqs dead_letter disposition events manifest privacy outputs metrics history pace
     job transcript protocol options config devices catalog punctuation spans outage logs log_schema wording errors tracecontext memory

@@ -130,11 +130,28 @@ def _time() -> list[Json]:
         ),
         graph(
             "Jobs in hand",
-            "Messages held now, by instance. At TRANSCRIPTD_JOBS_IN_FLIGHT an instance receives no more.",
+            "Messages held now, by instance: many short recordings, or two long ones. TRANSCRIPTD_JOBS_IN_FLIGHT is the most.",
             Query(f"sum by (instance) (transcriptd_jobs_in_flight{{{S}}})", "{{instance}}"),
             unit="short",
             decimals=0,
             stacked=True,
+        ),
+        graph(
+            "Room for more jobs",
+            "At 0 nothing is received: what is in hand is as much as the device can use, or jobs wait for memory. Often waiting "
+            "beside a low batch fill: raise TRANSCRIPTD_AUDIO_IN_FLIGHT_SECONDS if the host has memory for it.",
+            Query(f"max by (instance) (transcriptd_jobs_in_flight_room{{{S}}})", "{{instance}}: room"),
+            Query(f"max by (instance) (transcriptd_jobs_waiting{{{S}}})", "{{instance}}: waiting for memory"),
+            unit="short",
+            decimals=0,
+            width=12,
+        ),
+        graph(
+            "Audio in the runner",
+            "Of all jobs that it has now, by instance. Its memory grows by up to 0.75 GiB with each hour.",
+            Query(f"max by (instance) (transcriptd_audio_in_flight_seconds{{{S}}})", "{{instance}}"),
+            unit="s",
+            width=12,
         ),
     ]
 

@@ -82,7 +82,7 @@ run "user_data" {
       "TRANSCRIPTD_DRAIN_TIMEOUT_SECONDS=\"300\"",
       "TRANSCRIPTD_OUTPUT_BUCKET=\"transcriptd-output-123456789012-eu-central-1\"",
       "TRANSCRIPTD_HTTP_HOST=\"127.0.0.1\"",
-      "TRANSCRIPTD_JOBS_IN_FLIGHT=\"2\"",
+      "TRANSCRIPTD_JOBS_IN_FLIGHT=\"16\"",
       "TimeoutStopSec=360",
     ] : contains(split("\n", base64decode(aws_launch_template.this.user_data)), line)])
     error_message = "The environment file has the settings of docs/configuration.md."

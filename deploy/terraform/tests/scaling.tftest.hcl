@@ -134,7 +134,7 @@ run "alarms" {
 
   assert {
     condition     = one([for query in aws_cloudwatch_metric_alarm.this["stranded"].metric_query : query.expression if query.return_data == true]) == "in_flight - in_service * 3"
-    error_message = "An instance holds jobs_in_flight messages, no more."
+    error_message = "An instance holds jobs_in_flight messages at most: what is beyond that nobody holds."
   }
 
   assert {
