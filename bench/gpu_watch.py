@@ -23,14 +23,10 @@ class GpuUse(NamedTuple):
 
 
 class GpuWatch:
-    """`with GpuWatch(nvml) as watch:` samples the first GPU until the block ends. Raises nvml.NVMLError without one.
-
-    `nvml` is the module pynvml, or what behaves as it does.
-    """
+    """`with GpuWatch(nvml) as watch:` samples the first GPU until the block ends. `nvml`: as find_nvml has it."""
 
     def __init__(self, nvml: Any) -> None:
         self._nvml = nvml
-        nvml.nvmlInit()
         self._handle = nvml.nvmlDeviceGetHandleByIndex(0)
         self._samples: list[Sample] = [self._sample()]
         self._stop = threading.Event()
@@ -65,11 +61,27 @@ class GpuWatch:
         )
 
 
+def find_nvml() -> Any | None:
+    """The module pynvml where there is a driver."""
+    nvml: Any = importlib.import_module("pynvml")
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError:
+        return None
+    return nvml
+
+
+def gpu_name(nvml: Any | None) -> str:
+    if nvml is None:
+        return "no GPU used"
+    return f"{nvml.nvmlDeviceGetName(nvml.nvmlDeviceGetHandleByIndex(0))}, driver {nvml.nvmlSystemGetDriverVersion()}"
+
+
 @contextmanager
-def watching(device: str) -> Iterator[GpuWatch | None]:
-    """The GPU's watch, where one is measured."""
-    if device == "cpu":
+def watching(nvml: Any | None) -> Iterator[GpuWatch | None]:
+    """A watch where there is something to watch."""
+    if nvml is None:
         yield None
         return
-    with GpuWatch(importlib.import_module("pynvml")) as watch:
+    with GpuWatch(nvml) as watch:
         yield watch

@@ -11,12 +11,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from bench.corpora import CORPORA
 from bench.corpus import Recording
-from bench.gpu_watch import watching
+from bench.gpu_watch import gpu_name, watching
 from bench.overhead import OneJob, measure_overhead, overhead_table
 from bench.peers import PEERS
 from bench.report import machine, write_measured
@@ -45,9 +46,15 @@ def subset(recordings: Sequence[Recording], count: int) -> list[Recording]:
 
 
 def measure(
-    corpora: dict[str, list[Recording]], peers: Sequence[str], setup: Setup, *, repeat: int, subset_files: int
+    corpora: dict[str, list[Recording]],
+    peers: Sequence[str],
+    setup: Setup,
+    *,
+    repeat: int,
+    subset_files: int,
+    nvml: Any = None,
 ) -> Iterator[Row]:
-    """Rows as they are measured. Who begins alternates."""
+    """Rows as they are measured. Who begins alternates. With NVML the GPU is watched too."""
     for repetition in range(repeat):
         for corpus, recordings in corpora.items():
             for name in peers if repetition % 2 == 0 else reversed(peers):
@@ -55,29 +62,32 @@ def measure(
                 given = subset(recordings, subset_files) if peer.is_slow else recordings
                 if not given:
                     continue
-                with watching(setup.device) as gpu:
+                with watching(nvml) as gpu:
                     run = peer.run(given, setup)
                 use = gpu.use(run.began, run.began + run.wall_seconds) if gpu else None
                 yield Row(corpus, len(recordings), repetition, name, run, use)
 
 
-def report(rows: Sequence[Row], jobs: Sequence[OneJob], setup: Setup, scale: float, gpu: str = "no GPU used") -> str:
+def report(rows: Sequence[Row], jobs: Sequence[OneJob], setup: Setup, scale: float, nvml: Any = None) -> str:
     """All of it as Markdown."""
     repeat = 1 + max(row.repetition for row in rows)
     lasting = {row.corpus: row.run.audio_seconds for row in rows if len(row.run.files) == row.files}
     corpora = ", ".join(f"{corpus} {seconds / 60:.0f} min" for corpus, seconds in lasting.items())
-    head = machine(setup.threads, gpu).replace("\n", "; ")
+    head = machine(setup.threads, gpu_name(nvml)).replace("\n", "; ")
     parts = [f"{head}. {setup}.\nMedians (min–max) of n = {repeat}; scale {scale:g}: {corpora}.\n", table(rows)]
     parts += [compared] if (compared := comparisons(rows)) else []
     parts += [overhead_table(jobs)] if jobs else []
     return "\n".join(parts)
 
 
-def run(arguments: argparse.Namespace, setup: Setup, console: Console) -> tuple[list[Row], list[OneJob]]:
+def run(
+    arguments: argparse.Namespace, setup: Setup, console: Console, nvml: Any = None
+) -> tuple[list[Row], list[OneJob]]:
     """Measure what the arguments ask for, and say each row as soon as it is known."""
     corpora = {name: CORPORA[name](arguments.scale) for name in arguments.corpora}
     rows: list[Row] = []
-    for row in measure(corpora, arguments.peers, setup, repeat=arguments.repeat, subset_files=arguments.subset):
+    options = {"repeat": arguments.repeat, "subset_files": arguments.subset}
+    for row in measure(corpora, arguments.peers, setup, nvml=nvml, **options):
         rows.append(row)
         console.print(
             f"{row.repetition + 1}/{arguments.repeat} {row.corpus}, {PEERS[row.peer].title}: {row.run.speed:.2f} audio s/s, "
@@ -85,15 +95,15 @@ def run(arguments: argparse.Namespace, setup: Setup, console: Console) -> tuple[
             soft_wrap=True,
         )
         if arguments.json:  # each time: hours of measuring are not lost with an interruption
-            _write_json(arguments.json, rows, [])
+            write_json(arguments.json, rows, [])
     jobs = measure_overhead(setup, arguments.overhead_jobs) if arguments.overhead_jobs else []
     if arguments.json:
-        _write_json(arguments.json, rows, jobs)
+        write_json(arguments.json, rows, jobs)
     return rows, jobs
 
 
-def _write_json(path: Path, rows: Sequence[Row], jobs: Sequence[OneJob]) -> None:
-    found = {"rows": [asdict(row) for row in rows], "overhead": [asdict(job) for job in jobs]}
+def write_json(path: Path, rows: Sequence[Row], jobs: Sequence[OneJob], **more: Any) -> None:
+    found = {"rows": [asdict(row) for row in rows], "overhead": [asdict(job) for job in jobs], **more}
     path.write_text(json.dumps(found, indent=2) + "\n")
 
 
