@@ -33,7 +33,7 @@ fmt: setup ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## speed beside whisperx and others in one run, and the daemon's overhead, 40 minutes; ARGS="--full --write", ARGS=--help
+bench: setup ## speed beside whisperx and others in one run, and the daemon's overhead, 35 minutes; ARGS="--full --write", ARGS=--help
 	$(BIN)/python -m bench.throughput $(ARGS)
 
 bench-gpu: setup ## the same on a CUDA device, and Whisper's encoder and decoder by batch size; ARGS="--model large-v3"

@@ -35,7 +35,9 @@ def main() -> int:
     arguments = _arguments()
     console = Console(stderr=True, highlight=False)
     if arguments.device == "cuda" and not _cuda_devices():
-        console.print("there is no CUDA device: nothing measured; --device cpu --shape tiny tries the command out")
+        console.print(
+            "there is no CUDA device: nothing measured; --device cpu --shape tiny tries the command out", soft_wrap=True
+        )
         return 1
     nvml = find_nvml()
     setup = Setup(
@@ -53,14 +55,14 @@ def main() -> int:
         for row in sweep(replace(setup, model=model), arguments.batch_sizes, arguments.step_repeat, nvml):
             steps.append(row)
             console.print(f"batch {row.batch}: {row.steps or 'out of memory'}", soft_wrap=True)
+    rows, jobs = ([], []) if arguments.steps_only else throughput.run(arguments, setup, console, nvml)
     what = arguments.model or f"{arguments.shape}'s shape, random weights"
     measured = (
-        f"{machine(setup.threads, gpu_name(nvml))}.\n\n"
-        f"Whisper {what}, {setup.compute_type}, beam {BEAM_SIZE}, n = {arguments.step_repeat}:\n\n{steps_table(steps)}"
+        throughput.report(rows, jobs, setup, arguments.scale, nvml)
+        if rows
+        else f"{machine(setup.threads, gpu_name(nvml))}\n"
     )
-    rows, jobs = ([], []) if arguments.steps_only else throughput.run(arguments, setup, console, nvml)
-    if rows:
-        measured += f"\n{throughput.report(rows, jobs, setup, arguments.scale, nvml)}"
+    measured += f"\nWhisper {what}, {setup.compute_type}, beam {BEAM_SIZE}, n = {arguments.step_repeat}:\n\n{steps_table(steps)}"
     print(measured)
     if arguments.json:
         throughput.write_json(arguments.json, rows, jobs, steps=[asdict(row) for row in steps])

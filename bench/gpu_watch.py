@@ -29,11 +29,16 @@ class GpuWatch:
         self._nvml = nvml
         self._handle = nvml.nvmlDeviceGetHandleByIndex(0)
         self._samples: list[Sample] = [self._sample()]
+        self._error: Exception | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="gpu watch", daemon=True)
 
     def use(self, began: float, ended: float) -> GpuUse:
-        """Between two moments of the monotonic clock: mean busy share, and the most memory; the nearest sample if none fell between."""
+        """Between two moments of the monotonic clock: mean busy share, and the most memory; the nearest sample if none fell
+        between. Raises nvml.NVMLError when the driver stopped answering.
+        """
+        if self._error:
+            raise self._error
         within = [sample for sample in self._samples if began <= sample.at <= ended]
         within = within or [min(self._samples, key=lambda sample: abs(sample.at - ended))]
         return GpuUse(sum(sample.busy for sample in within) / len(within), max(sample.used_bytes for sample in within))
@@ -49,8 +54,11 @@ class GpuWatch:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._stop.wait(SAMPLE_SECONDS):
-            self._samples.append(self._sample())
+        try:
+            while not self._stop.wait(SAMPLE_SECONDS):
+                self._samples.append(self._sample())
+        except self._nvml.NVMLError as error:
+            self._error = error
 
     def _sample(self) -> Sample:
         nvml = self._nvml

@@ -115,7 +115,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scale", type=float, default=0.2, help="fewer clips and shorter recordings; 1 is all of them")
     parser.add_argument("--subset", type=_positive, default=2, help="files for the peers that load models for each")
     parser.add_argument("--overhead-jobs", type=int, default=5, help="jobs, one at a time; 0 leaves them out")
-    parser.add_argument("--full", action="store_true", help="five runs of everything: about ten hours")
+    parser.add_argument("--full", action="store_true", help="five runs of everything: some eight hours")
     parser.add_argument(
         "--set",
         dest="settings",
@@ -152,7 +152,7 @@ def _setting(text: str) -> tuple[str, str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description=f"{__doc__}\nWithout arguments it takes about 40 minutes on 2 quiet cores.",
+        description=f"{__doc__}\nWithout arguments it takes some 35 minutes on 2 quiet cores.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--model", default="base", help="base, tiny.en, a folder, or a name that faster-whisper knows")

@@ -55,11 +55,17 @@ class ProcessWatch:
 def tree(pid: int) -> list[int]:
     """The process and its descendants, as far as they are there."""
     found = [pid]
-    for parent in found:
-        found += [
-            int(child) for path in Path(f"/proc/{parent}/task").glob("*/children") for child in _read(path).split()
-        ]
+    for parent in found:  # which grows meanwhile
+        found += _children(parent)
     return found
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+    except OSError:  # it has ended
+        return []
+    return [int(child) for thread in threads for child in _read(thread / "children").split()]
 
 
 def _processor_seconds(pids: list[int]) -> float:
