@@ -70,7 +70,7 @@ def measure(
 
 def report(rows: Sequence[Row], jobs: Sequence[OneJob], setup: Setup, scale: float, nvml: Any = None) -> str:
     """All of it as Markdown."""
-    repeat = 1 + max(row.repetition for row in rows)
+    repeat = 1 + max((row.repetition for row in rows), default=0)
     lasting = {row.corpus: row.run.audio_seconds for row in rows if len(row.run.files) == row.files}
     corpora = ", ".join(f"{corpus} {seconds / 60:.0f} min" for corpus, seconds in lasting.items())
     head = machine(setup.threads, gpu_name(nvml)).replace("\n", "; ")
@@ -112,7 +112,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--corpora", nargs="+", choices=CORPORA, default=["clips", "mix"])
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--repeat", type=_positive, default=3, help="runs of each peer on each corpus")
-    parser.add_argument("--scale", type=float, default=0.2, help="fewer clips and shorter recordings; 1 is all of them")
+    parser.add_argument(
+        "--scale", type=_scale, default=0.2, help="fewer clips and shorter recordings; 1 is all of them"
+    )
     parser.add_argument("--subset", type=_positive, default=2, help="files for the peers that load models for each")
     parser.add_argument("--overhead-jobs", type=int, default=5, help="jobs, one at a time; 0 leaves them out")
     parser.add_argument("--full", action="store_true", help="five runs of everything: some eight hours")
@@ -141,6 +143,13 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError("must be at least 1")
     return number
+
+
+def _scale(text: str) -> float:
+    scale = float(text)
+    if not scale > 0:
+        raise argparse.ArgumentTypeError("must be above 0")
+    return scale
 
 
 def _setting(text: str) -> tuple[str, str]:
