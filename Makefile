@@ -5,7 +5,7 @@ UV := $(BIN)/uv
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types docs fmt bench accuracy long chaos search soak autoscale dashboard-preview tf-check release lock clean
+.PHONY: help setup demo test lint types docs fmt bench bench-gpu accuracy long chaos search soak autoscale dashboard-preview tf-check release lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -33,8 +33,11 @@ fmt: setup ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## daemon overhead, and speed against whisperx in the same run
-	$(BIN)/python bench/jobs.py
+bench: setup ## speed beside whisperx and others in one run, and the daemon's overhead, 35 minutes; ARGS="--full --write", ARGS=--help
+	$(BIN)/python -m bench.throughput $(ARGS)
+
+bench-gpu: setup ## the same on a CUDA device, and Whisper's encoder and decoder by batch size; ARGS="--model large-v3"
+	$(BIN)/python -m bench.gpu $(ARGS)
 
 accuracy: setup ## errors of words, speakers and times beside whisperx; ARGS="--only call", ARGS=--write
 	$(BIN)/python -m bench.accuracy_table $(ARGS)

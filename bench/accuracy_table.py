@@ -18,14 +18,15 @@ from rich.console import Console
 
 from bench import corpus
 from bench.corpus import Recording
-from bench.peers import BATCH_SIZE, BEAM_SIZE, ApiTranscript, transcribe_api
-from bench.real_runner import RunnerPeer, cores, open_runner
-from bench.report import machine
+from bench.libraries import LibraryTranscript, transcribe_whisperx
+from bench.real_runner import RunnerPeer, open_runner
+from bench.report import machine, markdown, write_measured
 from bench.scores import Heard, Scores, turns_error
+from bench.setup import BATCH_SIZE, BEAM_SIZE, PACKAGED, Setup, cores, find_model
 
-MODELS = ("base", "tiny.en")
+MODELS = tuple(PACKAGED)
 PAGE = Path(__file__).parents[1] / "docs" / "accuracy.md"
-BEGIN, END = "<!-- measured: make accuracy ARGS=--write -->\n", "<!-- end of measured -->"
+COMMAND = "make accuracy ARGS=--write"
 
 # How much worse than whisperx it may be. One word of the call is 0.012, and a chunk that Whisper is unsure of is sampled
 # at random; the reference itself is up to 0.25 s off where a sentence starts.
@@ -96,7 +97,7 @@ class Peers:
             model,
             recording.name,
             Scores.of(recording, heard),
-            Scores.of(recording, Heard.of_whisperx(other)),
+            Scores.of(recording, Heard.of_whisperx(other.segments)),
             turns_error(recording, other.turns),
         )
         self._console.print(" | ".join(row.cells()), soft_wrap=True)
@@ -104,7 +105,7 @@ class Peers:
 
     async def compare_silent(self, recording: Recording, model: str) -> SilentRow:
         heard = await self._daemon(recording, model)
-        other = Heard.of_whisperx(self._whisperx(recording, model))
+        other = Heard.of_whisperx(self._whisperx(recording, model).segments)
         row = SilentRow(model, recording.name, heard.made_up, other.made_up)
         self._console.print(" | ".join(row.cells()), soft_wrap=True)
         return row
@@ -118,8 +119,8 @@ class Peers:
             transcript = await self._runner.transcribe(audio, checkpoints, model=model, align="attention")
         return Heard.of_daemon(transcript)
 
-    def _whisperx(self, recording: Recording, model: str) -> ApiTranscript:
-        return self._api.submit(transcribe_api, recording.audio, model, cores()).result()
+    def _whisperx(self, recording: Recording, model: str) -> LibraryTranscript:
+        return self._api.submit(transcribe_whisperx, recording.audio, Setup(find_model(model))).result()
 
 
 async def measure(arguments: argparse.Namespace, console: Console) -> tuple[list[Row], list[SilentRow]]:
@@ -146,23 +147,8 @@ def report(rows: list[Row], silent_rows: list[SilentRow]) -> str:
     head = machine(cores()).replace("\n", "; ")
     return (
         f"{head}. Whisper int8, beam {BEAM_SIZE}, batch {BATCH_SIZE}.\n\n"
-        f"In each cell: transcriptd · whisperx; the better one is bold.\n\n{_markdown(spoken)}\n{_markdown(silent)}"
+        f"In each cell: transcriptd · whisperx; the better one is bold.\n\n{markdown(spoken)}\n{markdown(silent)}"
     )
-
-
-def _markdown(rows: list[list[str]]) -> str:
-    columns = len(rows[0])
-    widths = [max(len(row[index]) for row in rows) for index in range(columns)]
-    lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    rule = " | ".join("-" * (width - 1) + ("-" if index < 2 else ":") for index, width in enumerate(widths))
-    return "".join(f"| {line} |\n" for line in [lines[0], rule, *lines[1:]])
-
-
-def write(page: Path, measured: str) -> None:
-    """Put the tables between the page's marks."""
-    before, _, rest = page.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    page.write_text(f"{before}{BEGIN}\n{measured}\n{END}{after}")
 
 
 def main() -> int:
@@ -172,7 +158,7 @@ def main() -> int:
     measured = report(rows, silent_rows)
     print(measured)
     if arguments.write:
-        write(PAGE, measured)
+        write_measured(PAGE, COMMAND, measured)
     every: list[Row | SilentRow] = [*rows, *silent_rows]
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(row) for row in every], indent=2) + "\n")

@@ -20,8 +20,8 @@ from rich.table import Table
 from whisperx import alignment as whisperx_alignment
 
 from bench.corpus import call
-from bench.real_runner import cores
 from bench.report import machine
+from bench.setup import cores
 from daemon.pipeline import ctc
 from daemon.pipeline.alignment import Aligner
 from daemon.pipeline.pieces import SAMPLE_RATE, Chunk, Passage

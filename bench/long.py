@@ -25,9 +25,9 @@ from rich.table import Table
 
 from bench.corpus import call, shifted_turns, write_loops
 from bench.memory import MemoryWatch
-from bench.peers import BATCH_SIZE, BEAM_SIZE
-from bench.real_runner import Event, cores, open_runner
+from bench.real_runner import Event, open_runner
 from bench.report import machine
+from bench.setup import BATCH_SIZE, BEAM_SIZE, cores
 from daemon.errors import RunnerCrashed
 from daemon.pipeline.pieces import Turn
 from daemon.protocol import STAGES, Checkpoint, Progress, StageDone

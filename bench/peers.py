@@ -1,6 +1,5 @@
-"""What the daemon is measured against: whisperx as a library whose models stay loaded, and as a command per file.
-
-Both get the daemon's clip, weights, beam and threads. Neither aligns words: whisperx needs weights from a hub for that.
+"""Who is measured, each as a function: recordings and a set-up in, a Run out. Starting and loading are not clocked,
+but for the peers that do them for every file.
 """
 
 import json
@@ -9,133 +8,187 @@ import subprocess
 import sys
 import tempfile
 import time
-from functools import cache
-from importlib import import_module
-from importlib.resources import files
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import imageio_ffmpeg  # type: ignore[import-untyped]  # ships no types
-import numpy as np
 
-from bench.accuracy import Accuracy, accuracy
-from daemon.embedded.models import whisper_base, whisper_tiny_en
-from daemon.embedded.recordings import sample_call
-from daemon.pipeline.pieces import Turn
-from daemon.pipeline.quiet import prepare_environment, quiet_loggers, quietly
-from tests.integration.pipeline_fixture import sample_audio
+from bench.corpus import Recording, call
+from bench.daemon_jobs import open_daemon
+from bench.libraries import LibraryTranscript, Transcribe, transcribe_faster_whisper, transcribe_whisperx
+from bench.run import Run
+from bench.scores import Heard
+from bench.setup import BATCH_SIZE, BEAM_SIZE, Setup
+from bench.usage import ProcessWatch
+from tests.media import make_wav
 
-BATCH_SIZE = 16
-BEAM_SIZE = 5
-MIN_SPEAKERS, MAX_SPEAKERS = 2, 6
-
-
-class ApiRun(NamedTuple):
-    stages: dict[str, float]  # seconds
-    accuracy: Accuracy  # DER of the segments, which are as long as 30 s and have one speaker each
-    turns_der: float | None  # of the diarization itself
-
-    @property
-    def seconds(self) -> float:
-        return sum(self.stages.values())
+Recordings = Sequence[Recording]
 
 
-class CliRun(NamedTuple):
-    seconds: float
-    accuracy: Accuracy
+@dataclass(frozen=True, slots=True)
+class Peer:
+    title: str
+    run: Callable[[Recordings, Setup], Run]
+    is_slow: bool = False  # loads for each file: measured on a few files of a corpus
 
 
-class ApiTranscript(NamedTuple):
-    segments: list[Any]  # whisperx's: text, start, end, and the speaker if there is one
-    turns: list[Turn]  # of the diarization itself
-    stages: dict[str, float]  # seconds
+def whisperx_resident(recordings: Recordings, setup: Setup) -> Run:
+    """whisperx's Python API in one process, file after file."""
+    return _resident(transcribe_whisperx, recordings, setup, tells_speakers=True)
 
 
-def run_api(threads: int) -> ApiRun:
-    """One call on the sample, which is decoded already. To be run in a process of its own; its first call loads models."""
-    segments, turns, stages = transcribe_api(sample_audio().copy(), "base", threads)
-    text = " ".join(segment["text"] for segment in segments)
-    spoken = [Turn(segment["start"], segment["end"], segment["speaker"]) for segment in segments]
-    return ApiRun(stages, accuracy(text, spoken), accuracy(text, turns).der)
+def faster_whisper_batched(recordings: Recordings, setup: Setup) -> Run:
+    """faster-whisper's batched pipeline in one process, file after file."""
+    return _resident(transcribe_faster_whisper, recordings, setup, tells_speakers=False)
 
 
-def transcribe_api(audio: np.ndarray, model: str, threads: int) -> ApiTranscript:
-    """Float32 at 16 kHz, writable (torch warns otherwise). `model` is `base` or `tiny.en`."""
-    transcriber, diarizer = _transcriber(model, threads), _diarizer(threads)
-    from whisperx.diarize import assign_word_speakers
-
-    with quietly():
-        began = time.monotonic()
-        result = transcriber.transcribe(audio, batch_size=BATCH_SIZE)
-        transcribed = time.monotonic()
-        found = diarizer(audio, min_speakers=MIN_SPEAKERS, max_speakers=MAX_SPEAKERS)
-        diarized = time.monotonic()
-        segments = assign_word_speakers(found, result)["segments"]
-        assigned = time.monotonic()
-    stages = {"transcribe": transcribed - began, "diarize": diarized - transcribed, "assign": assigned - diarized}
-    return ApiTranscript(segments, [Turn(row.start, row.end, row.speaker) for row in found.itertuples()], stages)
+def whisperx_loading(recordings: Recordings, setup: Setup) -> Run:
+    """What most deployments do: a process for every file, which loads the models first."""
+    found: list[LibraryTranscript] = []
+    watches: list[ProcessWatch] = []
+    file_seconds: list[float] = []
+    began = time.monotonic()
+    for recording in recordings:
+        file_began = time.monotonic()
+        with _process() as process, ProcessWatch(process.submit(os.getpid).result(), since_start=True) as watch:
+            found.append(process.submit(transcribe_whisperx, recording.audio, setup).result())
+        watches.append(watch)
+        file_seconds.append(time.monotonic() - file_began)
+    return _sequential(recordings, found, watches, began, file_seconds, setup, tells_speakers=True)
 
 
-@cache
-def _transcriber(model: str, threads: int) -> Any:
-    _prepare(threads)
-    import whisperx
-
-    source = {"base": whisper_base, "tiny.en": whisper_tiny_en}[model]()
-    with quietly():
-        return whisperx.load_model(str(source), device="cpu", compute_type="int8", threads=threads)
-
-
-@cache
-def _diarizer(threads: int) -> Any:
-    """whisperx's diarizer around the pipeline that the daemon uses, in place of one from the hub."""
-    _prepare(threads)
-    from pyannote.audio import Model
-    from whisperx.diarize import DiarizationPipeline
-
-    from daemon.embedded.diarization import embedded_pipeline
-
-    diarizer = object.__new__(DiarizationPipeline)  # its constructor would ask the hub
-    with quietly():
-        segmentation = Model.from_pretrained(Path(str(files("whisperx"))) / "assets" / "pytorch_model.bin")
-        diarizer.model = embedded_pipeline(segmentation)
-    return diarizer
-
-
-@cache
-def _prepare(threads: int) -> None:
-    """The libraries imported without their noise, and told their threads."""
-    prepare_environment(None)
-    with quietly():
-        import torch
-
-        import_module("whisperx.diarize")  # with pyannote and lightning, which set their loggers' levels themselves
-    quiet_loggers()
-    torch.set_num_threads(threads)
-
-
-def run_cli(threads: int) -> CliRun:
-    """One process for one file, without diarization: its model would have to come from a hub."""
-    clip = sample_call()
+def whisperx_command(recordings: Recordings, setup: Setup) -> Run:
+    """A command for every file, without diarization: its model would have to come from a hub."""
+    heard: list[Heard] = []
+    watches: list[ProcessWatch] = []
+    file_seconds: list[float] = []
     with tempfile.TemporaryDirectory(prefix="transcriptd-bench-") as name:
         folder = Path(name)
         (folder / "ffmpeg").symlink_to(imageio_ffmpeg.get_ffmpeg_exe())  # whisperx reads files through this command
-        environment = {
-            **os.environ,
-            "PATH": f"{folder}{os.pathsep}{os.environ.get('PATH', '')}",
-            "HF_HUB_OFFLINE": "1",
-            "PYANNOTE_METRICS_ENABLED": "0",
-        }
-        command = [
-            *(sys.executable, "-m", "whisperx", str(clip)),
-            *("--model", str(whisper_base()), "--device", "cpu", "--compute_type", "int8"),
-            *("--batch_size", str(BATCH_SIZE), "--beam_size", str(BEAM_SIZE), "--threads", str(threads)),
-            *("--no_align", "--language", "en", "--output_format", "json", "--output_dir", str(folder)),
-        ]
+        files = [make_wav(folder / f"{index}.wav", recording.audio) for index, recording in enumerate(recordings)]
         began = time.monotonic()
-        done = subprocess.run(command, env=environment, capture_output=True, text=True)
-        seconds = time.monotonic() - began
-        if done.returncode != 0:
-            raise RuntimeError(f"the whisperx command failed with status {done.returncode}: {done.stderr[-2000:]}")
-        segments = json.loads((folder / f"{clip.stem}.json").read_text())["segments"]
-    return CliRun(seconds, accuracy(" ".join(segment["text"] for segment in segments), None))
+        for file in files:
+            file_began = time.monotonic()
+            watches.append(_run_command(file, setup))
+            file_seconds.append(time.monotonic() - file_began)
+            segments = json.loads(file.with_suffix(".json").read_text())["segments"]
+            heard.append(Heard.of_whisperx(segments))
+    return Run.of(
+        recordings,
+        heard,
+        watches,
+        began=began,
+        wall_seconds=sum(file_seconds),
+        threads=setup.threads,
+        file_seconds=file_seconds,
+        tells_speakers=False,
+    )
+
+
+def transcriptd(recordings: Recordings, setup: Setup) -> Run:
+    """All files published at once; until the last is told as done. Download, decoding and publishing are among it."""
+    with open_daemon(setup) as daemon:
+        daemon.run(daemon.upload([call()]))
+        job_ids = daemon.upload(recordings)
+        busy_before = daemon.busy_seconds
+        with ProcessWatch(daemon.pid) as watch:
+            began = time.monotonic()
+            wall_seconds = daemon.run(job_ids)
+        jobs = [daemon.result(job_id) for job_id in job_ids]
+        busy_seconds = daemon.busy_seconds - busy_before
+    return Run.of(
+        recordings,
+        [Heard.of_daemon(job.transcript) for job in jobs],
+        [watch],
+        began=began,
+        wall_seconds=wall_seconds,
+        threads=setup.threads,
+        busy_seconds=busy_seconds,
+        stages=[job.pipeline_stages for job in jobs],
+    )
+
+
+# By the name that the command line knows. The first is what the others are compared with.
+PEERS = {
+    "resident": Peer("whisperx API, resident", whisperx_resident),
+    "transcriptd": Peer("transcriptd", transcriptd),
+    "batched": Peer("faster-whisper batched, no speakers", faster_whisper_batched),
+    "loading": Peer("whisperx API, loading for each file", whisperx_loading, is_slow=True),
+    "command": Peer("whisperx command, no speakers", whisperx_command, is_slow=True),
+}
+
+
+def _resident(transcribe: Transcribe, recordings: Recordings, setup: Setup, *, tells_speakers: bool) -> Run:
+    found: list[LibraryTranscript] = []
+    file_seconds: list[float] = []
+    with _process() as process:
+        process.submit(transcribe, call().audio, setup).result()  # loads the models
+        with ProcessWatch(process.submit(os.getpid).result()) as watch:
+            began = time.monotonic()
+            for recording in recordings:
+                file_began = time.monotonic()
+                found.append(process.submit(transcribe, recording.audio, setup).result())
+                file_seconds.append(time.monotonic() - file_began)
+    return _sequential(recordings, found, [watch], began, file_seconds, setup, tells_speakers=tells_speakers)
+
+
+def _sequential(
+    recordings: Recordings,
+    found: Sequence[LibraryTranscript],
+    watches: Sequence[ProcessWatch],
+    began: float,
+    file_seconds: Sequence[float],
+    setup: Setup,
+    *,
+    tells_speakers: bool,
+) -> Run:
+    """Of a library that had one file after the other: a stage is always one of the models'."""
+    return Run.of(
+        recordings,
+        [Heard.of_whisperx(each.segments) for each in found],
+        watches,
+        began=began,
+        wall_seconds=sum(file_seconds),
+        threads=setup.threads,
+        file_seconds=file_seconds,
+        busy_seconds=sum(sum(each.stages.values()) for each in found),
+        stages=[each.stages for each in found],
+        tells_speakers=tells_speakers,
+    )
+
+
+@contextmanager
+def _process() -> Iterator[ProcessPoolExecutor]:
+    """A new process that does what is submitted to it."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        yield process
+
+
+def _run_command(file: Path, setup: Setup) -> ProcessWatch:
+    """Writes a JSON file beside the recording. Raises RuntimeError when the command fails."""
+    environment = {
+        **os.environ,
+        "PATH": f"{file.parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "HF_HUB_OFFLINE": "1",
+        "PYANNOTE_METRICS_ENABLED": "0",
+    }
+    command = [
+        *(sys.executable, "-m", "whisperx", str(file)),
+        *("--model", setup.model, "--device", setup.device, "--compute_type", setup.compute_type),
+        *("--batch_size", str(BATCH_SIZE), "--beam_size", str(BEAM_SIZE), "--threads", str(setup.threads)),
+        *("--no_align", "--output_format", "json", "--output_dir", str(file.parent)),
+    ]
+    with (
+        subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process,
+        ProcessWatch(process.pid, since_start=True) as watch,
+    ):
+        output, _ = process.communicate()
+    if process.returncode != 0:
+        raise RuntimeError(f"the whisperx command failed with status {process.returncode}: {output[-2000:]}")
+    return watch

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.peers import BATCH_SIZE, MAX_SPEAKERS, MIN_SPEAKERS
+from bench.setup import BATCH_SIZE, MAX_SPEAKERS, MIN_SPEAKERS
+from bench.usage import tree
 from daemon.config import Settings
 from daemon.embedded.models import whisper_base, whisper_tiny_en
 from daemon.metrics import Metrics
@@ -29,9 +30,7 @@ class RunnerPeer:
     @property
     def pid(self) -> int:
         """Of the process that serves now: the one child of ours that runs the pipeline."""
-        children = (line.split() for line in _read_each(Path("/proc/self/task").glob("*/children")))
-        pids = [int(pid) for line in children for pid in line]
-        return next(pid for pid in pids if b"daemon.pipeline" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        return next(pid for pid in tree(os.getpid()) if b"daemon.pipeline" in Path(f"/proc/{pid}/cmdline").read_bytes())
 
     async def transcribe(
         self, audio: Path, folder: Path, on_event: Callable[[Event], None] = lambda _: None, **changes: Any
@@ -81,13 +80,5 @@ async def open_runner(threads: int) -> AsyncIterator[RunnerPeer]:
         await runners.stop()
 
 
-def cores() -> int:
-    return len(os.sched_getaffinity(0))
-
-
 def _seconds(audio: Path) -> float:
     return audio.stat().st_size / BYTES_PER_SECOND
-
-
-def _read_each(paths: Any) -> list[str]:
-    return [path.read_text() for path in paths]

@@ -3,10 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bench.corpus import Recording
-from bench.peers import ApiTranscript
 from daemon.pipeline.pieces import Chunk, Turn
 from daemon.pipeline.words import spread
 from daemon.transcript import Transcript
@@ -33,13 +32,13 @@ class Heard:
         )
 
     @classmethod
-    def of_whisperx(cls, transcript: ApiTranscript) -> "Heard":
-        """Without a wav2vec2 model whisperx has no word times: they are spread over the segment by the words' lengths."""
-        segments = [Segment(s["start"], s["end"], s["text"], s.get("speaker")) for s in transcript.segments]
+    def of_whisperx(cls, segments: Iterable[Any]) -> "Heard":
+        """Segments as whisperx has them. Without a wav2vec2 model whisperx has no word times: they are spread over the segment by the words' lengths."""
+        found = [Segment(s["start"], s["end"], s["text"], s.get("speaker")) for s in segments]
         words = [
-            word for s in segments for word in spread(s.text, "en", Chunk(s.start, s.end, regions=((s.start, s.end),)))
+            word for s in found for word in spread(s.text, "en", Chunk(s.start, s.end, regions=((s.start, s.end),)))
         ]
-        return cls(segments, [(word.text, word.start) for word in words])
+        return cls(found, [(word.text, word.start) for word in words])
 
     @property
     def made_up(self) -> int:

@@ -17,7 +17,7 @@ from whisperx.asr import WhisperModel
 from whisperx.audio import N_SAMPLES, log_mel_spectrogram
 
 from bench.corpus import Sound, call, noisy, telephone
-from bench.peers import BEAM_SIZE
+from bench.setup import BEAM_SIZE
 from daemon.embedded.models import whisper_base, whisper_tiny_en
 from daemon.pipeline.encoding import short_samples
 from daemon.pipeline.pieces import SAMPLE_RATE

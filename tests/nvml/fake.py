@@ -40,6 +40,12 @@ class FakeNvml:
     def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
         return index
 
+    def nvmlDeviceGetName(self, handle: int) -> str:
+        return "Fake GPU"
+
+    def nvmlSystemGetDriverVersion(self) -> str:
+        return "570.0"
+
     def nvmlDeviceGetIndex(self, handle: int) -> int:
         return handle
 

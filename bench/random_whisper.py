@@ -1,0 +1,56 @@
+"""A Whisper of a given shape with random weights: it hears nothing, and takes as long as a real one for each step."""
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from daemon.embedded.models import whisper_base
+from daemon.pipeline.quiet import prepare_environment, quietly
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    layers: int  # of the encoder, and of the decoder
+    width: int
+    heads: int
+    mels: int
+    vocabulary: int
+
+
+# openai/whisper-large-v3's config.json; the other is for trying out.
+SHAPES = {"large-v3": Shape(32, 1280, 20, 128, 51_866), "tiny": Shape(1, 64, 2, 80, 51_865)}
+
+
+def make_random_whisper(folder: Path, shape: Shape, compute_type: str) -> Path:
+    """The folder of a new model in CTranslate2's format inside `folder`, with the tokenizer of Whisper base.
+
+    `compute_type` is CTranslate2's, that the weights are stored in. Large-v3 takes two minutes, 8 GB of memory and, for the while, 6 GB of disk.
+    """
+    prepare_environment(None)
+    with tempfile.TemporaryDirectory(dir=folder) as name, quietly():
+        import torch
+        from ctranslate2.converters import TransformersConverter
+        from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+        config = WhisperConfig(  # type: ignore[no-untyped-call]
+            vocab_size=shape.vocabulary,
+            num_mel_bins=shape.mels,
+            d_model=shape.width,
+            encoder_layers=shape.layers,
+            decoder_layers=shape.layers,
+            encoder_attention_heads=shape.heads,
+            decoder_attention_heads=shape.heads,
+            encoder_ffn_dim=4 * shape.width,
+            decoder_ffn_dim=4 * shape.width,
+        )
+        torch.manual_seed(0)
+        model = WhisperForConditionalGeneration(config).half()  # type: ignore[no-untyped-call]
+        model.save_pretrained(name)
+        del model
+        tokenizer = whisper_base() / "tokenizer.json"
+        shutil.copy(tokenizer, name)
+        target = folder / "random"
+        TransformersConverter(name, load_as_float16=True).convert(str(target), quantization=compute_type)
+    shutil.copy(tokenizer, target)
+    return target

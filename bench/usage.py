@@ -1,0 +1,88 @@
+"""What processes take of the machine, seen from outside in /proc: the same look at every peer (Linux)."""
+
+import os
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from bench.memory import status_bytes
+
+SAMPLE_SECONDS = 0.05
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+PROCESSOR_FIELDS = slice(11, 15)  # of /proc/PID/stat after the name: utime, stime, and those of children that ended
+
+
+class ProcessWatch:
+    """`with ProcessWatch(pid) as watch:` samples a process and its descendants until the block, or the process, ends.
+
+    With `since_start` what the process did before the block counts too.
+    """
+
+    def __init__(self, pid: int, *, since_start: bool = False) -> None:
+        self._pid = pid
+        self._before = 0.0 if since_start else _processor_seconds(tree(pid))
+        self._now = self._before
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="process watch", daemon=True)
+        self.peak_bytes = 0  # the most that the high-water marks of those alive at one moment came to
+
+    @property
+    def processor_seconds(self) -> float:
+        """Of all threads, user and system."""
+        return self._now - self._before
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while True:
+            is_last = self._stop.wait(SAMPLE_SECONDS)
+            pids = tree(self._pid)
+            self._now = max(self._now, _processor_seconds(pids))  # less once the process itself is gone
+            self.peak_bytes = max(self.peak_bytes, sum(_high_water_bytes(pid) for pid in pids))
+            if is_last:
+                return
+
+
+def tree(pid: int) -> list[int]:
+    """The process and its descendants, as far as they are there."""
+    found = [pid]
+    for parent in found:  # which grows meanwhile
+        found += _children(parent)
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+    except OSError:  # it has ended
+        return []
+    return [int(child) for thread in threads for child in _read(thread / "children").split()]
+
+
+def _processor_seconds(pids: list[int]) -> float:
+    stats = (_read(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split() for pid in pids)
+    return sum(int(ticks) for stat in stats for ticks in stat[PROCESSOR_FIELDS]) / TICKS_PER_SECOND
+
+
+def _high_water_bytes(pid: int) -> int:
+    try:
+        return status_bytes(pid, "VmHWM")
+    except (OSError, StopIteration):  # it has just ended, and has no memory any more
+        return 0
+
+
+def _read(path: Path) -> str:
+    """What stands in a file of a process; nothing once it has ended."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
