@@ -37,6 +37,7 @@ class Delivery:
     timings_seconds: dict[str, float] = field(default_factory=dict)
     course: Course = field(default_factory=Course)
     load: Load = field(default_factory=Load)
+    runner_seconds: float | None = None  # from handing the job to the runner until its answer, once there is one
     input_bytes: int | None = None  # once the recording was downloaded
     checkpoints: Counter[str] = field(default_factory=Counter)  # finished parts: restored, kept, failed
     failed_in: str | None = None  # the stage
@@ -47,8 +48,9 @@ class Delivery:
         return time.monotonic() - self.started_at
 
     @property
-    def runner_seconds(self) -> float:
-        """What the stages in the runner took so far, without the time in which other jobs had the models."""
+    def work_seconds(self) -> float:
+        """What the stages in the runner took so far, without the time in which other jobs had the models. Some are done side
+        by side: together they may take longer than the job was in the runner."""
         return sum(self.timings_seconds.get(stage, 0.0) for stage in STAGES)
 
     @property

@@ -60,9 +60,12 @@ SUMMARY = {
     "duration_seconds": Field("number", "from the receive to the end of the outcome call"),
     "queue_wait_seconds": Field("number", "from the send of the message to this receive"),
     "stages_seconds": Field("object", "time of each stage that was finished, and of `settle`", SECONDS_BY_NAME),
+    "runner_seconds": Field(
+        "number", "from handing the job to the runner until its answer; some stages are done side by side"
+    ),
     "audio_seconds": Field("number", "length of the recording, once it is known"),
     "real_time_factor": Field(
-        "number", "seconds of the runner for each second of audio; of jobs that were published now"
+        "number", "seconds of work in the runner's stages for each second of audio; of jobs that were published now"
     ),
     "input_bytes": Field("integer", "size of the recording's object, once it is known"),
     "output_bytes": Field("integer", "size of all outputs that were published"),

@@ -169,7 +169,9 @@ class Metrics:
         self.audio_seconds = counter("audio_seconds", "Seconds of audio in published transcripts.")
         self.input_bytes = histogram("input_bytes", "Size of input objects.", SIZE_BUCKETS)
         self.real_time_factor = histogram(
-            "real_time_factor", "Runner seconds per audio second of a job; 0.05 is 20 times real time.", FACTOR_BUCKETS
+            "real_time_factor",
+            "Seconds of work in the runner's stages per audio second of a job; 0.05 is 20 times real time. Jobs and stages are done side by side, so that the device gets through more.",
+            FACTOR_BUCKETS,
         )
 
         self.asr_batch_fill_ratio = histogram(

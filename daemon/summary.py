@@ -40,6 +40,7 @@ def log_finished(
             "duration_seconds": round(delivery.elapsed_seconds, 3),
             "queue_wait_seconds": round(max(0.0, time.time() - delivery.elapsed_seconds - delivery.message.sent_at), 3),
             "stages_seconds": {stage: round(seconds, 3) for stage, seconds in delivery.timings_seconds.items()},
+            "runner_seconds": None if delivery.runner_seconds is None else round(delivery.runner_seconds, 3),
             "audio_seconds": manifest.duration_seconds if manifest else delivery.course.audio_seconds,
             "real_time_factor": _real_time_factor(delivery) if reason == "published" else None,
             "input_bytes": manifest.input.size_bytes if manifest else delivery.input_bytes,
@@ -61,4 +62,4 @@ def _real_time_factor(delivery: Delivery) -> float | None:
     audio_seconds = delivery.course.audio_seconds
     if not audio_seconds:
         return None
-    return round(delivery.runner_seconds / audio_seconds, 4)
+    return round(delivery.work_seconds / audio_seconds, 4)

@@ -108,8 +108,7 @@ class Transcriber:
             self._metrics.observe_published(transcript.language, transcript.avg_logprob)
             self._metrics.audio_seconds.inc(audio.duration_seconds)
             if audio.duration_seconds > 0:
-                runner_seconds = sum(transcript.timings_seconds.values())
-                factor = runner_seconds / audio.duration_seconds
+                factor = sum(transcript.timings_seconds.values()) / audio.duration_seconds
                 self._metrics.real_time_factor.observe(factor, delivery.span.exemplar)
             for warning in transcript.warnings:
                 self._metrics.warnings.labels(warning.code).inc()
@@ -191,8 +190,9 @@ class Transcriber:
             delivery.span.ended(delivery.course.stage, time.monotonic() - entered_at, error=error)
             raise
         finally:
+            delivery.runner_seconds = time.monotonic() - submitted_at
             # The runner's stages leave out what other jobs took meanwhile.
-            self._record_stage(delivery, "wait", max(0.0, time.monotonic() - submitted_at - delivery.runner_seconds))
+            self._record_stage(delivery, "wait", max(0.0, delivery.runner_seconds - delivery.work_seconds))
             if kept:
                 await asyncio.wait(kept, timeout=CHECKPOINT_GRACE_SECONDS)
 
