@@ -13,6 +13,7 @@ from daemon.errors import SetupFailed
 from daemon.health import Health, serve_http
 from daemon.host import Host, open_host
 from daemon.logs import on_loop_exception, toggle_debug
+from daemon.media import Decoder
 from daemon.metrics import Metrics
 from daemon.outbox import OutboxWorker, open_outbox
 from daemon.poller import Poller
@@ -57,6 +58,7 @@ async def serve(settings: Settings) -> int:
         host = await stack.enter_async_context(open_host(settings, metrics))
         queue = await stack.enter_async_context(open_queue(settings, metrics))
         storage = await stack.enter_async_context(open_storage(settings))
+        decoder = await stack.enter_async_context(Decoder(scratch, metrics))
         results = Results(storage, settings.checkpoint_tag)
         runner = Runner(settings, metrics)
         health = Health(settings, runner, {"sqs": queue.ping, "s3": storage.ping})
@@ -98,7 +100,7 @@ async def serve(settings: Settings) -> int:
             await host.unfit(was_ready=False)
             return EXIT_SETUP_FAILED
         transcriber = Transcriber(
-            settings, storage=storage, results=results, runner=runner, metrics=metrics, scratch=scratch
+            settings, storage=storage, decoder=decoder, results=results, runner=runner, metrics=metrics, scratch=scratch
         )
         processor = Processor(
             settings,

@@ -200,6 +200,11 @@ class Metrics:
         self.runner_busy_seconds = counter(
             "runner_busy_seconds", "Time in which the runner had a job; its rate is the busy share of the device."
         )
+        self.decoder_fork_server_starts = counter(
+            "decoder_fork_server_starts",
+            "Starts of the process that forks media decoders: one with the daemon, and one after each decoder that died of a signal, "
+            "as it does of a file that crashes FFmpeg.",
+        )
         self.model_load_seconds = gauge("model_load_seconds", "Time the runner took to load and warm up its models.")
         self.runner = Info(PREFIX + "runner", "Device, compute type and models of the runner.", registry=registry)
 
