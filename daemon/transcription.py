@@ -197,6 +197,7 @@ class Transcriber:
 
     async def _keep(self, job: Job, delivery: Delivery, fingerprint: str, file: Path) -> None:
         result = "kept"
+        delivery.checkpoint_parts.append(f"{fingerprint}/{file.name}")
         try:
             await self._results.keep_checkpoint(job, fingerprint, file)
         except TranscriptdError as error:  # a lost checkpoint costs time, not the job; the summary counts them
