@@ -166,7 +166,6 @@ async def test_after_a_crash_no_decoder_has_the_same_addresses(
 async def test_a_server_that_was_killed_is_replaced(decoder: Decoder, metrics: Metrics, tmp_path: Path) -> None:
     old = server()
     async with stuck_decode(decoder, tmp_path) as (task, pid):
-        os.kill(old, signal.SIGTERM)  # sent to a whole service when it stops: the parent decides, so it is ignored
         os.kill(old, signal.SIGKILL)
         with pytest.raises(TranscriptdError) as caught:
             await task
@@ -175,6 +174,17 @@ async def test_a_server_that_was_killed_is_replaced(decoder: Decoder, metrics: M
     await decode_tone(decoder, tmp_path)
     assert server() != old
     assert starts(metrics) == 2
+
+
+async def test_a_server_stays_when_a_whole_service_is_told_to_stop(
+    decoder: Decoder, metrics: Metrics, tmp_path: Path
+) -> None:
+    """Recordings of a drain are decoded too: the parent alone decides."""
+    await decode_tone(decoder, tmp_path)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(server(), number)
+    await decode_tone(decoder, tmp_path)
+    assert starts(metrics) == 1
 
 
 async def test_a_server_that_stands_still_is_killed_with_its_decoders(
