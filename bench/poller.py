@@ -1,4 +1,4 @@
-"""`python -m bench.overhead`: what a job costs the poller, beside a bare loop that makes the calls no worker can do without.
+"""`python -m bench.poller`: what a job costs the poller, beside a bare loop that makes the calls no worker can do without.
 
 The pipeline has no model, so that what is left is the daemon itself. The peer receives, downloads, puts as many objects
 as the job has outputs and a manifest, and deletes the message, one job after the other, with aioboto3 as the daemon
