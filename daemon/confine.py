@@ -14,10 +14,17 @@ LIBC = ctypes.CDLL(None)
 SPARE_FILE_BYTES = 2**20
 
 
-def limit(*, memory_bytes: int, cpu_seconds: float, file_bytes: int, parent: int) -> None:
-    """Limits that hold whatever a file makes FFmpeg do. Ends the process when `parent` is not its parent any more."""
+def end_with(parent: int) -> None:
+    """The parent alone decides when this process ends, and it ends with it; at once when `parent` is gone already."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)  # the parent decides when this process ends, and kills it
+        signal.signal(number, signal.SIG_IGN)
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        sys.exit("the parent is gone")  # it died before PDEATHSIG could notice
+
+
+def limit(*, memory_bytes: int, cpu_seconds: float, file_bytes: int) -> None:
+    """Limits that hold whatever a file makes FFmpeg do."""
     for kind, value in {
         resource.RLIMIT_AS: memory_bytes,
         resource.RLIMIT_CPU: math.ceil(cpu_seconds),
@@ -30,10 +37,7 @@ def limit(*, memory_bytes: int, cpu_seconds: float, file_bytes: int, parent: int
         lower = value if hard == resource.RLIM_INFINITY else min(value, hard)
         upper = lower if lower == hard else lower + 1  # one second more, so that the end of CPU time is a SIGXCPU
         resource.setrlimit(kind, (lower, upper))
-    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     LIBC.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    if os.getppid() != parent:
-        sys.exit("the parent is gone")  # it died before PDEATHSIG could notice
 
 
 def leave_network() -> bool:

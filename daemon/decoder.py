@@ -1,6 +1,6 @@
-"""The decoder process: `python -I -m daemon.decoder` decodes one recording that nobody vouches for.
+"""The decoder process: decodes one recording that nobody vouches for.
 
-`media.py` starts it. One JSON line on stdin asks for one file, one JSON line on stdout answers, then the process ends.
+`fork_server.py` forks it. One JSON line on stdin asks for one file, one JSON line on stdout answers, then it ends.
 It gives up what it does not need (memory, time, files, processes, the network) before FFmpeg sees a byte of the file.
 
 Channels are mixed to one, or each goes to a file of its own; whichever of them are silent, these files have one length.
@@ -27,7 +27,7 @@ from av.codec.codec import Codec, UnknownCodecError
 from av.container import InputContainer
 from av.stream import Discard, Disposition
 
-from daemon.confine import leave_network, limit
+from daemon.confine import end_with, leave_network, limit
 from daemon.errors import (
     AudioTrackMissing,
     DecodeLimit,
@@ -42,6 +42,15 @@ MIN_GAP_SECONDS = 0.1  # shorter gaps are jitter of timestamps; ffmpeg's aresamp
 CLOCK_RESTART_SECONDS = 10.0  # in containers whose clock may restart, a longer jump is a new clock, as in ffmpeg
 
 AVFMT_TS_DISCONT = 0x0200
+
+
+def _decodes_audio(codec: str) -> bool:
+    with suppress(UnknownCodecError):  # it only encodes
+        return Codec(codec, "r").type == "audio"
+    return False
+
+
+AUDIO_CODECS = ",".join(filter(_decodes_audio, av.codecs_available))
 
 
 def decode(
@@ -83,7 +92,7 @@ def _open(source: BinaryIO) -> InputContainer:
     source.seek(0)
     containment = {
         "protocol_whitelist": "none",  # for demuxers that open addresses without asking io_open, such as sdp
-        "codec_whitelist": ",".join(filter(_decodes_audio, av.codecs_available)),  # not even probing decodes video
+        "codec_whitelist": AUDIO_CODECS,  # not even probing decodes video
     }
     with _blame(problem):
         return av.open(
@@ -99,12 +108,6 @@ def _open(source: BinaryIO) -> InputContainer:
 def _refuse(url: str, *_: object) -> NoReturn:
     message = "the file refers to other files or addresses, as a playlist does: send one self-contained recording"
     raise MediaUnreadable(message, detail=f"refused to open {url[:200]}")
-
-
-def _decodes_audio(codec: str) -> bool:
-    with suppress(UnknownCodecError):  # it only encodes
-        return Codec(codec, "r").type == "audio"
-    return False
 
 
 def _choose_audio(container: InputContainer, track: int | None) -> av.AudioStream:
@@ -205,7 +208,9 @@ def _create(path: str) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb", buffering=2**20)
 
 
-def main() -> None:
+def main(parent: int) -> None:
+    """Answer the one request on stdin; `parent` is the process that this one must not outlive."""
+    end_with(parent)
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is not the answer
     request = json.loads(sys.stdin.readline())
@@ -213,12 +218,7 @@ def main() -> None:
         memory_bytes=request["memory_bytes"],
         cpu_seconds=request["timeout_seconds"],
         file_bytes=int(request["max_media_seconds"] * RATE * SAMPLE_BYTES),
-        parent=request["parent"],
     )
     av.logging.set_level(av.logging.ERROR)  # the text of an error then ends with FFmpeg's last words
     logging.disable()  # and nothing is printed: a damaged file logs without end
     print(json.dumps(_answer(request)), file=answers, flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -39,6 +39,7 @@ class Delivery:
     load: Load = field(default_factory=Load)
     runner_seconds: float | None = None  # from handing the job to the runner until its answer, once there is one
     input_bytes: int | None = None  # once the recording was downloaded
+    checkpoint_parts: list[str] = field(default_factory=list)  # those that were, or may have been, stored
     checkpoints: Counter[str] = field(default_factory=Counter)  # finished parts: restored, kept, failed
     failed_in: str | None = None  # the stage
     webhook: str = "none"  # what has become of the final event: log_schema.py
@@ -57,6 +58,11 @@ class Delivery:
     def attempt(self) -> int:
         """Counts from 1; interruptions by us do not count."""
         return 1 + (self.history.attempts(self.message.message_id) if self.history else 0)
+
+    @property
+    def known_parts(self) -> list[str] | None:
+        """All checkpoints that the job has, where no earlier delivery can have left others; else None."""
+        return self.checkpoint_parts if self.history and not self.history.deliveries else None
 
     def proceed(self, step: str) -> None:
         """The publishing has come to this step, and may go on. Raises LeaseLost if it may not."""

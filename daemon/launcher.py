@@ -14,6 +14,7 @@ from daemon.health import Health, serve_http
 from daemon.host import Host, open_host
 from daemon.intake import Intake
 from daemon.logs import on_loop_exception, toggle_debug
+from daemon.media import Decoder
 from daemon.metrics import Metrics
 from daemon.outbox import OutboxWorker, open_outbox
 from daemon.poller import Poller
@@ -58,6 +59,7 @@ async def serve(settings: Settings) -> int:
         host = await stack.enter_async_context(open_host(settings, metrics))
         queue = await stack.enter_async_context(open_queue(settings, metrics))
         storage = await stack.enter_async_context(open_storage(settings))
+        decoder = await stack.enter_async_context(Decoder(scratch, metrics))
         results = Results(storage, settings.checkpoint_tag)
         runners = Runners(settings, metrics)
         health = Health(settings, runners, {"sqs": queue.ping, "s3": storage.ping})
@@ -99,7 +101,13 @@ async def serve(settings: Settings) -> int:
             await host.unfit(was_ready=False)
             return EXIT_SETUP_FAILED
         transcriber = Transcriber(
-            settings, storage=storage, results=results, runners=runners, metrics=metrics, scratch=scratch
+            settings,
+            storage=storage,
+            decoder=decoder,
+            results=results,
+            runners=runners,
+            metrics=metrics,
+            scratch=scratch,
         )
         processor = Processor(
             settings,

@@ -231,6 +231,11 @@ class Metrics:
             ("device",),
             registry=registry,
         )
+        self.decoder_fork_server_starts = counter(
+            "decoder_fork_server_starts",
+            "Starts of the process that forks media decoders: one with the daemon, and one after each decoder that died of a signal, "
+            "as it does of a file that crashes FFmpeg.",
+        )
 
         # Do the callers hear of it?
         self.webhook_attempts = counter(

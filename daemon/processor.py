@@ -144,7 +144,7 @@ class Processor:
             _check_same_input(job, earlier)
             delivery.manifest = earlier
             delivery.told = await self._results.webhook_delivered(job)
-            await self._remove_checkpoints(job)
+            await self._remove_checkpoints(job, delivery)
             return Delete("duplicate")
         crash_point("received", job.job_id, message.receive_count)
         delivery.noted = True  # even if we are interrupted before the answer
@@ -172,12 +172,12 @@ class Processor:
             raise JobTimeout(
                 f"the job took longer than {limit_seconds:g} s; split the recording or raise the limit"
             ) from error
-        await self._remove_checkpoints(job)
+        await self._remove_checkpoints(job, delivery)
         return Delete("published" if ours else "duplicate")
 
-    async def _remove_checkpoints(self, job: Job) -> None:
+    async def _remove_checkpoints(self, job: Job, delivery: Delivery) -> None:
         try:
-            await self._results.remove_checkpoints(job)
+            await self._results.remove_checkpoints(job, delivery.known_parts)
         except TranscriptdError as error:  # the job is finished all the same
             log.warning("checkpoints not removed", extra={"error": words_of(error)})
 

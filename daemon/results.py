@@ -13,7 +13,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -243,9 +243,16 @@ class Results:
         """Write what only an unfinished job needs; its ETag, or None when the condition did not hold."""
         return await self._storage.write(job.output_bucket, key, body, tag=self._checkpoint_tag, **condition)
 
-    async def remove_checkpoints(self, job: Job) -> None:
-        """Remove everything that only an unfinished job needs."""
-        keys = await self._storage.list_keys(job.output_bucket, job.output_key(CHECKPOINTS))
+    async def remove_checkpoints(self, job: Job, known: Sequence[str] | None = None) -> None:
+        """Remove everything that only an unfinished job needs.
+
+        `known` has the parts, as `fingerprint/name`, where these and the history are all that is there: that saves a
+        listing. A rival that began later may have more; it lists them when it finds the manifest.
+        """
+        if known is None:
+            keys = await self._storage.list_keys(job.output_bucket, job.output_key(CHECKPOINTS))
+        else:
+            keys = [job.output_key(name) for name in (HISTORY_NAME, *(CHECKPOINTS + part for part in known))]
         await self._storage.delete(job.output_bucket, keys)
 
 

@@ -18,7 +18,7 @@ from daemon.delivery import Delivery
 from daemon.errors import TranscriptdError
 from daemon.job import Job
 from daemon.manifest import InputObject, Manifest, StoredOutput
-from daemon.media import Audio, DecodeLimits, decode
+from daemon.media import Audio, DecodeLimits, Decoder
 from daemon.metrics import Metrics
 from daemon.outputs import Presentation, render
 from daemon.pipeline.checkpoints import CHECKPOINT_VERSION
@@ -52,6 +52,7 @@ class Transcriber:
         settings: Settings,
         *,
         storage: Storage,
+        decoder: Decoder,
         results: Results,
         runners: Runners,
         metrics: Metrics,
@@ -59,6 +60,7 @@ class Transcriber:
     ) -> None:
         self._settings = settings
         self._storage = storage
+        self._decoder = decoder
         self._results = results
         self._runners = runners
         self._metrics = metrics
@@ -80,7 +82,7 @@ class Transcriber:
                 self._metrics.input_bytes.observe(found.size_bytes)
                 crash_point("downloaded", job.job_id, delivery.message.receive_count)
                 with self._stage(delivery, "decode", staging):
-                    audio = await decode(
+                    audio = await self._decoder.decode(
                         source,
                         pcm,
                         self._decode_limits,
@@ -207,6 +209,7 @@ class Transcriber:
 
     async def _keep(self, job: Job, delivery: Delivery, fingerprint: str, file: Path) -> None:
         result = "kept"
+        delivery.checkpoint_parts.append(f"{fingerprint}/{file.name}")
         try:
             await self._results.keep_checkpoint(job, fingerprint, file)
         except TranscriptdError as error:  # a lost checkpoint costs time, not the job; the summary counts them

@@ -1,15 +1,28 @@
 """What tests ask of a real decoder process."""
 
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from daemon.errors import TranscriptdError
-from daemon.media import Audio, DecodeLimits, decode
+from daemon.media import Audio, DecodeLimits, Decoder
+from daemon.metrics import Metrics
 from tests.media import RATE, Sound
 
 LIMITS = DecodeLimits(max_media_seconds=120, timeout_seconds=30, memory_bytes=2 * 1024**3)
+
+
+async def decode(
+    source: Path, target: Path, limits: DecodeLimits, *, audio_track: int | None = None, split: bool = False
+) -> Audio:
+    """With a fork server for this recording alone."""
+    async with Decoder(target.parent, Metrics()) as decoder:
+        return await decoder.decode(source, target, limits, audio_track=audio_track, split=split)
 
 
 async def decoded(source: Path, limits: DecodeLimits = LIMITS, audio_track: int | None = None) -> tuple[Audio, Sound]:
@@ -75,3 +88,56 @@ def overlap(sound: Sound, reference: Sound, late: int) -> tuple[Sound, Sound]:
     one, other = sound[max(late, 0) :], reference[max(-late, 0) :]
     length = min(len(one), len(other))
     return one[:length], other[:length]
+
+
+def children(parent: int) -> set[int]:
+    """Processes that `parent` started and that are not reaped."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it ended meanwhile
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == parent:
+                found.add(int(stat.parent.name))
+    return found
+
+
+def descendants(parent: int) -> set[int]:
+    own = children(parent)
+    return own.union(*map(descendants, own))
+
+
+def is_alive(pid: int) -> bool:
+    """A zombie is not: an orphan may be one for as long as its new parent likes."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+def confined(pids: set[int]) -> set[int]:
+    """Those that have confined themselves and now sleep, waiting for their input to open."""
+    found = set()
+    for pid in pids:
+        with suppress(OSError):
+            status = Path(f"/proc/{pid}/status").read_text()
+            if "NoNewPrivs:\t1" in status and "State:\tS" in status:
+                found.add(pid)
+    return found
+
+
+@asynccontextmanager
+async def stuck_decode(
+    decoder: Decoder, folder: Path, limits: DecodeLimits = LIMITS, name: str = "stuck"
+) -> AsyncIterator[tuple[asyncio.Task[Audio], int]]:
+    """A decode whose input never opens: the task, and the pid of its child once that has confined itself."""
+    source = folder / f"{name}.pipe"
+    os.mkfifo(source)
+    before = descendants(os.getpid())
+    task = asyncio.create_task(decoder.decode(source, folder / f"{name}.f32", limits))
+    try:
+        for _ in range(6000):
+            if pids := confined(descendants(os.getpid()) - before):
+                break
+            await asyncio.sleep(0.01)
+        yield task, pids.pop()
+    finally:
+        task.cancel()
+        await asyncio.wait([task])

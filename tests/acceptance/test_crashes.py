@@ -2,15 +2,19 @@
 
 import hashlib
 import json
+import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from daemon.crashpoints import VARIABLE
 from daemon.embedded.recordings import sample_call
 from tests.acceptance.world import PATIENCE_SECONDS, World, open_world
+from tests.decoding import children, is_alive
+from tests.waiting import wait_for
 
 POINTS = (
     "told",
@@ -120,3 +124,26 @@ def test_interruptions_spend_no_attempt(world: World) -> None:
     with world.daemon("finisher", max_attempts="2"):
         world.wait_for("drained", "job.completed")
     assert json.loads(world.outputs("drained")["manifest.json"])["attempt"] == 1
+
+
+def fork_server(daemon: int) -> int:
+    """The process that forks the daemon's decoders."""
+    found = [pid for pid in children(daemon) if b"daemon.fork_server" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(found) == 1
+    return found[0]
+
+
+def test_decoders_are_forked_anew_when_what_forks_them_is_killed(world: World) -> None:
+    with world.daemon("decoders") as daemon:
+        assert daemon.wait_until_ready(PATIENCE_SECONDS)
+        first = fork_server(daemon.process.pid)  # started before a job needs it
+        os.kill(first, signal.SIGKILL)
+        wait_for(lambda: not Path(f"/proc/{first}").exists(), "the end of the fork server, which is not left a zombie")
+        world.publish("decoded-anew", "call.wav")
+        world.wait_for("decoded-anew", "job.completed")
+        second = fork_server(daemon.process.pid)
+        assert "transcriptd_decoder_fork_server_starts_total 2.0" in daemon.get("/metrics")
+        daemon.process.kill()
+        daemon.process.wait()
+        wait_for(lambda: not is_alive(second), "the end of the fork server, with the daemon's")
+    assert json.loads(world.outputs("decoded-anew")["manifest.json"])["attempt"] == 1

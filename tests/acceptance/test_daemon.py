@@ -170,6 +170,15 @@ def test_what_cannot_finish_is_released(world: World, how: str) -> None:
     assert "job.failed" not in [seen.event["type"] for seen in world.events("job-1")]
 
 
+def test_a_first_delivery_leaves_no_checkpoints(world: World) -> None:
+    with world.daemon() as daemon:
+        world.publish("kept", "call.wav", options={"initial_prompt": "resume 0"})
+        world.wait_for("kept", "job.completed")
+    (line,) = daemon.log_entries("job finished")
+    assert line["checkpoints_kept"] == 1
+    assert not [name for name in world.outputs("kept") if name.startswith("checkpoints/")]
+
+
 def test_another_daemon_continues_from_the_checkpoints(world: World) -> None:
     world.publish("job-1", "call.wav", options={"initial_prompt": "resume 60"})
     with world.daemon("first", drain_timeout_seconds="0") as daemon:

@@ -173,7 +173,7 @@ class Fleet:
         found: dict[int, str] = {}
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                # A decoder has an empty environment, but works in its job's directory.
+                # Decoders and what forks them have an empty environment, but work in the scratch directory.
                 cwd = str((process / "cwd").readlink())
                 if mark in (process / "environ").read_bytes().split(b"\0") or cwd.startswith(scratch):
                     command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")

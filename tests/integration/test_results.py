@@ -167,6 +167,21 @@ async def test_checkpoints_come_back_and_go(aws: EmbeddedAws, tmp_path: Path) ->
         assert await storage.list_keys("results", job.output_key("")) == []
 
 
+async def test_checkpoints_that_are_known_go_without_a_listing(
+    aws: EmbeddedAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with storage_on(aws) as storage:
+        results, job = Results(storage), job_named("known")
+        await results.begin(job, "m", 1, "w")
+        for name in ("asr-00000.json", "align.json"):
+            (tmp_path / name).write_text("[1]")
+            await results.keep_checkpoint(job, "fits", tmp_path / name)
+        list_keys = storage.list_keys
+        monkeypatch.delattr(Storage, "list_keys")
+        await results.remove_checkpoints(job, ["fits/asr-00000.json", "fits/align.json", "fits/never-stored.json"])
+        assert await list_keys("results", job.output_key("")) == []
+
+
 def files_below(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import av
@@ -26,8 +25,20 @@ from daemon.errors import (
     NoAudio,
     TranscriptdError,
 )
-from daemon.media import Audio, DecodeLimits, decode
-from tests.decoding import LIMITS, decoded, delay, refused
+from daemon.media import DecodeLimits, Decoder
+from daemon.metrics import Metrics
+from tests.decoding import (
+    LIMITS,
+    children,
+    confined,
+    decode,
+    decoded,
+    delay,
+    descendants,
+    is_alive,
+    refused,
+    stuck_decode,
+)
 from tests.media import (
     AUDIO_FILES,
     RATE,
@@ -42,48 +53,9 @@ from tests.media import (
     sample_call,
     silence,
 )
+from tests.waiting import wait_for
 
 AAC_FRAME = 1024 / RATE  # an encoder pads with up to two of these
-
-
-def children(parent: int) -> set[int]:
-    """Processes that `parent` started and that still run."""
-    found = set()
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):  # it ended meanwhile
-            state, its_parent = stat.read_text().rpartition(")")[2].split()[:2]
-            if int(its_parent) == parent and state != "Z":
-                found.add(int(stat.parent.name))
-    return found
-
-
-def waiting(pids: set[int]) -> set[int]:
-    """Those that have confined themselves and now sleep, waiting for their input to open."""
-    found = set()
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            status = Path(f"/proc/{pid}/status").read_text()
-            if "NoNewPrivs:\t1" in status and "State:\tS" in status:
-                found.add(pid)
-    return found
-
-
-@asynccontextmanager
-async def stuck_decode(tmp_path: Path, limits: DecodeLimits = LIMITS) -> AsyncIterator[tuple[asyncio.Task[Audio], int]]:
-    """A decode whose input never opens: the task, and the pid of its child once that has confined itself."""
-    source = tmp_path / "pipe"
-    os.mkfifo(source)
-    before = children(os.getpid())
-    task = asyncio.create_task(decode(source, tmp_path / "stuck.f32", limits))
-    try:
-        for _ in range(1000):
-            if pids := waiting(children(os.getpid()) - before):
-                break
-            await asyncio.sleep(0.01)
-        yield task, pids.pop()
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
 
 
 # --- what players play --------------------------------------------------------------------------------------------
@@ -275,15 +247,16 @@ def mutants(directory: Path, count: int) -> Iterator[bytes]:
 
 async def test_mutated_files_end_in_audio_or_in_our_errors(tmp_path: Path) -> None:
     outcomes = []
-    for number, content in enumerate(mutants(tmp_path, 24)):
-        path = tmp_path / f"mutant-{number}"
-        path.write_bytes(content)
-        try:
-            await decode(path, path.with_suffix(".f32"), LIMITS)
-            outcomes.append("audio")
-        except (MediaUnreadable, NoAudio, MediaTooLong, DecodeLimit) as error:
-            assert not path.with_suffix(".f32").exists()
-            outcomes.append(error.code)
+    async with Decoder(tmp_path, Metrics()) as decoder:
+        for number, content in enumerate(mutants(tmp_path, 24)):
+            path = tmp_path / f"mutant-{number}"
+            path.write_bytes(content)
+            try:
+                await decoder.decode(path, path.with_suffix(".f32"), LIMITS)
+                outcomes.append("audio")
+            except (MediaUnreadable, NoAudio, MediaTooLong, DecodeLimit) as error:
+                assert not path.with_suffix(".f32").exists()
+                outcomes.append(error.code)
     assert {"audio", "media_unreadable"} <= set(outcomes)
 
 
@@ -450,7 +423,7 @@ async def test_wall_clock_limit(tmp_path: Path) -> None:
 async def test_child_that_dies_of_a_signal(
     tmp_path: Path, number: signal.Signals, error: type[TranscriptdError]
 ) -> None:
-    async with stuck_decode(tmp_path) as (task, pid):
+    async with Decoder(tmp_path, Metrics()) as decoder, stuck_decode(decoder, tmp_path) as (task, pid):
         os.kill(pid, signal.SIGTERM)  # sent to a whole service when it stops: the parent decides, so it is ignored
         os.kill(pid, number)
         with pytest.raises(error):
@@ -480,7 +453,7 @@ def test_what_the_child_says_is_bounded() -> None:
 
 async def test_cancellation_leaves_no_process_and_no_file(tmp_path: Path) -> None:
     target = tmp_path / "stuck.f32"
-    async with stuck_decode(tmp_path) as (task, pid):
+    async with Decoder(tmp_path, Metrics()) as decoder, stuck_decode(decoder, tmp_path) as (task, pid):
         target.touch()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -492,40 +465,47 @@ async def test_cancellation_leaves_no_process_and_no_file(tmp_path: Path) -> Non
 
 async def test_child_has_limits_and_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-for-the-child")
-    async with stuck_decode(tmp_path, DecodeLimits(100, 7.5, 2**31)) as (_, pid):
+    limits = DecodeLimits(100, 7.5, 2**31)
+    async with Decoder(tmp_path, Metrics()) as decoder, stuck_decode(decoder, tmp_path, limits) as (_, pid):
         environment = (Path("/proc") / str(pid) / "environ").read_bytes()
         limits_text = (Path("/proc") / str(pid) / "limits").read_text()
         assert os.getpgid(pid) == pid
     assert b"not-for-the-child" not in environment
     assert {entry.partition(b"=")[0] for entry in environment.split(b"\0")} <= {b"", b"LC_ALL", b"LD_LIBRARY_PATH"}
-    limits = {line[:25].strip(): line[25:].split()[0] for line in limits_text.splitlines()}
-    assert limits["Max address space"] == str(2**31)
-    assert limits["Max cpu time"] == "8"
-    assert limits["Max file size"] == str(100 * RATE * 4 + 2**20)
-    assert limits["Max open files"] == "32"
-    assert limits["Max core file size"] == "0"
-    assert limits["Max processes"] == "0"
+    found = {line[:25].strip(): line[25:].split()[0] for line in limits_text.splitlines()}
+    assert found["Max address space"] == str(2**31)
+    assert found["Max cpu time"] == "8"
+    assert found["Max file size"] == str(100 * RATE * 4 + 2**20)
+    assert found["Max open files"] == "32"
+    assert found["Max core file size"] == "0"
+    assert found["Max processes"] == "0"
 
 
-def test_child_dies_with_its_parent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("stands_still", [False, True], ids=["", "while the fork server stands still"])
+def test_nothing_is_left_when_the_parent_is_killed(tmp_path: Path, stands_still: bool) -> None:
     os.mkfifo(tmp_path / "pipe")
-    program = (
-        "import asyncio, sys; from pathlib import Path; from daemon.media import DecodeLimits, decode\n"
-        "asyncio.run(decode(Path(sys.argv[1]), Path(sys.argv[2]), DecodeLimits(9, 99, 2**31)))"
-    )
-    deadline = time.monotonic() + 15
-    with subprocess.Popen([sys.executable, "-c", program, tmp_path / "pipe", tmp_path / "out.f32"]) as parent:
-        while not (orphans := waiting(children(parent.pid))) and time.monotonic() < deadline:
-            time.sleep(0.02)
+    program = """
+import asyncio, sys
+from pathlib import Path
+from daemon.media import DecodeLimits, Decoder
+from daemon.metrics import Metrics
+async def main(folder):
+    async with Decoder(folder, Metrics()) as decoder:
+        await decoder.decode(folder / "pipe", folder / "out.f32", DecodeLimits(9, 99, 2**31))
+asyncio.run(main(Path(sys.argv[1])))
+"""
+    with subprocess.Popen([sys.executable, "-c", program, tmp_path]) as parent:
+        wait_for(lambda: bool(confined(descendants(parent.pid))), "a decoder that waits for its input")
+        orphans = descendants(parent.pid)
+        (server,) = orphans - confined(orphans)
+        if stands_still:
+            os.kill(server, signal.SIGSTOP)
         parent.kill()
-    assert orphans
-    while waiting(orphans) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not waiting(orphans)
+    wait_for(lambda: not any(map(is_alive, orphans)), "the end of both")
 
 
 def test_the_poller_side_imports_nothing_heavy() -> None:
-    program = "import sys, daemon.media; print(sorted({'av', 'numpy', 'torch', 'pydantic', 'daemon.decoder'} & set(sys.modules)))"
+    program = "import sys, daemon.media; print(sorted({'av', 'numpy', 'torch', 'daemon.decoder'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -15,8 +15,8 @@ from daemon.errors import (
     TooManyChannels,
     TranscriptdError,
 )
-from daemon.media import MAX_SPLIT_CHANNELS, DecodeLimits, decode
-from tests.decoding import LIMITS, channels_of, decoded, refused, signal_to_noise
+from daemon.media import MAX_SPLIT_CHANNELS, DecodeLimits
+from tests.decoding import LIMITS, channels_of, decode, decoded, refused, signal_to_noise
 from tests.media import RATE, Sound, chirp, make_audio, make_tracks, make_video, make_wav, silence, speech
 
 
@@ -171,11 +171,11 @@ def test_a_child_that_leaves_channels_of_different_lengths_is_not_believed(
         for index, path in enumerate(paths):
             Path(path).write_bytes(bytes(4 * index))
 
-    async def lie(request: dict[str, list[str]], *_: object) -> tuple[int, bytes, bytes]:
+    async def lie(_: object, request: dict[str, list[str]], *__: object) -> tuple[int, bytes, bytes]:
         write(request["targets"])
         return 0, b"{}", b""
 
-    monkeypatch.setattr("daemon.media._run_child", lie)
+    monkeypatch.setattr("daemon.media.Decoder._run_child", lie)
     with pytest.raises(TranscriptdError, match="no samples"):
         asyncio.run(decode(tmp_path / "a.wav", tmp_path / "a.f32", LIMITS, split=True))
     assert not list(tmp_path.iterdir())

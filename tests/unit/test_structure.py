@@ -16,7 +16,7 @@ ORDER = """
     __main__ tools launcher tracing status_server status_page snapshot health vitals gpu host autoscaling interruption imds
     poller processor transcription summary status delivery intake results runners runner runner_process runner_state admission models
     pipeline embedded
-    lease webhook outbox outbox_entry webhook_client storage media decoder waveform confine scratch addresses
+    lease webhook outbox outbox_entry webhook_client storage media fork_server decoder waveform confine scratch addresses
     sqs dead_letter disposition events manifest privacy outputs metrics history pace
     job transcript protocol options config devices catalog punctuation spans outage logs log_schema wording errors tracecontext memory
     systemd crashpoints

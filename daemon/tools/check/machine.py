@@ -18,7 +18,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from daemon.errors import SetupFailed, TranscriptdError
-from daemon.media import SAMPLE_RATE, DecodeLimits, decode
+from daemon.media import SAMPLE_RATE, DecodeLimits, Decoder
+from daemon.metrics import Metrics
 from daemon.pipeline.probe import Facts
 from daemon.tools.check.registry import Context, Finding, check, failed, passed, warned
 
@@ -208,7 +209,8 @@ async def decoder(context: Context) -> AsyncGenerator[Finding, None]:
         source = Path(folder) / "tone.wav"
         _write_tone(source)
         try:
-            audio = await decode(source, Path(folder) / "tone.f32", limits)
+            async with Decoder(Path(folder), Metrics()) as decoder:
+                audio = await decoder.decode(source, Path(folder) / "tone.f32", limits)
         except TranscriptdError as error:
             last = (error.detail or "").strip().splitlines()[-1:]
             yield failed(
