@@ -15,7 +15,7 @@ log = logging.getLogger("transcriptd.pipeline.checkpoints")
 
 # Part of what decides whether a stored checkpoint fits. To be raised when the files' format changes, and when the
 # pipeline would now produce something else from the same input: how speech is cut, decoded, aligned or diarized.
-CHECKPOINT_VERSION = 3
+CHECKPOINT_VERSION = 4
 
 
 class Checkpoints:

@@ -10,6 +10,10 @@ MAX_COMPRESSION_RATIO = 2.4
 MIN_AVG_LOGPROB = -1.0
 MAX_NO_SPEECH_PROBABILITY = 0.6
 
+# A passage that is said twice in a chunk comes to about 2.6, and Whisper is sure of it: decoded at random it came out worse.
+# One that comes three times is beyond this.
+MAX_SURE_COMPRESSION_RATIO = 3.2
+
 # A run of the same tokens is a loop when it comes so often and gets so long. Compression sees long loops alone, and
 # people do say "no, no, no, no". Of a loop that Whisper got out of by itself more is asked: five callers' "Hello?" in a
 # row were taken for one, and decoded at random.
@@ -22,8 +26,8 @@ STRICT_MIN_AVG_LOGPROB = -0.6
 STRICT_MAX_NO_SPEECH_PROBABILITY = 0.3
 STRICT_MIN_WORDS = 2
 
-# What Whisper made of a chunk that was not padded to 30 s stands if it is as sure of it as of clear speech. Of noisy
-# speech it is not, and hears that better with the padding (docs/performance.md).
+# As sure as Whisper is of clear speech. What it made of a chunk that was not padded to 30 s stands only then: noisy speech it
+# hears better with the padding (docs/performance.md).
 SURE_AVG_LOGPROB = -0.35
 
 # What Whisper writes when it hears nothing: the subtitles it learnt from end so. Each of these is also said by people:
@@ -89,11 +93,14 @@ NOTHING = Reading("", [], 0.0, 1.0)
 
 
 def is_good(reading: Reading) -> bool:
-    return (
-        reading.avg_logprob >= MIN_AVG_LOGPROB
-        and compression_ratio(reading.text) <= MAX_COMPRESSION_RATIO
-        and not is_loop(reading.tokens)
-    )
+    return reading.avg_logprob >= MIN_AVG_LOGPROB and is_terse(reading)
+
+
+def is_terse(reading: Reading) -> bool:
+    """Whether it does not say the same again and again."""
+    sure = reading.avg_logprob >= SURE_AVG_LOGPROB
+    most = MAX_SURE_COMPRESSION_RATIO if sure else MAX_COMPRESSION_RATIO
+    return compression_ratio(reading.text) <= most and not is_loop(reading.tokens)
 
 
 def is_sure(reading: Reading) -> bool:
@@ -135,11 +142,7 @@ def is_silence(reading: Reading, previous_text: str = "", *, steady: bool = Fals
 
 def best(readings: Sequence[Reading]) -> Reading:
     """The likeliest of readings of which none is good; one that loops only if all do."""
-    terse = [
-        reading
-        for reading in readings
-        if compression_ratio(reading.text) <= MAX_COMPRESSION_RATIO and not is_loop(reading.tokens)
-    ]
+    terse = [reading for reading in readings if is_terse(reading)]
     return max(terse or readings, key=lambda reading: reading.avg_logprob)
 
 

@@ -42,6 +42,17 @@ def test_a_good_reading_is_likely_terse_and_no_loop() -> None:
     assert not gates.is_good(reading(tokens=[7, 8] * 5))
 
 
+def test_what_is_said_twice_is_no_loop_where_whisper_is_sure_of_it() -> None:
+    passage = (  # as Whisper hears it
+        " Hello. Oh, hello. I didn't know you were there. Neither did I. Okay, I thought, you know, I heard of deep. This is "
+        "Diane and New Jersey. And I'm Sheila and Texas originally from Chicago. Oh, I'm originally from Chicago also."
+    )
+    assert gates.MAX_COMPRESSION_RATIO < gates.compression_ratio(passage * 2) < gates.MAX_SURE_COMPRESSION_RATIO
+    assert gates.is_good(reading(passage * 2, logprob=-0.2))
+    assert not gates.is_good(reading(passage * 2, logprob=-0.5))
+    assert not gates.is_good(reading(passage * 4, logprob=-0.1))
+
+
 def test_the_best_of_bad_readings_is_the_likeliest_that_does_not_loop() -> None:
     loop, unlikely, likelier = reading(logprob=-0.1, tokens=[7] * 30), reading(logprob=-2), reading(logprob=-1.5)
     assert gates.best([loop, unlikely, likelier]) is likelier
