@@ -308,8 +308,9 @@ def words_of(transcript: Transcript) -> list[str]:
 
 @pytest.fixture
 def in_batches(stages: Any, layer_norm: "Aligner", monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The pipeline aligns in batches of 4, as on a GPU; the sizes of those that were aligned so far."""
+    """The pipeline aligns in batches of 4, one at a time, as on a GPU; the sizes of those that were aligned so far."""
     from daemon.pipeline.alignment import Aligner
+    from daemon.pipeline.lanes import Lanes
 
     align = Aligner.align
     sizes: list[int] = []
@@ -320,6 +321,7 @@ def in_batches(stages: Any, layer_norm: "Aligner", monkeypatch: pytest.MonkeyPat
         return words
 
     monkeypatch.setattr("daemon.pipeline.vad.CHUNK_SECONDS", 3)
+    monkeypatch.setattr(stages, "lanes", Lanes(1))
     monkeypatch.setattr(Aligner, "batch_size", 4)
     monkeypatch.setattr(Aligner, "align", counted)
     monkeypatch.setitem(stages.aligners._loaded, "en", layer_norm)

@@ -310,3 +310,10 @@ def test_pyannotes_switch_of_tf32_is_undone(
         run()
     assert set(seen) == {(False, False)}
     assert tf32() == (True, True)
+
+
+def test_its_progress_is_told_step_by_step(stages: Any, segmentation: Any) -> None:
+    seen: list[float] = []
+    stages.diarizer.diarize(sample_audio(), segmentation, seen.append)
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 2

@@ -93,7 +93,6 @@ def test_a_memory_map_goes_through_every_stage_in_silence(
     for stage in STAGES:
         fractions = [fraction for name, fraction in reporter.fractions if name == stage]
         assert fractions == sorted(fractions)
-    assert len({fraction for name, fraction in reporter.fractions if name == "diarize"}) > 2
     (batch,) = reporter.batches
     assert 1 <= batch[0] <= batch[1], "the call's chunks fit into one batch"
     assert reporter.chunks == [(batch[0], 0, 0)]
@@ -452,7 +451,9 @@ def test_out_of_memory_halves_the_batch_of_speech_detection_and_diarization(
         ),
     )
     transcript = transcribe(pipeline, "oom", greeting, options())
-    assert sizes == {"vad": [8, 4, 2], "diarize": [8, 4, 2]}
+    whole = 8 * stages.lanes.count
+    halves = [size for size in (whole >> step for step in range(whole.bit_length())) if size >= 2]
+    assert sizes == {"vad": halves, "diarize": halves}
     assert codes_of(transcript) == [("batch_reduced", "vad"), ("batch_reduced", "diarize")]
     assert transcript.speakers == ["SPEAKER_00", "SPEAKER_01"]
 
