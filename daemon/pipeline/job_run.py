@@ -1,4 +1,4 @@
-"""One job's way through the stages, and which method takes over where one fails."""
+"""One job's way through the stages, diarization beside the words, and which method takes over where one fails."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

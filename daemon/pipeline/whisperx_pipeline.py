@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class WhisperXPipeline:
-    """Serves one job at a time; which jobs come next to each other makes no difference to any of them."""
+    """Serves jobs of several threads at once; which of them come together makes no difference to any."""
 
     def __init__(self, settings: RunnerSettings) -> None:
         self._settings = settings

@@ -1,6 +1,7 @@
 """The pipeline with real models: what it does with odd input, with each job's options, and with failures."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from tests.integration.pipeline_fixture import (
     settings,
     transcribe,
 )
+from tests.waiting import PATIENCE_SECONDS
 
 RATE = 16_000
 
@@ -635,6 +637,39 @@ def test_the_least_recently_used_whisper_model_leaves(stages: Any, monkeypatch: 
         with models.borrowed(name):
             pass
     assert loads == ["/models/base", "org/faster-whisper-small", "tiny", "org/faster-whisper-small"]
+
+
+def test_a_model_that_is_used_stays_in_memory(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lanes use models at the same time: one must not be unloaded under another."""
+    from daemon.pipeline.whisper_models import WhisperModels
+
+    loads: list[str] = []
+
+    def load(_: WhisperModels, source: str, __: str) -> Any:
+        loads.append(source)
+        return Mock()
+
+    def use(name: str) -> Any:
+        with models.borrowed(name) as model:
+            return model
+
+    monkeypatch.setattr(WhisperModels, "_load", load)
+    models = WhisperModels(("base", "small", "tiny"), 2, stages.device, None)
+    with ThreadPoolExecutor(2) as pool, models.borrowed("base") as base:
+        small = use("small")
+        tiny = pool.submit(use, "tiny").result(PATIENCE_SECONDS)  # in place of the one that nobody uses
+        small.model.unload_model.assert_called_once_with()
+        with models.borrowed("tiny"):
+            waiting = pool.submit(use, "small")
+            with pytest.raises(TimeoutError):
+                waiting.result(0.3)
+            base.model.unload_model.assert_not_called()
+            tiny.model.unload_model.assert_not_called()
+        waiting.result(PATIENCE_SECONDS)
+        tiny.model.unload_model.assert_called_once_with()
+    models.unload_all()
+    base.model.unload_model.assert_called_once_with()
+    assert loads == ["base", "small", "tiny", "small"]
 
 
 def test_a_folder_that_is_no_model_is_named(stages: Any, tmp_path: Path) -> None:
