@@ -32,7 +32,7 @@ GROWTHS = 8  # jobs after which the memory of a process that is never idle is ju
 WITHHELD_PREFIXES = ("AWS_", "TRANSCRIPTD_", "WEBHOOK_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "OTEL_")
 
 # glibc gives every large block back to the kernel when it is freed, and the models' layers ask for the same ones over and
-# over: two million page faults for four minutes of audio, a sixth of the processor time (measured: docs/performance.md).
+# over: three million page faults for 24 short recordings, a quarter of the processor time (measured: docs/performance.md).
 # With one arena that keeps its memory, in huge pages, there are a thousand. malloc(3), and "Memory Allocation Tunables" in
 # the manual of the GNU C Library; other libraries read none of these.
 ALLOCATOR = {
