@@ -14,7 +14,6 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
-from statistics import median
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,6 +21,7 @@ import numpy as np
 from bench.corpus import call, short_clips
 from bench.report import machine, markdown
 from bench.setup import BATCH_SIZE, BEAM_SIZE, MAX_SPEAKERS, MIN_SPEAKERS, cores, find_model
+from bench.steps import median_seconds
 from daemon.runner_process import ALLOCATOR
 
 T = TypeVar("T")
@@ -86,13 +86,8 @@ def _view(features: np.ndarray) -> Any:
 
 
 def _time(action: Callable[[], object], repeat: int) -> float:
-    action()
-    seconds = []
-    for _ in range(repeat):
-        began = time.monotonic()
-        action()
-        seconds.append(time.monotonic() - began)
-    return median(seconds)
+    action()  # warms it up
+    return median_seconds(action, repeat)
 
 
 def many_jobs(count: int) -> Cost:

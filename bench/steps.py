@@ -94,9 +94,9 @@ def _measure(setup: Setup, batch: int, repeat: int) -> Steps:
     encoded = model.encode(features)
     few, many = decode(encoded, FEW_TOKENS), decode(encoded, MANY_TOKENS)  # both warm up
     began = time.monotonic()
-    encode_seconds = _median_seconds(lambda: model.encode(features), repeat)
-    few_seconds = _median_seconds(lambda: decode(encoded, FEW_TOKENS), repeat)
-    many_seconds = _median_seconds(lambda: decode(encoded, MANY_TOKENS), repeat)
+    encode_seconds = median_seconds(lambda: model.encode(features), repeat)
+    few_seconds = median_seconds(lambda: decode(encoded, FEW_TOKENS), repeat)
+    many_seconds = median_seconds(lambda: decode(encoded, MANY_TOKENS), repeat)
     ended = time.monotonic()
     tokens = many - few
     return Steps(batch, encode_seconds, (many_seconds - few_seconds) / tokens, tokens, began, ended)
@@ -109,7 +109,7 @@ def _model(setup: Setup) -> Any:
     return WhisperModel(setup.model, device=setup.device, compute_type=setup.compute_type, cpu_threads=setup.threads)
 
 
-def _median_seconds(action: Callable[[], Any], repeat: int) -> float:
+def median_seconds(action: Callable[[], Any], repeat: int) -> float:
     seconds = []
     for _ in range(repeat):
         began = time.monotonic()

@@ -1,7 +1,7 @@
 """A processor's cores as lanes: different work in each, one thread a lane.
 
 A library that is told to use two threads splits every matrix between them, and both wait at the end of each: small models
-gain little by it, and Whisper's decoder of one chunk slower (docs/performance.md). Two pieces of work side by
+gain little by it, and Whisper's decoder loses with one chunk (docs/performance.md). Two pieces of work side by
 side wait for nothing. So every library computes with one thread here, and what falls into parts, such as the windows of a
 recording, is spread over the lanes. A GPU is one lane: it does its own spreading.
 """
