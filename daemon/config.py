@@ -138,7 +138,9 @@ class Settings(BaseSettings):
         description="Whisper models, by name, whose encoder hears a short chunk without Whisper's padding to 30 s, and with it "
         "where the result is unsure: quicker, but to be measured for each model first (performance.md)",
     )
-    cpu_threads: int = Field(0, ge=0, description="cores for each runner, on a CPU with different work in each; 0 shares out all")
+    cpu_threads: int = Field(
+        0, ge=0, description="cores for each runner, on a CPU with different work in each; 0 shares out all"
+    )
     diarize: bool = Field(True, description="label speakers when a job does not say")
     diarization_model: str = Field(
         "auto",
