@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from contextvars import copy_context
 from typing import Generic, TypeVar
 
@@ -51,32 +52,29 @@ class Beside(Generic[T]):
         self._aside = _Aside(reporter)
         self.watch = Watch(self._aside)
         self._action = action
-        self._results: list[T] = []
-        self._error: BaseException | None = None
+        self._outcome: Future[T] = Future()
         # In the job's context: its log lines name the job.
-        self._thread = threading.Thread(target=copy_context().run, args=(self._run,), name=stage, daemon=True)
-        self._thread.start()
+        threading.Thread(target=copy_context().run, args=(self._run,), name=stage, daemon=True).start()
 
     def _run(self) -> None:
         try:
-            self._results.append(self._action(self.watch))
+            self._outcome.set_result(self._action(self.watch))
         except BaseException as error:  # noqa: BLE001  # raised again where it is waited for
-            self._error = error
+            self._outcome.set_exception(error)
 
     def result(self, watch: Watch) -> T:
         """Wait for it; its progress is the job's meanwhile. Raises what the action raised, Interrupted when the job is given up."""
-        while self._thread.is_alive():
+        while not self._outcome.done():
             watch.check_cancelled()
             if self._aside.has_moved:  # a stage that hangs must look like it
                 self._aside.has_moved = False
                 watch.progress(self._stage, self._aside.fraction)
-            self._thread.join(LOOK_SECONDS)
-        if self._error is not None:
-            raise self._error
+            wait([self._outcome], LOOK_SECONDS)
+        result = self._outcome.result()
         watch.took(self._stage, self.watch.seconds().get(self._stage, 0.0))
-        return self._results[0]
+        return result
 
     def stop(self) -> None:
         """Give it up, if it is not done, and wait until it has let go."""
         self._aside.given_up = True
-        self._thread.join()
+        wait([self._outcome])
