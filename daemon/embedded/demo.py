@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 from rich.console import Console
 
 from daemon.embedded.aws import EmbeddedAws
@@ -29,6 +30,8 @@ from daemon.embedded.recordings import make_video, sample_call
 START_TIMEOUT_SECONDS = 180
 # Without an event for so long something is broken; progress comes every second, from long recordings too.
 SILENCE_TIMEOUT_SECONDS = 180
+# A job counts once its message is deleted, which waits for the final webhook's answer: the receiver knows first.
+COUNT_TIMEOUT_SECONDS = 30
 VIDEO_SECONDS = 30
 
 HEADLINES = (
@@ -239,17 +242,27 @@ def _show_dead_letters(console: Console, aws: EmbeddedAws, jobs: list[DemoJob]) 
 
 def _show_metrics(console: Console, daemon: DaemonProcess) -> list[str]:
     console.rule("metrics")
-    families = text_string_to_metric_families(daemon.get("/metrics"))
-    # Many are there from the start, at zero.
-    samples = [sample for family in families for sample in family.samples if sample.value]
+    wanted = {("deleted", "published"): 2.0, ("dead_lettered", "no_audio_stream"): 1.0}
+    samples, found = _counted(daemon, sum(wanted.values()))
     for sample in samples:
         if sample.name in HEADLINES:
             labels = ", ".join(f"{name}={value}" for name, value in sample.labels.items())
             console.print(f"{sample.name}{{{labels}}} {sample.value:g}", markup=False)
-    found = {
-        (sample.labels["outcome"], sample.labels["reason"]): sample.value
-        for sample in samples
-        if sample.name == "transcriptd_jobs_total"
-    }
-    wanted = {("deleted", "published"): 2.0, ("dead_lettered", "no_audio_stream"): 1.0}
     return [] if found == wanted else [f"expected the job counts {wanted}, found {found}"]
+
+
+def _counted(daemon: DaemonProcess, jobs: float) -> tuple[list[Sample], dict[tuple[str, str], float]]:
+    """The metrics that are not zero, and the job counts among them, once so many jobs are counted or time is up."""
+    deadline = time.monotonic() + COUNT_TIMEOUT_SECONDS
+    while True:
+        families = text_string_to_metric_families(daemon.get("/metrics"))
+        # Many are there from the start, at zero.
+        samples = [sample for family in families for sample in family.samples if sample.value]
+        found = {
+            (sample.labels["outcome"], sample.labels["reason"]): sample.value
+            for sample in samples
+            if sample.name == "transcriptd_jobs_total"
+        }
+        if sum(found.values()) >= jobs or time.monotonic() >= deadline:
+            return samples, found
+        time.sleep(0.1)
