@@ -100,6 +100,11 @@ class Settings(BaseSettings):
         gt=0,
         description="time for S3 to answer a call, and the longest pause within an answer; a call that fails is tried four times",
     )
+    checkpoint_after_seconds: float = Field(
+        10,
+        ge=0,
+        description="parts of a job are stored once it has been with a runner for so long; before, they are done again",
+    )
     checkpoint_tag: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9_.:/+@-]{1,128}=[A-Za-z0-9_.:/+@-]{1,256}$",
@@ -113,9 +118,7 @@ class Settings(BaseSettings):
         Path(tempfile.gettempdir()) / "transcriptd",
         description="where jobs keep their files while they run; swept at start",
     )
-    min_free_bytes: int = Field(
-        2 * GIB, ge=0, description="no message is received while the scratch disk has less room"
-    )
+    min_free_bytes: int = Field(2 * GIB, ge=0, description="no message is received while the scratch disk has less")
 
     # Pipeline
     model: str = Field(
@@ -151,9 +154,7 @@ class Settings(BaseSettings):
     )
     min_speakers: int = Field(2, ge=1, description="default lower bound on speakers")
     max_speakers: int = Field(6, ge=1, description="default upper bound on speakers")
-    formats: Annotated[tuple[Format, ...], NoDecode] = Field(
-        ("json", "md"), description="outputs when a job names none"
-    )
+    formats: Annotated[tuple[Format, ...], NoDecode] = Field(("json", "md"), description="outputs if a job names none")
     redact: Annotated[tuple[PersonalData, ...], NoDecode] = Field(
         (),
         description="personal data to take out of every output when a job does not say: email, phone, card, iban, ssn, url",

@@ -13,6 +13,7 @@ import aioboto3
 import aiohttp
 from aiobotocore.config import AioConfig
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.handlers import add_expect_header
 from botocore.parsers import ResponseParserError
 
 from daemon.config import Settings
@@ -68,6 +69,9 @@ async def open_storage(settings: Settings) -> AsyncIterator["Storage"]:
         max_pool_connections=settings.jobs_in_flight * PARTS_AT_ONCE + 4,
     )
     async with aioboto3.Session().client("s3", config=config) as client:
+        # With it aiohttp sends no body, however short, before it has heard "100 Continue": a round trip for each object,
+        # and a wait without end for a store that never says it. What is put here is small, and may be sent in vain.
+        client.meta.events.unregister("before-call.s3", add_expect_header)
         yield Storage(client, settings)
 
 

@@ -144,6 +144,7 @@ class Transcriber:
         audio_seconds = audio.duration_seconds * len(audio.paths)
         delivery.load.staged(audio_seconds)
         submitted_at = entered_at = time.monotonic()
+        keep_from = submitted_at + self._settings.checkpoint_after_seconds
         delivery.course.enter("wait")
         delivery.timings_seconds["wait"] = 0.0  # its place among the stages; how long it was shows at the end
 
@@ -175,7 +176,8 @@ class Transcriber:
                     }.items():
                         self._metrics.asr_chunks.labels(result).inc(count)
                 case Checkpoint(_, name):
-                    kept.add(asyncio.create_task(self._keep(job, delivery, fingerprint, checkpoints / name)))
+                    keeping = self._keep(job, delivery, fingerprint, checkpoints / name, keep_from)
+                    kept.add(asyncio.create_task(keeping))
 
         try:
             await self._runners.run(
@@ -195,6 +197,9 @@ class Transcriber:
             delivery.runner_seconds = time.monotonic() - submitted_at
             # The runner's stages leave out what other jobs took meanwhile.
             self._record_stage(delivery, "wait", max(0.0, delivery.runner_seconds - delivery.work_seconds))
+            if time.monotonic() < keep_from:
+                for keeping_task in kept:
+                    keeping_task.cancel()
             if kept:
                 await asyncio.wait(kept, timeout=CHECKPOINT_GRACE_SECONDS)
 
@@ -207,7 +212,9 @@ class Transcriber:
         except TranscriptdError as error:  # the work is done again
             log.warning("checkpoints not restored", extra={"error": words_of(error)})
 
-    async def _keep(self, job: Job, delivery: Delivery, fingerprint: str, file: Path) -> None:
+    async def _keep(self, job: Job, delivery: Delivery, fingerprint: str, file: Path, keep_from: float) -> None:
+        """Store a finished part at that time. A job that is done before needs none, and has its results sooner."""
+        await asyncio.sleep(keep_from - time.monotonic())
         result = "kept"
         delivery.checkpoint_parts.append(f"{fingerprint}/{file.name}")
         try:

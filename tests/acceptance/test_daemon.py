@@ -170,18 +170,30 @@ def test_what_cannot_finish_is_released(world: World, how: str) -> None:
     assert "job.failed" not in [seen.event["type"] for seen in world.events("job-1")]
 
 
-def test_a_first_delivery_leaves_no_checkpoints(world: World) -> None:
-    with world.daemon() as daemon:
+@pytest.mark.parametrize(("after_seconds", "kept"), [("0", 1), ("600", 0)])
+def test_a_first_delivery_leaves_no_checkpoints(world: World, after_seconds: str, kept: int) -> None:
+    """Nor does it store any where it is done sooner than they are worth it."""
+    with world.daemon(checkpoint_after_seconds=after_seconds) as daemon:
         world.publish("kept", "call.wav", options={"initial_prompt": "resume 0"})
         world.wait_for("kept", "job.completed")
     (line,) = daemon.log_entries("job finished")
-    assert line["checkpoints_kept"] == 1
+    assert line["checkpoints_kept"] == kept
     assert not [name for name in world.outputs("kept") if name.startswith("checkpoints/")]
+
+
+def test_a_part_that_was_done_early_is_stored_in_time(world: World) -> None:
+    with world.daemon(checkpoint_after_seconds="2", drain_timeout_seconds="0") as daemon:
+        world.publish("job-1", "call.wav", options={"initial_prompt": "resume 600"})
+        world.wait_for("job-1", "job.started")
+        began = time.monotonic()
+        world.wait_until(lambda: any(name.endswith("/asr-00000.json") for name in world.outputs("job-1")), "stored")
+        assert time.monotonic() - began > 1
+        assert daemon.stop() == 1
 
 
 def test_another_daemon_continues_from_the_checkpoints(world: World) -> None:
     world.publish("job-1", "call.wav", options={"initial_prompt": "resume 60"})
-    with world.daemon("first", drain_timeout_seconds="0") as daemon:
+    with world.daemon("first", drain_timeout_seconds="0", checkpoint_after_seconds="0") as daemon:
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not [name for name in world.outputs("job-1") if name.endswith("/asr-00000.json")]:
             assert time.monotonic() < deadline, daemon.log_tail()

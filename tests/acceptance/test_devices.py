@@ -32,7 +32,10 @@ def test_two_devices_share_the_queue_and_one_that_dies_takes_only_its_own_job(wo
         return {line["job_id"]: line["device"] for line in daemon.log_entries("talking")}
 
     with world.daemon(
-        devices="cpu,cpu", retry_base_seconds="0.1", pipeline="tests.pipelines.talking:TalkingPipeline"
+        devices="cpu,cpu",
+        retry_base_seconds="0.1",
+        checkpoint_after_seconds="0",
+        pipeline="tests.pipelines.talking:TalkingPipeline",
     ) as daemon:
         assert daemon.wait_until_ready(PATIENCE_SECONDS), daemon.log_tail()
         world.wait_until(lambda: [it["state"] for it in devices(daemon).values()] == ["ready", "ready"], "both ready")

@@ -12,12 +12,13 @@ import aioboto3
 import pytest
 
 from daemon.embedded.aws import EmbeddedAws
+from daemon.embedded.loopback import LoopbackServer, QuietHandler
 from daemon.errors import AccessDenied, ObjectEmpty, ObjectMissing, ObjectTooLarge, StorageUnavailable
 from daemon.job import Input, Job, parse_job
 from daemon.manifest import InputObject, Manifest, StoredOutput
 from daemon.outputs import OutputFile
 from daemon.results import HISTORY_NAME, Results
-from daemon.storage import Storage
+from daemon.storage import Storage, open_storage
 from daemon.transcript import Models
 from tests.conftest import settings_with
 
@@ -254,3 +255,34 @@ async def test_objects_that_cannot_be_fetched_are_told_apart(aws: EmbeddedAws, t
                 await storage.fetch(Input(bucket="media", key=key), tmp_path / "target")
         with pytest.raises(ObjectMissing):
             await storage.fetch(Input(bucket="no-such-bucket", key="a"), tmp_path / "target")
+
+
+async def test_a_store_that_never_says_continue_is_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """aiohttp waits for "100 Continue" where botocore's default asks for it: one round trip, or for ever."""
+    seen: list[bytes] = []
+
+    class NeverSaysContinue(QuietHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_expect_100(self) -> bool:
+            return True  # and nothing is sent
+
+        def do_PUT(self) -> None:
+            seen.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.send_response(200)
+            self.send_header("ETag", '"e"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    with LoopbackServer(NeverSaysContinue, "store") as server:
+        for name, value in {
+            "AWS_ENDPOINT_URL": server.base_url,
+            "AWS_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "x",
+            "AWS_SECRET_ACCESS_KEY": "x",
+        }.items():
+            monkeypatch.setenv(name, value)
+        async with asyncio.timeout(20), open_storage(settings_with(storage_timeout_seconds=2)) as storage:
+            assert await storage.write("results", "a.json", b"{}") == '"e"'
+    assert seen == [b"{}"]
