@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from bench.corpus import Recording
 from bench.setup import BATCH_SIZE, MAX_SPEAKERS, MIN_SPEAKERS, Setup
+from bench.usage import running
 from daemon.embedded.process import DaemonProcess
 from daemon.protocol import STAGES
 from daemon.transcript import Transcript
@@ -55,6 +56,10 @@ class DaemonPeer:
     @property
     def pid(self) -> int:
         return self._daemon.process.pid
+
+    @property
+    def runner_pids(self) -> list[int]:
+        return running("daemon.pipeline", self.pid)
 
     @property
     def busy_seconds(self) -> float:

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -95,7 +95,8 @@ def transcriptd(recordings: Recordings, setup: Setup) -> Run:
         daemon.run(daemon.upload([call()]))
         job_ids = daemon.upload(recordings)
         busy_before = daemon.busy_seconds
-        with ProcessWatch(daemon.pid) as watch:
+        with ExitStack() as watching, ProcessWatch(daemon.pid) as watch:
+            runners = [watching.enter_context(ProcessWatch(pid)) for pid in daemon.runner_pids]
             began = time.monotonic()
             wall_seconds = daemon.run(job_ids)
         jobs = [daemon.result(job_id) for job_id in job_ids]
@@ -109,6 +110,7 @@ def transcriptd(recordings: Recordings, setup: Setup) -> Run:
         threads=setup.threads,
         busy_seconds=busy_seconds,
         stages=[job.pipeline_stages for job in jobs],
+        model_watches=runners,
     )
 
 

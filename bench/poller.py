@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 import aioboto3
 
+from bench.usage import running
 from daemon.embedded.process import DaemonProcess
 from daemon.embedded.recordings import sample_call
 from tests.acceptance.world import World, open_world
-from tests.decoding import descendants
 from tests.waiting import wait_for
 
 KEY = "call.wav"
@@ -45,17 +45,13 @@ def run_daemon(world: World, jobs: int) -> tuple[Cost, float]:
     with world.daemon(jobs_in_flight="1") as daemon:
         _publish(world, "warm", WARM_JOBS)
         _finish(daemon, WARM_JOBS)
-        (decoders,) = [pid for pid in descendants(daemon.process.pid) if _is_fork_server(pid)]
+        (decoders,) = running("daemon.fork_server", daemon.process.pid)
         before = ticks(daemon.process.pid, with_children=False), ticks(decoders, with_children=True)
         _publish(world, "job", jobs)
         entries = _finish(daemon, WARM_JOBS + jobs)[WARM_JOBS:]
         cpu, decoding = ticks(daemon.process.pid, with_children=False), ticks(decoders, with_children=True)
     cost = Cost((cpu - before[0]) / jobs, median(entry["duration_seconds"] for entry in entries))
     return cost, (decoding - before[1]) / jobs
-
-
-def _is_fork_server(pid: int) -> bool:
-    return b"daemon.fork_server" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def _publish(world: World, name: str, jobs: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.setup import BATCH_SIZE, MAX_SPEAKERS, MIN_SPEAKERS
-from bench.usage import tree
+from bench.usage import running
 from daemon.config import Settings
 from daemon.embedded.models import whisper_base, whisper_tiny_en
 from daemon.metrics import Metrics
@@ -30,7 +30,7 @@ class RunnerPeer:
     @property
     def pid(self) -> int:
         """Of the process that serves now: the one child of ours that runs the pipeline."""
-        return next(pid for pid in tree(os.getpid()) if b"daemon.pipeline" in Path(f"/proc/{pid}/cmdline").read_bytes())
+        return running("daemon.pipeline", os.getpid())[0]
 
     async def transcribe(
         self, audio: Path, folder: Path, on_event: Callable[[Event], None] = lambda _: None, **changes: Any

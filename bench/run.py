@@ -29,6 +29,9 @@ class Run:
     threads: int
     processor_seconds: float  # of the computing processes together
     busy_seconds: float | None  # in which a recording was in the models; None where the peer does not tell
+    daemon_seconds: (
+        float | None
+    )  # of these, outside the processes that hold the models; None where there is but one kind
     peak_bytes: int  # resident
     stage_seconds: dict[str, float]  # empty where the peer does not tell
     wer: float  # over all words
@@ -47,9 +50,12 @@ class Run:
         file_seconds: Sequence[float] = (),
         busy_seconds: float | None = None,
         stages: Sequence[dict[str, float]] = (),
+        model_watches: Sequence[ProcessWatch] = (),
         tells_speakers: bool = True,
     ) -> Self:
-        """`watches`: of processes that worked one after the other. `file_seconds` and `stages`: file by file, or none."""
+        """`watches`: of processes that worked one after the other. `file_seconds` and `stages`: file by file, or none.
+        `model_watches`: of those of their children that hold the models, where others do the rest."""
+        processor_seconds = sum(watch.processor_seconds for watch in watches)
         walls: Sequence[float | None] = file_seconds or [None] * len(recordings)
         return cls(
             files=[
@@ -59,7 +65,10 @@ class Run:
             began=began,
             wall_seconds=wall_seconds,
             threads=threads,
-            processor_seconds=sum(watch.processor_seconds for watch in watches),
+            processor_seconds=processor_seconds,
+            daemon_seconds=processor_seconds - sum(watch.processor_seconds for watch in model_watches)
+            if model_watches
+            else None,
             busy_seconds=busy_seconds,
             peak_bytes=max(watch.peak_bytes for watch in watches),
             stage_seconds=_added(stages),
@@ -88,6 +97,11 @@ class Run:
     def processors_idle(self) -> float:
         """Share of what the threads could have computed that was not; 0 where helpers' processors came on top."""
         return max(0.0, 1 - self.processor_seconds / (self.wall_seconds * self.threads))
+
+    @property
+    def daemon_share(self) -> float | None:
+        """Of the processor time: what the daemon adds to computing."""
+        return None if self.daemon_seconds is None else self.daemon_seconds / self.processor_seconds
 
     def speed_on(self, names: Sequence[str]) -> float:
         """Of some of the files alone. Raises ValueError where files were done side by side, or one was not among them."""

@@ -8,7 +8,19 @@ from bench.report import markdown, spread
 from bench.run import Row
 
 BASELINE = next(iter(PEERS))
-HEADINGS = ["Corpus", "Peer", "Audio s / s", "Ratio", "WER", "DER", "Peak MiB", "Slot idle", "Cores idle", "Stages"]
+HEADINGS = [
+    "Corpus",
+    "Peer",
+    "Audio s / s",
+    "Ratio",
+    "WER",
+    "DER",
+    "Peak MiB",
+    "Slot idle",
+    "Cores idle",
+    "Daemon",
+    "Stages",
+]
 GPU_HEADINGS = ["GPU busy", "VRAM MiB"]
 LEAST_SHARE = 0.005  # of a stage that is named
 NOT_TOLD = "–"
@@ -71,6 +83,7 @@ def _cells(group: Sequence[Row], rows: Sequence[Row], has_gpu: bool) -> list[str
         f"{max(run.peak_bytes for run in runs) / MIB:.0f}",
         _percent([run.slot_idle for run in runs]),
         _percent([run.processors_idle for run in runs]),
+        _percent([run.daemon_share for run in runs], decimals=1),
         _stages(group),
     ]
     if has_gpu:
@@ -84,9 +97,9 @@ def _told(values: Sequence[float | None], decimals: int) -> str:
     return spread(told, decimals) if told else NOT_TOLD
 
 
-def _percent(shares: Sequence[float | None]) -> str:
+def _percent(shares: Sequence[float | None], decimals: int = 0) -> str:
     told = [share for share in shares if share is not None]
-    return f"{median(told):.0%}" if told else NOT_TOLD
+    return f"{median(told):.{decimals}%}" if told else NOT_TOLD
 
 
 def _stages(group: Sequence[Row]) -> str:

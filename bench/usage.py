@@ -60,6 +60,12 @@ def tree(pid: int) -> list[int]:
     return found
 
 
+def running(module: str, pid: int) -> list[int]:
+    """Those of the process and its descendants that are `python -m module`."""
+    wanted = f"\0-m\0{module}\0"
+    return [each for each in tree(pid) if wanted in _read(Path(f"/proc/{each}/cmdline"))]
+
+
 def _children(pid: int) -> list[int]:
     try:
         threads = list(Path(f"/proc/{pid}/task").iterdir())

@@ -1,6 +1,8 @@
 """The bench's own logic: what makes its table must be right before the table can be."""
 
 import hashlib
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -24,7 +26,7 @@ from bench.setup import Setup
 from bench.steps import Steps, StepsRow, measure_steps, steps_table
 from bench.throughput import PAGE, subset
 from bench.throughput_table import BASELINE, comparisons, ratios, table
-from bench.usage import ProcessWatch
+from bench.usage import ProcessWatch, running
 from daemon.pipeline.pieces import SAMPLE_RATE, Turn
 from tests.nvml.fake import GPU_IS_LOST, FakeNvml, FakeNvmlError
 from tests.reference import Sentence
@@ -135,11 +137,13 @@ def test_a_run_adds_up_what_was_measured() -> None:
         file_seconds=[1.0, 4.0],
         busy_seconds=4.0,
         stages=[{"vad": 0.5, "asr": 0.25}, {"asr": 2.0}],
+        model_watches=[Watched(2.5, 90), Watched(1.3, 10)],
     )
     assert (run.audio_seconds, run.speed) == (20.0, 4.0)
     assert (run.speed_on(["x"]), run.speed_on(["y"]), run.speed_on(["x", "y"])) == (10.0, 2.5, 4.0)
     assert run.slot_idle == pytest.approx(0.2)
     assert run.processors_idle == pytest.approx(0.6), "4 of 10 processor seconds were used"
+    assert run.daemon_share == pytest.approx(0.05), "of the 4 that were used, 3.8 were in the models"
     assert run.peak_bytes == 300
     assert run.stage_seconds == {"vad": 0.5, "asr": 2.25}
     assert run.wer == 0.25
@@ -151,7 +155,7 @@ def test_what_a_peer_does_not_tell_is_not_made_up() -> None:
     said = Recording(recording.name, recording.audio, [SENTENCE], [TURN])
     heard = [Heard([Segment(0.0, 4.0, "Cats sleep under tables.", None)], [])]
     run = Run.of([said], heard, [Watched(30.0, 1)], began=0, wall_seconds=2.0, threads=2, tells_speakers=False)
-    assert (run.der, run.slot_idle) == (None, None)
+    assert (run.der, run.slot_idle, run.daemon_share) == (None, None, None)
     assert run.processors_idle == 0.0, "more threads than those that it was told"
     with pytest.raises(ValueError, match="time of their own"):
         run.speed_on([recording.name])
@@ -186,6 +190,16 @@ def test_a_process_is_watched_with_its_children() -> None:
     assert later.peak_bytes > 100e6
 
 
+def test_processes_are_found_by_the_module_that_they_run() -> None:
+    server = "import subprocess, sys; subprocess.run([sys.executable, '-m', 'http.server', '0', '--bind', '127.0.0.1'])"
+    with subprocess.Popen([sys.executable, "-c", server], stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        wait_for(lambda: len(running("http.server", process.pid)) == 1, "the server runs")
+        (found,) = running("http.server", process.pid)
+        assert found != process.pid
+        assert running("http", process.pid) == []
+        os.kill(found, signal.SIGTERM)
+
+
 def test_what_an_ended_process_used_is_not_forgotten() -> None:
     work = "import time\nwhile time.process_time() < 0.3: pass\ninput()"
     with (
@@ -213,6 +227,7 @@ def row(
         "wall_seconds": sum(wall for _, wall in chosen),
         "threads": 2,
         "processor_seconds": 0.0,
+        "daemon_seconds": None,
         "busy_seconds": None,
         "peak_bytes": 2**20,
         "stage_seconds": {},
@@ -257,12 +272,12 @@ def test_without_a_baseline_there_is_no_ratio() -> None:
 
 def test_corpora_are_kept_apart_and_what_is_not_told_is_a_dash() -> None:
     rows = [
-        row(BASELINE, 0.5, corpus="mix", der=0.5, busy_seconds=15.0, processor_seconds=7.5),
+        row(BASELINE, 0.5, corpus="mix", der=0.5, busy_seconds=15.0, processor_seconds=7.5, daemon_seconds=0.15),
         row(BASELINE, 0.5, corpus="hour", stage_seconds={"vad": 1.0, "asr": 3.0, "align": 0.001}),
     ]
     first, second = lines(table(rows))
-    assert first[4:] == ["0.100", "0.500", "1", "0%", "75%", "–"]
-    assert second[4:] == ["0.100", "–", "1", "–", "100%", "vad 25%, asr 75%"]
+    assert first[4:] == ["0.100", "0.500", "1", "0%", "75%", "2.0%", "–"]
+    assert second[4:] == ["0.100", "–", "1", "–", "100%", "–", "vad 25%, asr 75%"]
 
 
 def test_one_peer_is_compared_with_the_others_by_their_ratios() -> None:
