@@ -105,7 +105,7 @@ class Resampler:
         steps.append(graph.add("aresample", rematrix_maxval="1"))
         layouts = layout if split else "mono"
         steps.append(graph.add("aformat", sample_fmts="flt", sample_rates=str(RATE), channel_layouts=layouts))
-        graph.link_nodes(*steps, graph.add("asetnsamples", n=str(RATE), p="0"), graph.add("abuffersink")).configure()
+        graph.link_nodes(*steps, graph.add("abuffersink")).configure()
 
     def push(self, frame: av.AudioFrame | None) -> None:
         """Append what is ready after `frame`; None appends the rest and ends the resampler."""
