@@ -144,6 +144,7 @@ class Processor:
             _check_same_input(job, earlier)
             delivery.manifest = earlier
             delivery.told = await self._results.webhook_delivered(job)
+            await self._remove_checkpoints(job, delivery)
             return Delete("duplicate")
         crash_point("received", job.job_id, message.receive_count)
         delivery.noted = True  # even if we are interrupted before the answer
@@ -171,7 +172,14 @@ class Processor:
             raise JobTimeout(
                 f"the job took longer than {limit_seconds:g} s; split the recording or raise the limit"
             ) from error
+        await self._remove_checkpoints(job, delivery)
         return Delete("published" if ours else "duplicate")
+
+    async def _remove_checkpoints(self, job: Job, delivery: Delivery) -> None:
+        try:
+            await self._results.remove_checkpoints(job, delivery.known_parts)
+        except TranscriptdError as error:  # the job is finished all the same
+            log.warning("checkpoints not removed", extra={"error": words_of(error)})
 
     async def _note(self, delivery: Delivery, disposition: Disposition) -> None:
         """Note the outcome beside the job before it is carried out, so that no delivery looks like a crash."""
@@ -203,9 +211,7 @@ class Processor:
                 return True
             case Delete():
                 delivery.webhook = "known" if delivery.told else "none"
-                told, _ = await asyncio.gather(
-                    self._tell_completed(delivery, lease), self._remove_checkpoints(delivery, lease)
-                )
+                told = delivery.told or await self._tell(delivery, lease, delivery.event("completed"))
                 crash_point("told", job_id, message.receive_count)
                 # Untold it is not deleted: the redelivery finds the manifest and tells it again.
                 settled = told and await self._insist(lease, lambda: self._queue.delete(message))
@@ -227,25 +233,12 @@ class Processor:
             self._metrics.settle_failures.labels(disposition.outcome).inc()
         return settled
 
-    async def _tell_completed(self, delivery: Delivery, lease: Lease) -> bool:
-        return delivery.told or await self._tell(delivery, lease, delivery.event("completed"))
-
     async def _tell(self, delivery: Delivery, lease: Lease, event: Event) -> bool:
         """Send a final event; whether it is delivered or stored, so that the message may go."""
         sent = self._webhooks.send(delivery.webhook_url(self._settings), event)
         secured = await self._webhooks.secure(sent, lease.remaining_seconds / 2)  # the rest is for the outcome call
         delivery.webhook = sent.standing if sent else "none"
         return secured
-
-    async def _remove_checkpoints(self, delivery: Delivery, lease: Lease) -> None:
-        """A finished job needs none. Before its message goes: who comes after a crash here finds the manifest and is back here."""
-        if delivery.job is None:
-            return
-        try:
-            async with asyncio.timeout(lease.remaining_seconds / 2):
-                await self._results.remove_checkpoints(delivery.job, delivery.known_parts)
-        except (TranscriptdError, TimeoutError) as error:  # the job is finished all the same
-            log.warning("checkpoints not removed", extra={"error": words_of(error)})
 
     async def _insist(
         self, lease: Lease, call: Callable[[], Awaitable[None]], *, gone_after_seconds: float = math.inf

@@ -24,6 +24,7 @@ def test_a_job_becomes_outputs_events_metrics_and_one_summary_line(world: World)
         world.publish("job-1", "call.wav", metadata={"tenant": 7}, options={"initial_prompt": "warn"})
         completed = world.wait_for("job-1", "job.completed")
         world.wait_until_empty()
+        world.wait_until_counted(daemon, 1)
         ready = json.loads(daemon.get("/readyz"))
         metrics = daemon.get("/metrics")
         assert daemon.get("/healthz") == '{"status": "ok"}'
@@ -107,6 +108,7 @@ def test_a_redelivered_finished_job_is_recognised(world: World) -> None:
         world.publish("job-1", "call.wav")
         again = world.wait_for("job-1", "job.completed")
         world.wait_until_empty()
+        world.wait_until_counted(daemon, 3)
         metrics = daemon.get("/metrics")
     del before["webhook.json"]
     assert before.items() <= world.outputs("job-1").items()

@@ -32,6 +32,7 @@ def test_queue_work_and_machine_are_measured(world: World) -> None:
         for number in range(3):
             world.wait_for(f"job-{number}", "job.completed")
         world.wait_until_empty()
+        world.wait_until_counted(daemon, 4)
         found = metrics_of(daemon)
 
     # Is the queue moving? Asked for before anything was received, and not again in this test.

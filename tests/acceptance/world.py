@@ -128,6 +128,10 @@ class World:
                 raise AssertionError(f"the queue still has {self.queue_depth()}")
             time.sleep(0.1)
 
+    def wait_until_counted(self, daemon: DaemonProcess, deliveries: int) -> None:
+        """Until the daemon has ended so many, of all that it received: its metrics follow a moment after the queue is empty."""
+        self.wait_until(lambda: len(list(daemon.log_entries("job finished"))) >= deliveries, f"{deliveries} counted")
+
     def wait_until(self, true: Callable[[], bool], what: str, timeout_seconds: float = PATIENCE_SECONDS) -> None:
         deadline = time.monotonic() + timeout_seconds
         while not true():
