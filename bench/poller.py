@@ -22,7 +22,6 @@ from bench.usage import running
 from daemon.embedded.process import DaemonProcess
 from daemon.embedded.recordings import sample_call
 from tests.acceptance.world import World, open_world
-from tests.waiting import wait_for
 
 KEY = "call.wav"
 OBJECTS = ("transcript.json", "transcript.md", "manifest.json")
@@ -44,11 +43,11 @@ def run_daemon(world: World, jobs: int) -> tuple[Cost, float]:
     """The poller's cost of a job, one in hand at a time, and the processor seconds of decoding it."""
     with world.daemon(jobs_in_flight="1") as daemon:
         _publish(world, "warm", WARM_JOBS)
-        _finish(daemon, WARM_JOBS)
+        _finish(world, daemon, WARM_JOBS)
         (decoders,) = running("daemon.fork_server", daemon.process.pid)
         before = ticks(daemon.process.pid, with_children=False), ticks(decoders, with_children=True)
         _publish(world, "job", jobs)
-        entries = _finish(daemon, WARM_JOBS + jobs)[WARM_JOBS:]
+        entries = _finish(world, daemon, WARM_JOBS + jobs)[WARM_JOBS:]
         cpu, decoding = ticks(daemon.process.pid, with_children=False), ticks(decoders, with_children=True)
     cost = Cost((cpu - before[0]) / jobs, median(entry["duration_seconds"] for entry in entries))
     return cost, (decoding - before[1]) / jobs
@@ -59,8 +58,8 @@ def _publish(world: World, name: str, jobs: int) -> None:
         world.publish(f"{name}-{number}", KEY)
 
 
-def _finish(daemon: DaemonProcess, jobs: int) -> list[dict[str, Any]]:
-    wait_for(lambda: len(list(daemon.log_entries("job finished"))) >= jobs, f"the end of {jobs} jobs")
+def _finish(world: World, daemon: DaemonProcess, jobs: int) -> list[dict[str, Any]]:
+    world.wait_until_counted(daemon, jobs)
     return list(daemon.log_entries("job finished"))
 
 

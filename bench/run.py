@@ -29,9 +29,7 @@ class Run:
     threads: int
     processor_seconds: float  # of the computing processes together
     busy_seconds: float | None  # in which a recording was in the models; None where the peer does not tell
-    daemon_seconds: (
-        float | None
-    )  # of these, outside the processes that hold the models; None where there is but one kind
+    model_seconds: float | None  # of these, by the processes that hold the models; None where no others help
     peak_bytes: int  # resident
     stage_seconds: dict[str, float]  # empty where the peer does not tell
     wer: float  # over all words
@@ -55,7 +53,6 @@ class Run:
     ) -> Self:
         """`watches`: of processes that worked one after the other. `file_seconds` and `stages`: file by file, or none.
         `model_watches`: of those of their children that hold the models, where others do the rest."""
-        processor_seconds = sum(watch.processor_seconds for watch in watches)
         walls: Sequence[float | None] = file_seconds or [None] * len(recordings)
         return cls(
             files=[
@@ -65,10 +62,8 @@ class Run:
             began=began,
             wall_seconds=wall_seconds,
             threads=threads,
-            processor_seconds=processor_seconds,
-            daemon_seconds=processor_seconds - sum(watch.processor_seconds for watch in model_watches)
-            if model_watches
-            else None,
+            processor_seconds=sum(watch.processor_seconds for watch in watches),
+            model_seconds=sum(watch.processor_seconds for watch in model_watches) if model_watches else None,
             busy_seconds=busy_seconds,
             peak_bytes=max(watch.peak_bytes for watch in watches),
             stage_seconds=_added(stages),
@@ -101,7 +96,7 @@ class Run:
     @property
     def daemon_share(self) -> float | None:
         """Of the processor time: what the daemon adds to computing."""
-        return None if self.daemon_seconds is None else self.daemon_seconds / self.processor_seconds
+        return None if self.model_seconds is None else 1 - self.model_seconds / self.processor_seconds
 
     def speed_on(self, names: Sequence[str]) -> float:
         """Of some of the files alone. Raises ValueError where files were done side by side, or one was not among them."""

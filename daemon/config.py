@@ -118,7 +118,9 @@ class Settings(BaseSettings):
         Path(tempfile.gettempdir()) / "transcriptd",
         description="where jobs keep their files while they run; swept at start",
     )
-    min_free_bytes: int = Field(2 * GIB, ge=0, description="no message is received while the scratch disk has less")
+    min_free_bytes: int = Field(
+        2 * GIB, ge=0, description="no message is received while the scratch disk has less room"
+    )
 
     # Pipeline
     model: str = Field(

@@ -176,8 +176,7 @@ class Transcriber:
                     }.items():
                         self._metrics.asr_chunks.labels(result).inc(count)
                 case Checkpoint(_, name):
-                    keeping = self._keep(job, delivery, fingerprint, checkpoints / name, keep_from)
-                    kept.add(asyncio.create_task(keeping))
+                    kept.add(asyncio.create_task(self._keep(job, delivery, fingerprint, checkpoints / name, keep_from)))
 
         try:
             await self._runners.run(
@@ -198,8 +197,8 @@ class Transcriber:
             # The runner's stages leave out what other jobs took meanwhile.
             self._record_stage(delivery, "wait", max(0.0, delivery.runner_seconds - delivery.work_seconds))
             if time.monotonic() < keep_from:
-                for keeping_task in kept:
-                    keeping_task.cancel()
+                for task in kept:
+                    task.cancel()
             if kept:
                 await asyncio.wait(kept, timeout=CHECKPOINT_GRACE_SECONDS)
 

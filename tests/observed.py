@@ -95,9 +95,7 @@ class Fleet:
     def begin_to_resume(self) -> None:
         """A job that takes a minute, and no time at all once another delivery finds its checkpoint. Returns when that is kept."""
         job_id = self.publish("resume 60")
-        wait_for(
-            lambda: any(name.endswith("/asr-00000.json") for name in self.world.outputs(job_id)), f"{job_id} is kept"
-        )
+        self.world.wait_until_kept(job_id)
 
     def lose_and_leave(self) -> None:
         """One instance stands still until it has lost the lease on its job; another one is interrupted with a job in hand.

@@ -188,7 +188,7 @@ def test_a_part_that_was_done_early_is_stored_in_time(world: World) -> None:
         world.publish("job-1", "call.wav", options={"initial_prompt": "resume 600"})
         world.wait_for("job-1", "job.started")
         began = time.monotonic()
-        world.wait_until(lambda: any(name.endswith("/asr-00000.json") for name in world.outputs("job-1")), "stored")
+        world.wait_until_kept("job-1")
         assert time.monotonic() - began > 1
         assert daemon.stop() == 1
 
@@ -196,10 +196,7 @@ def test_a_part_that_was_done_early_is_stored_in_time(world: World) -> None:
 def test_another_daemon_continues_from_the_checkpoints(world: World) -> None:
     world.publish("job-1", "call.wav", options={"initial_prompt": "resume 60"})
     with world.daemon("first", drain_timeout_seconds="0", checkpoint_after_seconds="0") as daemon:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while not [name for name in world.outputs("job-1") if name.endswith("/asr-00000.json")]:
-            assert time.monotonic() < deadline, daemon.log_tail()
-            time.sleep(0.1)
+        world.wait_until_kept("job-1")
         assert daemon.stop() == 1
     assert world.queue_depth() == (1, 0)
     with world.daemon("second") as daemon:

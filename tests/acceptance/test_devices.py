@@ -40,7 +40,7 @@ def test_two_devices_share_the_queue_and_one_that_dies_takes_only_its_own_job(wo
         assert daemon.wait_until_ready(PATIENCE_SECONDS), daemon.log_tail()
         world.wait_until(lambda: [it["state"] for it in devices(daemon).values()] == ["ready", "ready"], "both ready")
         world.publish("victim", "call.wav", options={"initial_prompt": "resume 600"})
-        world.wait_until(lambda: any(name.endswith("/asr-00000.json") for name in world.outputs("victim")), "kept")
+        world.wait_until_kept("victim")
         world.publish("neighbour", "call.wav", options={"initial_prompt": "sleep 5"})
         world.wait_until(lambda: set(begun()) == {"victim", "neighbour"}, "both begun")
         on = begun()

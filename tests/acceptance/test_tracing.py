@@ -190,11 +190,7 @@ def test_what_went_wrong_is_in_the_trace_and_an_interruption_is_not_wrong(
             world.wait_until(lambda job_id=job_id: told(receiver, job_id, "job.failed"), "told")  # type: ignore[misc]  # of lambdas
         world.wait_until_empty()
         publish(world, receiver, "long", prompt="resume 60", traceparent=traceparent(4))
-        kept = "checkpoints/"
-        world.wait_until(
-            lambda: any(name.startswith(kept) and name.endswith("asr-00000.json") for name in world.outputs("long")),
-            "kept",
-        )
+        world.wait_until_kept("long")
         assert first.stop() == 1
     with world.daemon("second", **settings):
         world.wait_until(lambda: told(receiver, "long", "job.completed"), "told")

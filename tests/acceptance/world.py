@@ -128,6 +128,12 @@ class World:
                 raise AssertionError(f"the queue still has {self.queue_depth()}")
             time.sleep(0.1)
 
+    def wait_until_kept(self, job_id: str) -> None:
+        """Until there is a checkpoint of the job's speech."""
+        self.wait_until(
+            lambda: any(name.endswith("/asr-00000.json") for name in self.outputs(job_id)), f"{job_id} is kept"
+        )
+
     def wait_until_counted(self, daemon: DaemonProcess, deliveries: int) -> None:
         """Until the daemon has ended so many, of all that it received: its metrics follow a moment after the queue is empty."""
         self.wait_until(lambda: len(list(daemon.log_entries("job finished"))) >= deliveries, f"{deliveries} counted")

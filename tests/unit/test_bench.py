@@ -227,7 +227,7 @@ def row(
         "wall_seconds": sum(wall for _, wall in chosen),
         "threads": 2,
         "processor_seconds": 0.0,
-        "daemon_seconds": None,
+        "model_seconds": None,
         "busy_seconds": None,
         "peak_bytes": 2**20,
         "stage_seconds": {},
@@ -272,7 +272,7 @@ def test_without_a_baseline_there_is_no_ratio() -> None:
 
 def test_corpora_are_kept_apart_and_what_is_not_told_is_a_dash() -> None:
     rows = [
-        row(BASELINE, 0.5, corpus="mix", der=0.5, busy_seconds=15.0, processor_seconds=7.5, daemon_seconds=0.15),
+        row(BASELINE, 0.5, corpus="mix", der=0.5, busy_seconds=15.0, processor_seconds=7.5, model_seconds=7.35),
         row(BASELINE, 0.5, corpus="hour", stage_seconds={"vad": 1.0, "asr": 3.0, "align": 0.001}),
     ]
     first, second = lines(table(rows))
