@@ -1,7 +1,9 @@
-"""`python -m bench.accuracy_table`: how right the transcripts are, beside whisperx on the same recordings and models.
+"""`python -m bench.accuracy_table`: compare the accuracy of transcripts with whisperx, on the same recordings and
+models.
 
-Both peers in one run: transcriptd's runner process, and whisperx's Python API in a process of its own. The exit status
-is 1 where transcriptd is worse than whisperx by more than TOLERANCES. `--write` puts the tables into docs/accuracy.md.
+Both peers run in one measurement: transcriptd's runner process, and whisperx's Python API in a separate process. The
+exit status is 1 if transcriptd is worse than whisperx by more than TOLERANCES. `--write` puts the tables into
+docs/accuracy.md.
 """
 
 import argparse
@@ -21,18 +23,18 @@ from bench.corpus import Recording
 from bench.libraries import LibraryTranscript, transcribe_whisperx
 from bench.real_runner import RunnerPeer, open_runner
 from bench.report import machine, markdown, write_measured
-from bench.scores import Heard, Scores, turns_error
+from bench.scores import Hypothesis, Scores, turns_error
 from bench.setup import BATCH_SIZE, BEAM_SIZE, PACKAGED, Setup, cores, find_model
 
 MODELS = tuple(PACKAGED)
 PAGE = Path(__file__).parents[1] / "docs" / "accuracy.md"
 COMMAND = "make accuracy ARGS=--write"
 
-# How much worse than whisperx it may be. One word of the call is 0.012, and a chunk that Whisper is unsure of is sampled
-# at random; the reference itself is up to 0.25 s off where a sentence starts.
+# By how much it may be worse than whisperx. One word of the call is 0.012, and a chunk that Whisper is unsure of is
+# decoded by random sampling; the reference itself is up to 0.25 s off at the starts of sentences.
 TOLERANCES = Scores(wer=0.02, speaker_wer=0.02, der=0.02, starts_off_seconds=0.05)
 
-HEADINGS = ("WER", "cpWER", "DER", "Starts off, s")  # of the fields of Scores
+HEADINGS = ("WER", "cpWER", "DER", "Start error, s")  # from the fields of Scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +43,14 @@ class Row:
     recording: str
     daemon: Scores
     whisperx: Scores
-    whisperx_turns_der: float  # of its diarization alone
+    whisperx_turns_der: float  # of the diarization alone
 
     def cells(self) -> list[str]:
         scores = map(_pair, astuple(self.daemon), astuple(self.whisperx))
         return [self.model, self.recording, *scores, f"{self.whisperx_turns_der:.3f}"]
 
     def worse(self) -> list[str]:
-        """What transcriptd is worse at than it may be."""
+        """Yield the measures in which transcriptd is worse than tolerated."""
         compared = zip(HEADINGS, *map(astuple, (self.daemon, self.whisperx, TOLERANCES)), strict=True)
         return [
             f"{self.model}, {self.recording}: {heading} {ours:.3f}, whisperx {theirs:.3f}"
@@ -61,7 +63,7 @@ class Row:
 class SilentRow:
     model: str
     recording: str
-    daemon: int  # words
+    daemon: int  # number of words
     whisperx: int
 
     def cells(self) -> list[str]:
@@ -70,11 +72,11 @@ class SilentRow:
     def worse(self) -> list[str]:
         if self.daemon <= self.whisperx:
             return []
-        return [f"{self.model}, {self.recording}: {self.daemon} made-up words, whisperx {self.whisperx}"]
+        return [f"{self.model}, {self.recording}: {self.daemon} hallucinated words, whisperx {self.whisperx}"]
 
 
 def _pair(ours: float, theirs: float, decimals: int = 3) -> str:
-    """Both figures, the better one bold if it shows."""
+    """Format both values, the better one bold if they differ as printed."""
     texts = [f"{value:.{decimals}f}" for value in (ours, theirs)]
     if texts[0] != texts[1]:
         better = 0 if ours < theirs else 1
@@ -83,7 +85,7 @@ def _pair(ours: float, theirs: float, decimals: int = 3) -> str:
 
 
 class Peers:
-    """The two that are compared, on one recording after the other. Each row is told as soon as it is known."""
+    """Both peers, run on one recording after the other; each row is printed when it is measured."""
 
     def __init__(self, runner: RunnerPeer, api: ProcessPoolExecutor, console: Console) -> None:
         self._runner = runner
@@ -91,33 +93,33 @@ class Peers:
         self._console = console
 
     async def compare(self, recording: Recording, model: str) -> Row:
-        heard = await self._daemon(recording, model)
+        hypothesis = await self._daemon(recording, model)
         other = self._whisperx(recording, model)
         row = Row(
             model,
             recording.name,
-            Scores.of(recording, heard),
-            Scores.of(recording, Heard.of_whisperx(other.segments)),
+            Scores.of(recording, hypothesis),
+            Scores.of(recording, Hypothesis.of_whisperx(other.segments)),
             turns_error(recording, other.turns),
         )
         self._console.print(" | ".join(row.cells()), soft_wrap=True)
         return row
 
     async def compare_silent(self, recording: Recording, model: str) -> SilentRow:
-        heard = await self._daemon(recording, model)
-        other = Heard.of_whisperx(self._whisperx(recording, model).segments)
-        row = SilentRow(model, recording.name, heard.made_up, other.made_up)
+        hypothesis = await self._daemon(recording, model)
+        other = Hypothesis.of_whisperx(self._whisperx(recording, model).segments)
+        row = SilentRow(model, recording.name, hypothesis.made_up, other.made_up)
         self._console.print(" | ".join(row.cells()), soft_wrap=True)
         return row
 
-    async def _daemon(self, recording: Recording, model: str) -> Heard:
+    async def _daemon(self, recording: Recording, model: str) -> Hypothesis:
         with tempfile.TemporaryDirectory(prefix="transcriptd-bench-") as name:
             audio = Path(name) / "audio.f32"
             recording.audio.astype("<f4").tofile(audio)
             checkpoints = Path(name) / "checkpoints"
             checkpoints.mkdir()
             transcript = await self._runner.transcribe(audio, checkpoints, model=model, align="attention")
-        return Heard.of_daemon(transcript)
+        return Hypothesis.of_daemon(transcript)
 
     def _whisperx(self, recording: Recording, model: str) -> LibraryTranscript:
         return self._api.submit(transcribe_whisperx, recording.audio, Setup(find_model(model))).result()
@@ -141,13 +143,13 @@ async def measure(arguments: argparse.Namespace, console: Console) -> tuple[list
 
 
 def report(rows: list[Row], silent_rows: list[SilentRow]) -> str:
-    """Both tables as Markdown."""
-    spoken = [["Model", "Recording", *HEADINGS, "DER of whisperx's turns"], *(row.cells() for row in rows)]
-    silent = [["Model", "Recording", "Made-up words"], *(row.cells() for row in silent_rows)]
+    """Format both tables as Markdown."""
+    spoken = [["Model", "Recording", *HEADINGS, "DER of whisperx's diarization"], *(row.cells() for row in rows)]
+    silent = [["Model", "Recording", "Hallucinated words"], *(row.cells() for row in silent_rows)]
     head = machine(cores()).replace("\n", "; ")
     return (
         f"{head}. Whisper int8, beam {BEAM_SIZE}, batch {BATCH_SIZE}.\n\n"
-        f"In each cell: transcriptd · whisperx; the better one is bold.\n\n{markdown(spoken)}\n{markdown(silent)}"
+        f"In each cell: transcriptd · whisperx; the better value is bold.\n\n{markdown(spoken)}\n{markdown(silent)}"
     )
 
 
@@ -172,13 +174,13 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     parser.add_argument(
-        "--only", nargs="+", default=[""], metavar="PART", help="recordings with one of these in their name"
+        "--only", nargs="+", default=[""], metavar="PART", help="only recordings whose name contains one of these"
     )
     parser.add_argument("--write", action="store_true", help="put the tables into docs/accuracy.md")
     parser.add_argument("--json", type=Path, help="write every measurement to this file")
     arguments = parser.parse_args()
     if arguments.write and (arguments.only != [""] or arguments.models != MODELS):
-        parser.error("--write takes all recordings and models: the page is about all of them")
+        parser.error("--write requires all recordings and models, because the page covers all of them")
     return arguments
 
 

@@ -1,7 +1,7 @@
-"""`python -m bench.align`: the daemon's aligner beside whisperx.align, step by step, on one passage in one run.
+"""`python -m bench.align`: compare the daemon's aligner with whisperx.align, step by step, on one passage in one run.
 
-The model has the architecture of whisperx's default for English, WAV2VEC2_ASR_BASE_960H, and random weights: the real ones
-would come from a hub. That changes no step's work, but the times of the words mean nothing.
+The model has the architecture of whisperx's default for English, WAV2VEC2_ASR_BASE_960H, and random weights, because
+the real ones would come from a hub. The work of each step is the same, but the resulting word times mean nothing.
 """
 
 import argparse
@@ -22,16 +22,17 @@ from whisperx import alignment as whisperx_alignment
 from bench.corpus import call
 from bench.report import machine
 from bench.setup import cores
-from daemon.pipeline import ctc
-from daemon.pipeline.alignment import Aligner
-from daemon.pipeline.pieces import SAMPLE_RATE, Chunk, Passage
+from daemon.pipeline.alignment import ctc
+from daemon.pipeline.alignment.wav2vec2 import Aligner
+from daemon.pipeline.types import SAMPLE_RATE, Chunk, Passage
 
 STEPS = ("forward", "trellis", "backtrack", "rest")
 Times = dict[str, float]  # step → seconds
 
 
 class OneSentence:
-    """In place of nltk's splitter, which whisperx would download, and load anew for each passage: in whisperx's favour."""
+    """Replaces nltk's splitter, which whisperx would download and load again for each passage; this favours
+    whisperx."""
 
     def span_tokenize(self, text: str) -> list[tuple[int, int]]:
         return [(0, len(text))]
@@ -47,7 +48,7 @@ def make_aligner() -> Aligner:
 
 @contextmanager
 def timed(owner: Any, name: str, step: str, times: Times) -> Iterator[None]:
-    """Counts the time of the owner's function for the step inside the block."""
+    """Add up the time spent in the owner's function within the block."""
     function = getattr(owner, name)
 
     def wrapped(*values: Any, **named: Any) -> Any:
@@ -75,12 +76,12 @@ def measure(align: Callable[[], Any], module: Any, trellis: str, backtrack: str,
         align()
     times["all"] = time.perf_counter() - began
     times["rest"] = times["all"] - sum(times[step] for step in STEPS[:-1])
-    times["all but forward"] = times["all"] - times["forward"]
+    times["all except forward"] = times["all"] - times["forward"]
     return times
 
 
 def run(repeat: int) -> tuple[list[Times], list[Times]]:
-    """Ours and whisperx's, in turns, after one that is not counted."""
+    """Run ours and whisperx's alternately, after one warm-up each."""
     recording, aligner = call(), make_aligner()
     audio = np.array(recording.audio, np.float32)
     seconds = len(audio) / SAMPLE_RATE
@@ -106,7 +107,7 @@ def table(ours: list[Times], theirs: list[Times]) -> Table:
     result = Table(box=SIMPLE_HEAD)
     for name in ("step", "transcriptd, ms", "min–max", "whisperx, ms", "min–max", "ratio"):
         result.add_column(name, justify="left" if name == "step" else "right", no_wrap=True)
-    for step in (*STEPS, "all but forward", "all"):
+    for step in (*STEPS, "all except forward", "all"):
         mine, other = ([1000 * times[step] for times in peer] for peer in (ours, theirs))
         cells = [cell for each in (mine, other) for cell in (f"{median(each):.1f}", f"{min(each):.1f}–{max(each):.1f}")]
         result.add_row(step, *cells, f"{median(other) / median(mine):.1f} ×")

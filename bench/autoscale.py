@@ -1,6 +1,6 @@
-"""`python -m bench.autoscale`: what the fleet of deploy/terraform does at three scales, simulated.
+"""`python -m bench.autoscale`: simulate the fleet of deploy/terraform at three scales.
 
-Real-time factor and prices are inputs. The defaults are assumptions, named as such in docs/capacity.md.
+Real-time factor and prices are inputs. The defaults are assumptions, documented in docs/capacity.md.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from random import Random
 
 from bench.autoscale_chart import chart
 from bench.fleet import HOUR, MINUTE, Job, Policy, Run, Simulation, World
-from daemon.intake import CHUNK_SECONDS
+from daemon.jobs.receive_limiter import CHUNK_SECONDS
 
 DAY = 24 * HOUR
 DOCS = Path(__file__).parent.parent / "docs"
@@ -22,13 +22,14 @@ BEGIN, END = "<!-- begin: make autoscale -->", "<!-- end: make autoscale -->"
 
 @dataclass(frozen=True, slots=True)
 class Recordings:
-    """Lengths: lognormal, cut to what the daemon takes. Work: length x real-time factor, plus what each job costs."""
+    """Lengths are lognormal, limited to what the daemon accepts. Work is length x real-time factor plus a fixed cost
+    per job."""
 
     median_seconds: float = 1200
     sigma: float = 1.0
     shortest_seconds: float = 30
     longest_seconds: float = 6 * HOUR
-    real_time_factor: float = 0.05  # computing seconds for each second of audio
+    real_time_factor: float = 0.05  # computing seconds per second of audio
     overhead_seconds: float = 2
 
     def length(self, random: Random) -> float:
@@ -40,23 +41,23 @@ class Recordings:
 
     @property
     def mean_length_seconds(self) -> float:
-        """Of the uncut distribution: the cuts move it by less than 3 %."""
+        """Mean of the unlimited distribution in seconds; the limits change it by less than 3 %."""
         return self.median_seconds * math.exp(self.sigma**2 / 2)
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Poisson arrivals whose rate follows the hour, and bursts that arrive at once, each day."""
+    """Poisson arrivals with a rate that varies over the day, plus daily bursts that arrive at once."""
 
     audio_hours_a_day: float
     days: int
-    swing: float = 0.8  # 0: as many at night as by day
-    opens_hour: float = 0.0  # nothing arrives before or after
+    swing: float = 0.8  # 0: the rate does not vary
+    opens_hour: float = 0.0  # no arrivals outside of these hours
     closes_hour: float = 24.0
     bursts: tuple[tuple[float, int], ...] = ()  # (hour, recordings)
 
     def jobs(self, recordings: Recordings, seed: int) -> tuple[list[Job], float]:
-        """Jobs in the order of their arrival, and the hours of audio in them."""
+        """Return the jobs in order of arrival, and their hours of audio."""
         random = Random(seed)
         audio_seconds = 0.0
         arrivals: list[float] = []
@@ -83,7 +84,7 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """US dollars for an instance hour."""
+    """US dollars per instance hour."""
 
     on_demand: float = 0.80
     spot: float = 0.40
@@ -99,7 +100,8 @@ class Scenario:
     recordings: Recordings = field(default_factory=Recordings)
 
     def run(self) -> tuple[Run, float]:
-        """The run and its hours of audio; the fleet has a day longer than the traffic to finish."""
+        """Run the simulation and return it with its hours of audio. The fleet gets one day more than the traffic to
+        finish."""
         jobs, audio_hours = self.traffic.jobs(self.recordings, self.world.seed)
         mean = self.recordings.work_seconds(self.recordings.mean_length_seconds)
         policy = replace(self.policy, mean_job_seconds=round(mean))
@@ -125,7 +127,7 @@ SCALES = (ONE_USER, THOUSAND, MILLION)
 
 
 def variants() -> tuple[Scenario, ...]:
-    """One thing changed at a time, against A thousand hours a day."""
+    """Return variants of the scenario of a thousand hours a day that change one parameter each."""
     burst = replace(THOUSAND.traffic, audio_hours_a_day=0)
 
     def changed(title: str, **changes: object) -> Scenario:
@@ -135,7 +137,7 @@ def variants() -> tuple[Scenario, ...]:
         return replace(THOUSAND.policy, **changes)  # type: ignore[arg-type]  # field names, see above
 
     return (
-        changed("as above"),
+        changed("baseline"),
         changed("max_size 10", policy=policy(max_size=10)),
         changed("min_size 2", policy=policy(min_size=2)),
         changed("idle 2 min", policy=policy(idle_seconds=120)),
@@ -145,8 +147,8 @@ def variants() -> tuple[Scenario, ...]:
         changed("Spot lost every 2 h", world=World(spot_losses_per_instance_hour=0.5)),
         changed("real-time factor 0.1", recordings=Recordings(real_time_factor=0.1)),
         changed("real-time factor 0.025", recordings=Recordings(real_time_factor=0.025)),
-        changed("nothing but the 300 at nine", traffic=burst),
-        changed("the same, woken with one instance", traffic=burst, policy=policy(wake_by_steps=False)),
+        changed("only the 300 at nine", traffic=burst),
+        changed("the same, waking only one instance", traffic=burst, policy=policy(wake_by_steps=False)),
     )
 
 
@@ -163,7 +165,7 @@ def row(scenario: Scenario, run: Run, audio_hours: float, prices: Prices) -> str
     unfinished = sum(job.finished_at is None for job in run.jobs)
     cells = [
         scenario.title,
-        f"{len(run.jobs):,}" + (f", {unfinished:,} not done" if unfinished else ""),
+        f"{len(run.jobs):,}" + (f", {unfinished:,} unfinished" if unfinished else ""),
         *(_minutes(quantile(waits, share)) for share in (0.5, 0.95, 0.99, 1.0)),
         f"{run.peak_instances:,}",
         f"{on_demand + spot:,.0f} ({spot / max(on_demand + spot, 1e-9):.0%})",
@@ -176,9 +178,9 @@ def row(scenario: Scenario, run: Run, audio_hours: float, prices: Prices) -> str
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
-    """The value that so large a share does not exceed. Raises ValueError on nothing."""
+    """Return the smallest value that the given share does not exceed. Raises ValueError without values."""
     if not ordered:
-        raise ValueError("there is no quantile of nothing")
+        raise ValueError("no values to take a quantile of")
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
@@ -192,7 +194,7 @@ def main() -> None:
     recordings = Recordings(real_time_factor=arguments.real_time_factor)
     lines = [HEADER]
     charts: dict[str, str] = {}
-    short = replace(MILLION, name="", title="… and 2,000 instances are to be had", world=World(capacity=2000))
+    short = replace(MILLION, name="", title="… with at most 2,000 instances", world=World(capacity=2000))
     for scenario in (*SCALES, short):
         scenario = replace(scenario, recordings=recordings)
         run, audio_hours = scenario.run()
@@ -216,8 +218,8 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Simulate the fleet of deploy/terraform at three scales.")
     parser.add_argument("--real-time-factor", type=float, default=Recordings().real_time_factor)
-    parser.add_argument("--prices", type=Path, help='JSON: {"on_demand": …, "spot": …}, dollars an instance hour')
-    parser.add_argument("--write", action="store_true", help="write tables and charts into docs/")
+    parser.add_argument("--prices", type=Path, help='JSON: {"on_demand": …, "spot": …}, US dollars per instance hour')
+    parser.add_argument("--write", action="store_true", help="write the tables and charts to docs/")
     return parser.parse_args()
 
 

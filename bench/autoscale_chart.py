@@ -1,4 +1,4 @@
-"""Two panels over time, jobs waiting and instances, as a small SVG written by hand: no plotting library needed."""
+"""Draw two panels over time, waiting jobs and instances, as a small handwritten SVG without a plotting library."""
 
 from collections.abc import Sequence
 from xml.sax.saxutils import escape
@@ -6,11 +6,11 @@ from xml.sax.saxutils import escape
 from bench.fleet import HOUR, Sample
 
 WIDTH, PANEL_HEIGHT, LEFT, TOP, GAP = 860, 150, 70, 34, 34
-MAX_POINTS = 480  # more cannot be told apart at this width
+MAX_POINTS = 480  # more points are indistinguishable at this width
 
 
 def chart(title: str, samples: Sequence[Sample]) -> str:
-    """The document. Each point is the highest of its share of the samples, so that no peak is lost."""
+    """Return the SVG document. Each point is the maximum of its samples, so that no peak is lost."""
     step = -(-len(samples) // MAX_POINTS)
     groups = [samples[start : start + step] for start in range(0, len(samples), step)]
     hours = [group[0].at / HOUR for group in groups]

@@ -1,7 +1,7 @@
-"""The sets of recordings that `make bench` measures on, with what is said in them, by whom and when.
+"""The corpora of `make bench`, with their reference text, speakers and times.
 
-Half of the sound is real: the call that pyannote.audio carries, cut and put together anew. The other half is read by
-espeak-ng in two voices. Everything is seeded: each run makes the same recordings.
+Half of the audio is real: the call shipped with pyannote.audio, cut and reassembled. The other half is read by
+espeak-ng in two voices. Everything is seeded, so each run produces the same recordings.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,18 +9,19 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from bench.corpus import Recording, call, cut, join, short_clips
-from daemon.pipeline.pieces import SAMPLE_RATE, Turn
-from tests.espeak import speak
-from tests.reference import Sentence
+from bench.espeak import speak
+from bench.reference import Sentence
+from daemon.pipeline.types import SAMPLE_RATE, Turn
 
 MINUTE_SECONDS = 60
-GAPS_SECONDS = (0.3, 3.0)  # from one piece to the next
-CLIP_SECONDS = (1.0, 24.0)  # of generated clips, which last up to a sentence longer
-CHANGE_SECONDS = 5 * MINUTE_SECONDS  # in long recordings, until the other two speak
+GAPS_SECONDS = (0.3, 3.0)  # gap between pieces
+CLIP_SECONDS = (1.0, 24.0)  # length of generated clips, which last up to a sentence longer
+CHANGE_SECONDS = 5 * MINUTE_SECONDS  # in long recordings, time until the other two speakers take over
 
-# These use no random numbers of the C library's, as other voices of espeak-ng do: their sound is the same each time.
+# Voices that use no random numbers from the C library, unlike others of espeak-ng, so that their output is
+# deterministic.
 VOICES = ("en-us+m3", "en-us+f4")
-QUIET = 0.005  # of full scale; espeak-ng begins and ends with silence
+QUIET = 0.005  # of full scale; espeak-ng output starts and ends with silence
 
 SENTENCES = """
 Good morning, thank you for calling back so quickly.
@@ -56,7 +57,7 @@ def clips(scale: float) -> list[Recording]:
 
 
 def ten(scale: float) -> list[Recording]:
-    """6 recordings of 10 min, the call's and generated ones in turns."""
+    """Six recordings of 10 min, alternately from the call and generated."""
     return [_alternating(f"ten {index}", scale * 10 * MINUTE_SECONDS, index, seed=20 + index) for index in range(6)]
 
 
@@ -66,7 +67,7 @@ def hour(scale: float) -> list[Recording]:
 
 
 def mix(scale: float) -> list[Recording]:
-    """40 clips, 2 recordings of 10 min and one of half an hour, in random order: an hour in all."""
+    """40 clips, two recordings of 10 min and one of half an hour, in random order: one hour in total."""
     long = [10, 10, 30]
     recordings = _clips(max(2, round(40 * scale)), seed=12) + [
         _alternating(f"long {index}", scale * minutes * MINUTE_SECONDS, index, seed=40 + index)
@@ -75,12 +76,12 @@ def mix(scale: float) -> list[Recording]:
     return [recordings[index] for index in np.random.default_rng(0).permutation(len(recordings))]
 
 
-# `scale` makes clips fewer and long recordings shorter.
+# `scale` reduces the number of clips and the length of long recordings.
 CORPORA: dict[str, Callable[[float], list[Recording]]] = {"clips": clips, "ten": ten, "hour": hour, "mix": mix}
 
 
 def generated(voices: Sequence[str] = VOICES) -> list[Recording]:
-    """Each sentence in each voice."""
+    """Return each sentence in each voice."""
     return [_read_aloud(text, voice) for text in SENTENCES for voice in voices]
 
 
@@ -92,7 +93,8 @@ def _read_aloud(text: str, voice: str) -> Recording:
 
 
 def talk(name: str, pieces: Sequence[Recording], seconds: float, seed: int) -> Recording:
-    """The pieces in random order, over and over, with pauses, until they last so long; at least one of them."""
+    """Join the pieces in random order, repeatedly, with pauses, until they last at least `seconds`; always at least
+    one."""
     random = np.random.default_rng(seed)
     chosen: list[Recording] = []
     gaps: list[float] = []
@@ -107,7 +109,7 @@ def talk(name: str, pieces: Sequence[Recording], seconds: float, seed: int) -> R
 
 
 def _clips(count: int, seed: int) -> list[Recording]:
-    """The call's and generated ones in turns."""
+    """Return clips, alternately from the call and generated."""
     random = np.random.default_rng(seed)
     pieces = generated()
     made = [
@@ -119,7 +121,8 @@ def _clips(count: int, seed: int) -> list[Recording]:
 
 
 def _alternating(name: str, seconds: float, first: int, seed: int) -> Recording:
-    """CHANGE_SECONDS of the call's speakers, then of the generated ones, and so on; `first` is even for the call's."""
+    """Alternate every CHANGE_SECONDS between the call's speakers and the generated ones; an even `first` starts with
+    the call."""
     pieces = (cut(call()), generated())
     parts: list[Recording] = []
     while (missing := seconds - sum(part.duration for part in parts)) > 0:

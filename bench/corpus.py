@@ -1,6 +1,6 @@
-"""Recordings of which it is known what is said, by whom and when: one real call, and what is derived from it.
+"""Recordings with known text, speakers and times: one real call, and variants derived from it.
 
-Sound is float32 in [-1, 1], one channel, 16 kHz. Whatever is random is seeded: each run makes the same recordings.
+Audio is float32 in [-1, 1], one channel, 16 kHz. All randomness is seeded, so each run produces the same recordings.
 """
 
 from collections.abc import Sequence
@@ -10,19 +10,19 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.io import wavfile
 from scipy.signal import butter, resample_poly, sosfilt
 
-from daemon.pipeline.pieces import SAMPLE_RATE, Turn
-from tests.integration.pipeline_fixture import sample_audio
-from tests.reference import Sentence, reference_sentences, reference_turns
+from bench.reference import Sentence, reference_sentences, reference_turns, sample_audio
+from daemon.pipeline.types import SAMPLE_RATE, Turn
 
 Sound = NDArray[np.float32]
 
-# Where nobody speaks in the call, seen by its level: there it can be cut without cutting a word.
+# Pauses in the call, determined by its level, where it can be cut without cutting a word.
 CUTS_SECONDS = (7.45, 17.93, 21.62)
 
-LINE_NOISE_DBFS = -71.0  # of the call's own pauses
-MU = 255  # G.711's companding, as North American telephones use it
+LINE_NOISE_DBFS = -71.0  # from the call's own pauses
+MU = 255  # G.711's companding, as used in North American telephony
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +41,19 @@ class Recording:
         return " ".join(sentence.text for sentence in self.sentences)
 
 
+def write_wav(path: Path, audio: Sound) -> Path:
+    """Write a WAV file of float32, which is lossless."""
+    wavfile.write(path, SAMPLE_RATE, audio)
+    return path
+
+
 def call() -> Recording:
-    """The telephone call of 30 s, two speakers, that pyannote.audio carries."""
+    """Return the telephone call shipped with pyannote.audio: 30 s, two speakers."""
     return Recording("call", sample_audio().copy(), reference_sentences(), reference_turns())
 
 
 def conditions() -> list[Recording]:
-    """The call under conditions that recordings are made in; each is said in its name."""
+    """Return the call under various recording conditions, named after the condition."""
     original = call()
     pieces = cut(original)
     return [
@@ -62,7 +68,7 @@ def conditions() -> list[Recording]:
 
 
 def long_call(loops: int = 9, seed: int = 5) -> Recording:
-    """About five minutes: the call's pieces over and over in random order, with pauses of 0.3 to 5 s between them."""
+    """Return about five minutes: the call's pieces repeated in random order, with pauses of 0.3 to 5 s between them."""
     random = np.random.default_rng(seed)
     whole = cut(call())
     pieces = [whole[index] for _ in range(loops) for index in random.permutation(len(whole))]
@@ -70,12 +76,12 @@ def long_call(loops: int = 9, seed: int = 5) -> Recording:
 
 
 def short_clips(count: int, seed: int = 11) -> list[Recording]:
-    """Clips of 3.7 to 30 s with their text and their speakers: runs of the call's pieces, under this or that condition."""
+    """Return clips of 3.7 to 30 s with text and speakers: runs of the call's pieces under varying conditions."""
     random = np.random.default_rng(seed)
     variants = [
         original
         for original in conditions()
-        if not original.name.startswith(("noise", "pauses"))  # the one all errors, the other none of a clip's length
+        if not original.name.startswith(("noise", "pauses"))  # all errors, and longer than a clip
     ]
     cuts = [(variant, cut(variant)) for variant in variants if variant.duration == variants[0].duration]
     clips = []
@@ -88,7 +94,7 @@ def short_clips(count: int, seed: int = 11) -> list[Recording]:
 
 
 def without_speech(seconds: float = 30.0) -> list[Recording]:
-    """Sound in which nothing is said: every word heard in it is made up."""
+    """Return sounds without speech; every word recognised in them is a hallucination."""
     samples = round(seconds * SAMPLE_RATE)
     time = np.arange(samples) / SAMPLE_RATE
     orders = np.array([1, 2, 3, 5])[:, None]
@@ -101,16 +107,17 @@ def without_speech(seconds: float = 30.0) -> list[Recording]:
         "mains hum": hum + noise(samples, -60.0),
         "ringing tone": ringing + noise(samples, LINE_NOISE_DBFS),
         "music": music(samples),
-        "speech, backwards": call().audio[::-1][:samples],  # a voice, which speech detection lets pass
+        "speech, backwards": call().audio[::-1][:samples],  # a voice that speech detection lets pass
     }
     return [Recording(name, sound.astype(np.float32), [], []) for name, sound in sounds.items()]
 
 
-# --- making them --------------------------------------------------------------------------------------------------
+# --- making recordings --------------------------------------------------------------------------------------------
 
 
 def cut(recording: Recording) -> list[Recording]:
-    """The call in four pieces, each with its own clock; a sentence belongs to the piece it is mostly said in."""
+    """Cut the call into four pieces, each with its own clock; a sentence belongs to the piece that contains most of
+    it."""
     bounds = [0.0, *CUTS_SECONDS, recording.duration]
     starts = [sentence.start for sentence in recording.sentences]
     ends = [*starts[1:], recording.duration]
@@ -129,7 +136,7 @@ def cut(recording: Recording) -> list[Recording]:
 
 
 def join(name: str, pieces: Sequence[Recording], gaps: Sequence[float]) -> Recording:
-    """The pieces one after the other, with so many seconds of line noise between them."""
+    """Join the pieces, with the given seconds of line noise between them."""
     sounds: list[Sound] = []
     sentences: list[Sentence] = []
     turns: list[Turn] = []
@@ -145,7 +152,7 @@ def join(name: str, pieces: Sequence[Recording], gaps: Sequence[float]) -> Recor
 
 
 def at_speed(recording: Recording, up: int, down: int) -> Recording:
-    """As a tape at `up / down` times its speed: pitch changes with it."""
+    """Change the speed by `up / down`, like a tape: the pitch changes with it."""
     factor = down / up
     return Recording(
         f"{up / down:g} × speed",
@@ -156,13 +163,13 @@ def at_speed(recording: Recording, up: int, down: int) -> Recording:
 
 
 def noisy(audio: Sound, snr_db: float) -> Sound:
-    """With white noise so far below the mean power of what is louder than line noise."""
+    """Add white noise at the given distance below the mean power of everything louder than line noise."""
     power = np.square(audio[np.abs(audio) > 10 ** (-50 / 20)]).mean()
     return audio + noise(len(audio), 10 * float(np.log10(power)) - snr_db)
 
 
 def telephone(audio: Sound) -> Sound:
-    """Through a narrow-band telephone line: 8 kHz, band-limited, companded to 8 bits and back (ITU-T G.711)."""
+    """Simulate a narrow-band telephone line: 8 kHz, band-limited, companded to 8 bits and back (ITU-T G.711)."""
     band = butter(4, (300, 3400), "bandpass", fs=8_000, output="sos")
     narrow = np.clip(sosfilt(band, resample_poly(audio, 1, 2)), -1, 1)
     companded = np.round(np.sign(narrow) * np.log1p(MU * np.abs(narrow)) / np.log1p(MU) * 127) / 127
@@ -171,12 +178,12 @@ def telephone(audio: Sound) -> Sound:
 
 
 def noise(samples: int, dbfs: float, seed: int = 0) -> Sound:
-    """White noise of this level."""
+    """Return white noise at this level."""
     return np.random.default_rng(seed).normal(0, 10 ** (dbfs / 20), samples).astype(np.float32)
 
 
 def music(samples: int, seed: int = 0) -> Sound:
-    """Chords, a tune and a beat at 120 to the minute: no instrument, but pitched, rhythmic, and as loud as speech."""
+    """Return chords, a tune and a beat at 120 per minute: synthetic, but pitched, rhythmic, and as loud as speech."""
     random = np.random.default_rng(seed)
     beat = SAMPLE_RATE // 2
     time = np.arange(beat) / SAMPLE_RATE
@@ -197,7 +204,8 @@ def music(samples: int, seed: int = 0) -> Sound:
 
 
 def write_loops(path: Path, seconds: float, seed: int = 7) -> list[float]:
-    """The call over and over with pauses of 1 to 10 s, as raw float32; where each begins. Never held in memory whole."""
+    """Write the call repeatedly, with pauses of 1 to 10 s, as raw float32, and return where each repetition starts. The
+    audio is never completely in memory."""
     audio, random = call().audio, np.random.default_rng(seed)
     starts: list[float] = []
     samples = 0

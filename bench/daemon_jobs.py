@@ -1,4 +1,4 @@
-"""Jobs through the real daemon: a process of its own beside an AWS in this one."""
+"""Run jobs through the real daemon, in a separate process, with an AWS in this one."""
 
 import tempfile
 import time
@@ -8,16 +8,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.corpus import Recording
+from bench.corpus import Recording, write_wav
 from bench.setup import BATCH_SIZE, MAX_SPEAKERS, MIN_SPEAKERS, Setup
-from bench.usage import running
-from daemon.embedded.process import DaemonProcess
-from daemon.protocol import STAGES
-from daemon.transcript import Transcript
-from tests.acceptance.world import World, open_world
-from tests.media import make_wav
-from tests.samples import scraped
-from tests.waiting import wait_for
+from bench.usage import counted, running
+from bench.waiting import wait_for
+from bench.world import World, open_world
+from daemon.demo.process import DaemonProcess
+from daemon.protocol.events import STAGES
+from daemon.schema.transcript import Transcript
 
 START_TIMEOUT_SECONDS = 900
 JOBS_TIMEOUT_SECONDS = 4 * 3600
@@ -26,9 +24,9 @@ DAEMON_STAGES = ("download", "decode", "publish")
 
 
 class Job(NamedTuple):
-    seconds: float  # from receive to outcome, as the daemon logs it
-    runner_seconds: float  # of that, from handing it to the runner until its answer
-    stages: dict[str, float]  # the runner's and the daemon's own
+    seconds: float  # from receive to outcome, from the daemon's log
+    runner_seconds: float  # part of it, from sending the job to the runner until its response
+    stages: dict[str, float]  # of the runner and the daemon
     transcript: Transcript
 
     @property
@@ -46,7 +44,7 @@ class Job(NamedTuple):
 
 
 class DaemonPeer:
-    """A daemon with its models loaded, and the world it works in."""
+    """A daemon with loaded models, and the world it works in."""
 
     def __init__(self, world: World, daemon: DaemonProcess) -> None:
         self._world = world
@@ -63,20 +61,19 @@ class DaemonPeer:
 
     @property
     def busy_seconds(self) -> float:
-        """In which the runner had a job, so far; of several runners, added up."""
-        samples = scraped(self._daemon.get("/metrics"))
-        return sum(value for name, value in samples.items() if name.startswith("transcriptd_runner_busy_seconds_total"))
+        """Return the seconds in which runners had a job so far, added up over several runners."""
+        return counted(self._daemon, "transcriptd_runner_busy_seconds_total")
 
     def upload(self, recordings: Sequence[Recording]) -> list[str]:
-        """Put them where jobs find them; the new jobs' ids."""
+        """Upload the recordings as inputs and return the new jobs' IDs."""
         job_ids = [next(self._ids) for _ in recordings]
         with tempfile.TemporaryDirectory(prefix="transcriptd-bench-") as name:
             for job_id, recording in zip(job_ids, recordings, strict=True):
-                self._world.upload(job_id, make_wav(Path(name) / "recording.wav", recording.audio))
+                self._world.upload(job_id, write_wav(Path(name) / "recording.wav", recording.audio))
         return job_ids
 
     def run(self, job_ids: Sequence[str]) -> float:
-        """Publish all at once; seconds from the first SendMessage until `job.completed` has come for the last."""
+        """Publish all jobs at once and return the seconds from the first SendMessage until the last `job.completed`."""
         began = time.monotonic()
         for job_id in job_ids:
             self._world.publish(job_id, job_id, options={"align": "attention"})
@@ -85,14 +82,17 @@ class DaemonPeer:
         return time.monotonic() - began
 
     def result(self, job_id: str) -> Job:
-        """Of a job that was told as done. Raises RuntimeError where it published nothing, TimeoutError without its log line."""
+        """Return a job whose webhook reported completion.
+
+        Raises RuntimeError if it published nothing, TimeoutError if its log line is missing.
+        """
         entries: list[dict[str, Any]] = []
 
-        def logged() -> bool:  # the webhook may be a moment ahead of the log
+        def logged() -> bool:  # the webhook may arrive just before the log line
             entries[:] = [e for e in self._daemon.log_entries("job finished") if e["job_id"] == job_id]
             return bool(entries)
 
-        wait_for(logged, f"the daemon logs the end of {job_id}", LOG_TIMEOUT_SECONDS)
+        wait_for(logged, f"the daemon has logged the end of {job_id}", LOG_TIMEOUT_SECONDS)
         entry, outputs = entries[-1], self._world.outputs(job_id)
         if entry["reason"] != "published" or "manifest.json" not in outputs:
             raise RuntimeError(f"{job_id} was not published: {entry}")
@@ -102,7 +102,7 @@ class DaemonPeer:
 
 @contextmanager
 def open_daemon(setup: Setup) -> Iterator[DaemonPeer]:
-    """Raises RuntimeError when it does not become ready."""
+    """Start a daemon. Raises RuntimeError if it does not become ready."""
     settings: dict[str, Any] = {
         "pipeline": "daemon.pipeline.whisperx_pipeline:WhisperXPipeline",
         "model": setup.model,

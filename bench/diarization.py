@@ -1,6 +1,7 @@
-"""`python -m bench.diarization`: what voice activity detection and diarization cost step by step, beside pyannote.audio as it is.
+"""`python -m bench.diarization`: compare the cost of voice activity detection and diarization with unmodified
+pyannote.audio.
 
-Both take turns, on one thread: processor seconds are then comparable on a machine that does other work too.
+Both run alternately on one thread, so that processor seconds are comparable on a machine that does other work, too.
 """
 
 import argparse
@@ -22,18 +23,18 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.corpus import call, shifted_turns, write_loops
+from bench.measures import diarization_error_rate
+from bench.reference import sample_audio
 from bench.report import machine
-from daemon.pipeline.pieces import SAMPLE_RATE
-from daemon.pipeline.quiet import quietly
-from tests.integration.pipeline_fixture import sample_audio
-from tests.measures import diarization_error_rate
+from daemon.pipeline.runtime.library_output import suppress_library_output
+from daemon.pipeline.types import SAMPLE_RATE
 
 PYANNOTE_BATCH_SIZE = 32
-WESPEAKER_SECONDS = 15  # of the call: its ResNet takes 1.8 times as long as the sound lasts, untrained or not
+WESPEAKER_SECONDS = 15  # of the call: the ResNet takes 1.8 times the length of the audio, trained or not
 
 
 class Clock:
-    """Processor and wall seconds, by what was measured."""
+    """Processor and wall-clock seconds by measurement."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, list[tuple[float, float]]] = {}
@@ -51,7 +52,7 @@ class Clock:
 
 
 def compare(clock: Clock, detector: Any, diarizer: Any, audio: np.ndarray, repeat: int) -> dict[str, list[Any]]:
-    """Time both; the turns that each finds in the end."""
+    """Time both and return the turns that each finds in the last run."""
     from pyannote.audio import Inference
     from pyannote.audio.pipelines import SpeakerDiarization
 
@@ -75,16 +76,17 @@ def compare(clock: Clock, detector: Any, diarizer: Any, audio: np.ndarray, repea
 
 
 def compare_wespeaker(clock: Clock, detector: Any, repeat: int) -> float:
-    """Time the embeddings of an untrained WeSpeaker ResNet34, the hub pipelines' model; by how much they differ at most."""
+    """Time the embeddings of an untrained WeSpeaker ResNet34, the model of the hub's pipelines, and return their
+    largest difference."""
     from pyannote.audio.core.plda import PLDA
     from pyannote.audio.core.task import Problem, Resolution, Specifications
     from pyannote.audio.models.embedding import WeSpeakerResNet34
     from pyannote.audio.pipelines import SpeakerDiarization
     from pyannote.audio.utils.signal import binarize
 
-    from daemon.embedded.diarization import PARAMETERS
-    from daemon.pipeline.lanes import Lanes
-    from daemon.pipeline.speaker_embeddings import stack_masks
+    from daemon.pipeline.pyannote_adapter.packaged import PARAMETERS
+    from daemon.pipeline.pyannote_adapter.speaker_embeddings import stack_masks
+    from daemon.pipeline.runtime.worker_pool import WorkerPool
 
     model = WeSpeakerResNet34()
     model.specifications = Specifications(
@@ -98,7 +100,7 @@ def compare_wespeaker(clock: Clock, detector: Any, repeat: int) -> float:
     )
     pipeline.instantiate(PARAMETERS)
     before = SpeakerDiarization.get_embeddings.__get__(pipeline)
-    stack_masks(pipeline, Lanes(1))
+    stack_masks(pipeline, WorkerPool(1))
     file = _file(sample_audio()[: WESPEAKER_SECONDS * SAMPLE_RATE])
     masks = binarize(detector.inference(file), onset=0.5, initial_state=False)
     for _ in range(repeat):
@@ -119,9 +121,13 @@ def _file(audio: np.ndarray) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=30.0, help="more than 30: the call over and over, with pauses")
+    parser.add_argument(
+        "--seconds", type=float, default=30.0, help="length in seconds; above 30 the call is repeated with pauses"
+    )
     parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--wespeaker", action="store_true", help=f"WeSpeaker's ResNet34 too, on {WESPEAKER_SECONDS} s")
+    parser.add_argument(
+        "--wespeaker", action="store_true", help=f"also measure WeSpeaker's ResNet34, on {WESPEAKER_SECONDS} s"
+    )
     arguments = parser.parse_args()
     console, clock = Console(highlight=False), Clock()
     with ExitStack() as stack:
@@ -130,14 +136,14 @@ def main() -> int:
             path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="transcriptd-bench-"))) / "audio.f32"
             starts = write_loops(path, arguments.seconds)
             audio = np.fromfile(path, "<f4")
-        with quietly():
-            from daemon.pipeline.devices import choose_device
-            from daemon.pipeline.diarization import Diarizer
-            from daemon.pipeline.lanes import Lanes
-            from daemon.pipeline.vad import SpeechDetector
+        with suppress_library_output():
+            from daemon.pipeline.diarization.diarizer import Diarizer
+            from daemon.pipeline.runtime.device import choose_device
+            from daemon.pipeline.runtime.worker_pool import WorkerPool
+            from daemon.pipeline.speech.detector import SpeechDetector
 
             device = choose_device("cpu", "auto", cpu_threads=1)
-            lanes = Lanes(device.lanes)
+            lanes = WorkerPool(device.lanes)
             detector = SpeechDetector(device, lanes)
             diarizer = Diarizer("embedded", detector.model, device, lanes, None)
             turns = compare(clock, detector, diarizer, audio, arguments.repeat)
@@ -150,11 +156,11 @@ def main() -> int:
         cells = f"{before:.2f}", f"{after:.2f}", f"{after / before:.2f}", f"{before_wall:.2f}", f"{after_wall:.2f}"
         table.add_row(step, *cells)
     console.print(
-        f"{machine(1)}\n{duration:.0f} s, n = {arguments.repeat}; before: pyannote.audio as it is; after: transcriptd"
+        f"{machine(1)}\n{duration:.0f} s, n = {arguments.repeat}; before: unmodified pyannote.audio; after: transcriptd"
     )
     console.print(table)
     errors = {which: f"{diarization_error_rate(spoken, turns[which], duration):.3f}" for which in turns}
-    console.print(f"DER {errors}; the same turns: {turns['before'] == turns['after']}; load {os.getloadavg()[0]:.1f}")
+    console.print(f"DER {errors}; identical turns: {turns['before'] == turns['after']}; load {os.getloadavg()[0]:.1f}")
     if differ is not None:
         console.print(f"WeSpeaker's embeddings differ by at most {differ:.1e}")
     return 0 if turns["before"] == turns["after"] else 1

@@ -1,16 +1,17 @@
 """A discrete-event simulation of the fleet that deploy/terraform describes: its scaling policies, SQS and Spot losses.
 
-What is modelled, and after what:
-- CloudWatch: one sample a minute, seen a minute late. The metrics of a queue that nobody touched for six hours come up to
-  15 minutes late: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-monitoring-using-cloudwatch.html
+What is modelled, and the sources:
+- CloudWatch: one sample per minute, visible a minute later. Metrics of a queue without activity for six hours arrive up
+  to 15 minutes late: https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-monitoring-using-cloudwatch.html
 - Waking: an alarm on one sample of visible messages while desired capacity is 0; steps by the size of the backlog.
-- Target tracking: three samples in a row above the target, then `ceil(warm instances x metric / target)` each minute.
-  Instances that still warm up are part of what is desired, but not of what the metric is multiplied with:
+- Target tracking: three consecutive samples above the target, then `ceil(warm instances x metric / target)` each minute.
+  Instances in their warm-up count towards desired capacity, but the metric is not multiplied with them:
   https://docs.aws.amazon.com/autoscaling/ec2/userguide/ec2-auto-scaling-default-instance-warmup.html
-- Scale-in: an instance that was idle for so long ends itself and takes desired capacity down with it, not below the least.
-- The daemon: holds two messages, or more until their chunks fill its batches (daemon/intake.py; here a job counts whole until it
-  is done), `jobs_in_flight` at most; computes one at a time. SQS hands a message to any that polls.
-- Spot: notice, 90 s to finish, the rest goes back to the queue and continues elsewhere from its last checkpoint.
+- Scale-in: an instance that reaches the idle time terminates itself and lowers desired capacity, not below the minimum.
+- The daemon: holds two messages, or more until their chunks fill its batches, up to `max_jobs_in_flight`
+  (daemon/jobs/receive_limiter.py; here a job counts in full until it is done). It processes one job at a time.
+  SQS delivers a message to any polling instance.
+- Spot: after the notice 90 s to finish; other jobs return to the queue and continue elsewhere from their last checkpoint.
 """
 
 import heapq
@@ -20,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from daemon.intake import BATCHES_PER_DEVICE, JOBS_PER_DEVICE
+from daemon.jobs.receive_limiter import BATCHES_PER_DEVICE, JOBS_PER_DEVICE
 
 MINUTE = 60.0
 HOUR = 3600.0
@@ -33,26 +34,26 @@ SPOT_NOTICE_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The variables of deploy/terraform that scaling depends on; its defaults are the module's (a test compares)."""
+    """The variables of deploy/terraform that affect scaling; the defaults are the module's, which a test checks."""
 
     min_size: int = 0
     max_size: int = 10
     on_demand_base_capacity: int = 1
     mean_job_seconds: float = 120
     acceptable_wait_seconds: float = 600
-    jobs_in_flight: int = 16
-    batch_size: int = 16  # the daemon's, not the module's
+    max_jobs_in_flight: int = 16
+    batch_size: int = 16  # a daemon setting, not a variable of the module
     warmup_seconds: float = 60
     spot_margin_seconds: float = 30
-    idle_seconds: float = 600  # the daemon's, not the module's
-    wake_by_steps: bool = True  # false: always with one instance, to see what the steps are for
+    idle_seconds: float = 600  # a daemon setting, not a variable of the module
+    wake_by_steps: bool = True  # false: always wake one instance, to measure the effect of the steps
 
     @property
     def backlog_target(self) -> float:
         return max(1.0, self.acceptable_wait_seconds / self.mean_job_seconds)
 
     def wake_capacity(self, visible: int) -> int:
-        """Instances that the step policy adds to an empty group for so many waiting messages."""
+        """Return the number of instances that the step policy adds to an empty group for this many waiting messages."""
         steps = ((16, 16), (4, 4)) if self.wake_by_steps else ()
         for multiple, instances in steps:
             if visible >= math.ceil(multiple * self.backlog_target):
@@ -62,22 +63,22 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What the deployment does not choose."""
+    """Conditions outside of the deployment's control."""
 
     seed: int = 7
-    cold_start_median_seconds: float = 240  # launch, boot, install, models
+    cold_start_median_seconds: float = 240  # launch, boot, installation, models
     cold_start_sigma: float = 0.25
     spot_losses_per_instance_hour: float = 0.02
-    checkpoint_seconds: float = 15  # work between two checkpoints; at most so much is done again
-    capacity: int = 1_000_000  # instances that quota and zones allow
+    checkpoint_seconds: float = 15  # seconds of work between two checkpoints, the most that is repeated
+    capacity: int = 1_000_000  # instances available within quota and zones
     launches_per_minute: int = 500
 
 
 @dataclass(slots=True, eq=False)
 class Job:
     arrives_at: float
-    work_seconds: float  # what is left of it
-    chunks: int  # of 30 s
+    work_seconds: float  # remaining work
+    chunks: int  # number of 30 s chunks
     begun_at: float | None = None
     finished_at: float | None = None
 
@@ -87,20 +88,20 @@ class Instance:
     launched_at: float
     spot: bool
     in_service_at: float | None = None
-    held: deque[Job] = field(default_factory=deque)  # the first one is being computed
+    held: deque[Job] = field(default_factory=deque)  # the first one is being processed
     busy_until: float = 0.0
     idle_since: float = 0.0
     leaving: bool = False
     ended_at: float | None = None
-    poll_index: int = -1  # its place among those that poll
+    poll_index: int = -1  # its position in the list of polling instances
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What CloudWatch sees at a minute."""
+    """CloudWatch's sample of one minute."""
 
     at: float
-    visible: int | None  # None: not published yet
+    visible: int | None  # None: not yet published
     in_flight: int
     in_service: int
     desired: int
@@ -108,7 +109,7 @@ class Sample:
 
 @dataclass(slots=True)
 class Run:
-    """What became of it."""
+    """The result of a simulation."""
 
     jobs: list[Job]
     instances: list[Instance]
@@ -118,11 +119,11 @@ class Run:
     busy_seconds: float
 
     def waits(self) -> list[float]:
-        """Seconds from arrival until work began, of the jobs that began."""
+        """Return the seconds from arrival until work started, for jobs that started."""
         return sorted(job.begun_at - job.arrives_at for job in self.jobs if job.begun_at is not None)
 
     def instance_hours(self, *, spot: bool) -> float:
-        """Hours from launch to end: a cold start is paid for too."""
+        """Return the hours from launch to termination; a cold start is paid for, too."""
         ends = ((self.ended_at if one.ended_at is None else one.ended_at, one) for one in self.instances)
         return sum(end - one.launched_at for end, one in ends if one.spot is spot) / HOUR
 
@@ -132,12 +133,12 @@ class Run:
 
 
 class Simulation:
-    """`run(jobs)`: jobs in the order of their arrival, until all are done or the time is up."""
+    """A simulation. `run(jobs)` takes the jobs in order of arrival and ends when all are done or the time is up."""
 
     def __init__(self, policy: Policy, world: World) -> None:
         self._policy = policy
         self._world = world
-        self._random = Random(world.seed)  # no secret: a simulation
+        self._random = Random(world.seed)  # not security-relevant: a simulation
         self._events: list[tuple[float, int, str, Instance | None, float]] = []
         self._sequence = 0
         self._visible: deque[Job] = deque()
@@ -180,7 +181,7 @@ class Simulation:
         heapq.heappush(self._events, (time, self._sequence, kind, instance, stamp))
 
     def _happen(self, now: float, kind: str, instance: Instance, stamp: float) -> None:
-        """An event of one instance; `stamp` tells those that no longer hold."""
+        """Process an event of one instance; `stamp` identifies events that are obsolete."""
         if instance.ended_at is not None:
             return
         if kind == "ready":
@@ -207,7 +208,7 @@ class Simulation:
             self._fill(now, self._random.choice(self._polling))
 
     def _fill(self, now: float, instance: Instance) -> None:
-        """Receive as long as there is room."""
+        """Receive messages as long as there is capacity."""
         while self._visible and self._has_room(instance):
             instance.held.append(self._visible.popleft())
             if len(instance.held) == 1:
@@ -216,7 +217,7 @@ class Simulation:
 
     def _has_room(self, instance: Instance) -> bool:
         held = len(instance.held)
-        if instance.leaving or held >= self._policy.jobs_in_flight:
+        if instance.leaving or held >= self._policy.max_jobs_in_flight:
             return False
         useful = BATCHES_PER_DEVICE * self._policy.batch_size
         return held < JOBS_PER_DEVICE or sum(job.chunks for job in instance.held) < useful
@@ -244,7 +245,7 @@ class Simulation:
         self._at(now + self._policy.idle_seconds, "idle", instance, now)
 
     def _poll(self, instance: Instance) -> None:
-        """Keep the list of those that poll, with a swap so that leaving it takes no search."""
+        """Update the list of polling instances; removal swaps with the last one, so it needs no search."""
         polls = instance.in_service_at is not None and instance.ended_at is None and self._has_room(instance)
         if polls and instance.poll_index < 0:
             instance.poll_index = len(self._polling)
@@ -256,7 +257,7 @@ class Simulation:
                 last.poll_index = instance.poll_index
             instance.poll_index = -1
 
-    # --- the group ------------------------------------------------------------------------------------------------
+    # --- Auto Scaling group -----------------------------------------------------------------------------------------
 
     def _end_idle(self, now: float, instance: Instance) -> None:
         if instance.leaving:
@@ -268,7 +269,8 @@ class Simulation:
             self._rest(now, instance)
 
     def _lose(self, now: float, instance: Instance) -> None:
-        """What is unfinished goes back; the group replaces the instance, for desired capacity stays."""
+        """Return unfinished jobs to the queue. The group replaces the instance, because desired capacity is
+        unchanged."""
         if instance.held:
             job = instance.held[0]
             left = instance.busy_until - now
@@ -319,7 +321,7 @@ class Simulation:
         self._at(now + MINUTE, "minute")
 
     def _decide(self, now: float) -> None:
-        """From the samples that have been published by now: the newest is a minute old."""
+        """Apply the scaling policies to the published samples; the newest one is a minute old."""
         policy = self._policy
         if not self._samples:
             return
@@ -338,5 +340,6 @@ class Simulation:
 
 
 def backlog_per_instance(sample: Sample) -> float | None:
-    """The module's metric math: `visible / IF(in_service > 0, in_service, 1)`; no data of the queue, no value."""
+    """Compute the module's metric math: `visible / IF(in_service > 0, in_service, 1)`; None without data of the
+    queue."""
     return None if sample.visible is None else sample.visible / max(sample.in_service, 1)

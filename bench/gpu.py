@@ -1,9 +1,10 @@
-"""`python -m bench.gpu`: the table of bench.throughput on a CUDA device, and Whisper's encoder and decoder by batch size.
+"""`python -m bench.gpu`: the table of bench.throughput on a CUDA device, and Whisper's encoder and decoder by batch
+size.
 
-With `--model` both take real weights. Without it the peers take Whisper base, which comes as a package, and the steps a
-model of large-v3's shape with random weights: these say nothing of words, and take as long as real ones. The GPU's busy
-share and memory come from NVML. Without a CUDA device nothing is measured, and the exit status is 1;
-`--device cpu --shape tiny` tries the command out.
+With `--model` both use real weights. Without it the peers use Whisper base, which is available as a package, and the
+steps use a model of large-v3's shape with random weights, whose text is meaningless but whose timing is that of real
+weights. GPU utilization and memory come from NVML. Without a CUDA device nothing is measured, and the exit status is 1;
+`--device cpu --shape tiny` runs a trial.
 """
 
 import argparse
@@ -35,9 +36,7 @@ def main() -> int:
     arguments = _arguments()
     console = Console(stderr=True, highlight=False)
     if arguments.device == "cuda" and not _cuda_devices():
-        console.print(
-            "there is no CUDA device: nothing measured; --device cpu --shape tiny tries the command out", soft_wrap=True
-        )
+        console.print("no CUDA device: nothing measured; use --device cpu --shape tiny for a trial run", soft_wrap=True)
         return 1
     nvml = find_nvml()
     setup = Setup(
@@ -49,7 +48,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="transcriptd-bench-") as name:
         model = setup.model
         if not arguments.model:
-            console.print(f"making a Whisper of {arguments.shape}'s shape with random weights")
+            console.print(f"creating a Whisper model of {arguments.shape}'s shape with random weights")
             model = str(make_random_whisper(Path(name), SHAPES[arguments.shape], setup.compute_type))
         steps: list[StepsRow] = []
         for row in sweep(replace(setup, model=model), arguments.batch_sizes, arguments.step_repeat, nvml):
@@ -72,7 +71,8 @@ def main() -> int:
 
 
 def sweep(setup: Setup, batch_sizes: Sequence[int], repeat: int, nvml: Any = None) -> Iterator[StepsRow]:
-    """From batch size to batch size, in one process that keeps the model; none after one that memory did not suffice for."""
+    """Measure one batch size after the other in one process that keeps the model; stop at the first that runs out of
+    memory."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         for batch in batch_sizes:
             with watching(nvml) as gpu:
@@ -90,17 +90,17 @@ def _cuda_devices() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="real weights: base, tiny.en, a folder, or a name that faster-whisper knows")
+    parser.add_argument("--model", help="real weights: base, tiny.en, a folder, or a model name of faster-whisper")
     parser.add_argument("--device", choices=COMPUTE_TYPES, default="cuda")
-    parser.add_argument("--shape", choices=SHAPES, default="large-v3", help="of the random weights")
+    parser.add_argument("--shape", choices=SHAPES, default="large-v3", help="shape of the model with random weights")
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=BATCH_SIZES)
     parser.add_argument("--step-repeat", type=int, default=5)
-    parser.add_argument("--steps-only", action="store_true", help="leave the peers out")
+    parser.add_argument("--steps-only", action="store_true", help="skip the peers")
     throughput.add_arguments(parser)
     parser.set_defaults(corpora=list(CORPORA), scale=1.0)
     arguments = throughput.parse(parser)
     if arguments.write and (arguments.device == "cpu" or arguments.steps_only):
-        parser.error("--write takes a CUDA device and all of the measurement: the page is about these")
+        parser.error("--write requires a CUDA device and the complete measurement")
     return arguments
 
 

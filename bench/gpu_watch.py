@@ -1,4 +1,4 @@
-"""How busy a GPU is and what its memory holds, sampled through NVML: all processes on it together."""
+"""GPU utilization and memory, sampled through NVML, for all processes on the GPU together."""
 
 import importlib
 import threading
@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-SAMPLE_SECONDS = 0.1  # the driver itself looks at the last 1/6 to 1 s
+SAMPLE_SECONDS = 0.1  # the driver itself samples over the last 1/6 to 1 s
 
 
 class Sample(NamedTuple):
     at: float  # of the monotonic clock
-    busy: float  # share of the driver's last period in which a kernel ran
+    busy: float  # share of the driver's last sampling period in which a kernel ran
     used_bytes: int
 
 
@@ -23,7 +23,7 @@ class GpuUse(NamedTuple):
 
 
 class GpuWatch:
-    """`with GpuWatch(nvml) as watch:` samples the first GPU until the block ends. `nvml`: as find_nvml has it."""
+    """Sampler of the first GPU until the block ends: `with GpuWatch(nvml) as watch:`. `nvml` comes from find_nvml."""
 
     def __init__(self, nvml: Any) -> None:
         self._nvml = nvml
@@ -34,9 +34,8 @@ class GpuWatch:
         self._thread = threading.Thread(target=self._watch, name="gpu watch", daemon=True)
 
     def use(self, began: float, ended: float) -> GpuUse:
-        """Between two moments of the monotonic clock: mean busy share, and the most memory; the nearest sample if none fell
-        between. Raises nvml.NVMLError when the driver stopped answering.
-        """
+        """Return mean utilization and peak memory between two times of the monotonic clock, or the nearest sample if
+        there is none between them. Raises nvml.NVMLError if the driver stopped responding."""
         if self._error:
             raise self._error
         within = [sample for sample in self._samples if began <= sample.at <= ended]
@@ -70,7 +69,7 @@ class GpuWatch:
 
 
 def find_nvml() -> Any | None:
-    """The module pynvml where there is a driver."""
+    """Return the module pynvml if there is a driver."""
     nvml: Any = importlib.import_module("pynvml")
     try:
         nvml.nvmlInit()
@@ -87,7 +86,7 @@ def gpu_name(nvml: Any | None) -> str:
 
 @contextmanager
 def watching(nvml: Any | None) -> Iterator[GpuWatch | None]:
-    """A watch where there is something to watch."""
+    """Watch the GPU if there is one."""
     if nvml is None:
         yield None
         return

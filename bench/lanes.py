@@ -1,5 +1,8 @@
-"""`python -m bench.lanes`: what a second thread brings to each step on a processor, and what an allocator brings that keeps
-its memory. Reasons for daemon/pipeline/lanes.py and the environment that daemon/runner_process.py gives the runner.
+"""`python -m bench.lanes`: the effect of a second thread on each step on a processor, and of an allocator that keeps
+its memory.
+
+The results justify daemon/pipeline/runtime/worker_pool.py and the environment that daemon/supervisor/process.py gives
+the runner.
 """
 
 import argparse
@@ -20,9 +23,9 @@ import numpy as np
 
 from bench.corpus import call, short_clips
 from bench.report import machine, markdown
-from bench.setup import BATCH_SIZE, BEAM_SIZE, MAX_SPEAKERS, MIN_SPEAKERS, cores, find_model
+from bench.setup import BATCH_SIZE, BEAM_SIZE, cores, find_model, job_options, settings_of_both
 from bench.steps import median_seconds
-from daemon.runner_process import ALLOCATOR
+from daemon.supervisor.process import ALLOCATOR
 
 T = TypeVar("T")
 JOBS_AT_ONCE = 8
@@ -38,23 +41,23 @@ class Cost:
 
 
 def steps(threads: int, repeat: int) -> dict[str, float]:
-    """Each step's wall seconds, medians, with libraries that use so many threads; for each chunk where there are several."""
-    from daemon.pipeline.quiet import prepare_environment, quiet_loggers, quietly
+    """Return each step's median wall seconds with this many threads per library, per chunk if there are several."""
+    from daemon.pipeline.runtime.library_output import prepare_environment, quiet_loggers, suppress_library_output
 
     prepare_environment(None)
-    with quietly():
+    with suppress_library_output():
         import ctranslate2
         import torch
 
-        from daemon.pipeline.devices import Device
-        from daemon.pipeline.diarization import Diarizer
-        from daemon.pipeline.lanes import Lanes
-        from daemon.pipeline.vad import SpeechDetector
+        from daemon.pipeline.diarization.diarizer import Diarizer
+        from daemon.pipeline.runtime.device import ComputeDevice
+        from daemon.pipeline.runtime.worker_pool import WorkerPool
+        from daemon.pipeline.speech.detector import SpeechDetector
     quiet_loggers()
     torch.set_num_threads(threads)
-    device = Device("cpu", "", "int8", lanes=1)
-    detector = SpeechDetector(device, Lanes(1))
-    diarizer = Diarizer("embedded", detector.model, device, Lanes(1), None)
+    device = ComputeDevice("cpu", "", "int8", lanes=1)
+    detector = SpeechDetector(device, WorkerPool(1))
+    diarizer = Diarizer("embedded", detector.model, device, WorkerPool(1), None)
     model = ctranslate2.models.Whisper(find_model("base"), compute_type="int8", intra_threads=threads)
     audio = call().audio
     speech = detector.detect(audio, lambda _: None)
@@ -86,27 +89,27 @@ def _view(features: np.ndarray) -> Any:
 
 
 def _time(action: Callable[[], object], repeat: int) -> float:
-    action()  # warms it up
+    action()  # warm-up
     return median_seconds(action, repeat)
 
 
 def many_jobs(count: int) -> Cost:
-    """So many short jobs through the pipeline, some at once, as the runner process does them. Peak: of the whole process."""
-    from daemon.pipeline.checkpoints import Checkpoints
-    from daemon.pipeline.reporter import Nobody
-    from daemon.pipeline.settings import RunnerSettings
+    """Run short jobs through the pipeline, some concurrently, as the runner process does. The peak is that of the whole
+    process."""
+    from daemon.pipeline.checkpoints.store import Checkpoints
+    from daemon.pipeline.runtime.reporter import NullReporter
     from daemon.pipeline.whisperx_pipeline import WhisperXPipeline
-    from tests.integration.pipeline_fixture import options
+    from daemon.protocol.runner_settings import RunnerSettings
 
     base = find_model("base")
     settings = RunnerSettings(
         model=base,
         models=("base",),
-        models_resident=1,
+        max_loaded_models=1,
         device="cpu",
         compute_type="int8",
         batch_size=BATCH_SIZE,
-        short_context_models=(),
+        unpadded_models=(),
         cpu_threads=0,
         diarization_model="embedded",
         alignment_models=(),
@@ -114,11 +117,11 @@ def many_jobs(count: int) -> Cost:
     )
     pipeline = WhisperXPipeline(settings)
     pipeline.load()
-    job = options(model="base", min_speakers=MIN_SPEAKERS, max_speakers=MAX_SPEAKERS)
+    job = job_options(settings_of_both(threads=0), model="base", align="attention")
 
     def run(audio: np.ndarray) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            pipeline.run("bench", [audio], job, Nobody(), Checkpoints(Path(folder), lambda _: None))
+            pipeline.run("bench", [audio], job, NullReporter(), Checkpoints(Path(folder), lambda _: None))
 
     clips = [clip.audio for clip in short_clips(count)]
     run(clips[0])
@@ -135,7 +138,7 @@ def many_jobs(count: int) -> Cost:
 
 
 def alone(action: Callable[..., T], *arguments: Any, environment: Mapping[str, str] | None = None) -> T:
-    """The action's result, in a new process with that much more in its environment."""
+    """Return the action's result in a new process with these additions to its environment."""
     with _environment(environment or {}), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(action, *arguments).result()
 
@@ -161,7 +164,7 @@ def main() -> None:
     for step, seconds in one.items():
         several = all_of_them[step]
         rows.append([step, f"{1000 * seconds:.0f}", f"{1000 * several:.0f}", f"{seconds / several:.2f}"])
-    kinds: dict[str, dict[str, str]] = {"as it is": {}, "the runner's": dict(ALLOCATOR)}
+    kinds: dict[str, dict[str, str]] = {"glibc default": {}, "the runner's": dict(ALLOCATOR)}
     costs = [[f"{arguments.jobs} short jobs; allocator", "Wall, s", "Processor, s", "Page faults", "Peak MiB"]]
     for name, environment in kinds.items():
         cost = alone(many_jobs, arguments.jobs, environment=environment)

@@ -1,4 +1,4 @@
-"""whisperx and faster-whisper as libraries, with models that stay loaded. To be called in a process of their own."""
+"""whisperx and faster-whisper as libraries with models that stay loaded. Each is called in a separate process."""
 
 import time
 from collections.abc import Callable
@@ -10,26 +10,26 @@ from typing import Any, NamedTuple
 
 from bench.corpus import Sound
 from bench.setup import BATCH_SIZE, BEAM_SIZE, MAX_SPEAKERS, MIN_SPEAKERS, Setup
-from daemon.pipeline.pieces import Turn
-from daemon.pipeline.quiet import prepare_environment, quiet_loggers, quietly
+from daemon.pipeline.runtime.library_output import prepare_environment, quiet_loggers, suppress_library_output
+from daemon.pipeline.types import Turn
 
 
 class LibraryTranscript(NamedTuple):
-    segments: list[Any]  # as whisperx has them: text, start, end, and the speaker if there is one
-    turns: list[Turn]  # of the diarization itself, if there was one
+    segments: list[Any]  # as in whisperx: text, start, end, and the speaker if there is one
+    turns: list[Turn]  # of the diarization itself, if it ran
     stages: dict[str, float]  # seconds
 
 
-# To be given writable float32 at 16 kHz (torch warns otherwise). The first call loads models.
+# The audio must be writable float32 at 16 kHz (torch warns otherwise). The first call loads the models.
 Transcribe = Callable[[Sound, Setup], LibraryTranscript]
 
 
 def transcribe_whisperx(audio: Sound, setup: Setup) -> LibraryTranscript:
-    """All but word times: whisperx needs weights from a hub for these."""
+    """Run whisperx without word times, which would need weights from a hub."""
     transcriber, diarizer = _transcriber(setup), _diarizer(setup)
     from whisperx.diarize import assign_word_speakers
 
-    with quietly():
+    with suppress_library_output():
         began = time.monotonic()
         result = transcriber.transcribe(audio, batch_size=BATCH_SIZE)
         transcribed = time.monotonic()
@@ -42,9 +42,9 @@ def transcribe_whisperx(audio: Sound, setup: Setup) -> LibraryTranscript:
 
 
 def transcribe_faster_whisper(audio: Sound, setup: Setup) -> LibraryTranscript:
-    """Its batched pipeline with its own voice activity detection, Silero's; no speakers, no word times."""
+    """Run the batched pipeline with its own voice activity detection, Silero; no speakers, no word times."""
     pipeline = _batched(setup)
-    with quietly():
+    with suppress_library_output():
         began = time.monotonic()
         segments, _ = pipeline.transcribe(audio, batch_size=BATCH_SIZE, beam_size=BEAM_SIZE)
         heard = [{"text": segment.text, "start": segment.start, "end": segment.end} for segment in segments]
@@ -57,7 +57,7 @@ def _transcriber(setup: Setup) -> Any:
     _prepare(setup.threads)
     import whisperx
 
-    with quietly():
+    with suppress_library_output():
         return whisperx.load_model(
             setup.model,
             device=setup.device,
@@ -69,16 +69,16 @@ def _transcriber(setup: Setup) -> Any:
 
 @cache
 def _diarizer(setup: Setup) -> Any:
-    """whisperx's diarizer around the pipeline that the daemon uses, in place of one from the hub."""
+    """Return whisperx's diarizer with the daemon's pipeline instead of one from the hub."""
     _prepare(setup.threads)
     import torch
     from pyannote.audio import Model
     from whisperx.diarize import DiarizationPipeline
 
-    from daemon.embedded.diarization import embedded_pipeline
+    from daemon.pipeline.pyannote_adapter.packaged import embedded_pipeline
 
-    diarizer = object.__new__(DiarizationPipeline)  # its constructor would ask the hub
-    with quietly():
+    diarizer = object.__new__(DiarizationPipeline)  # its constructor would contact the hub
+    with suppress_library_output():
         segmentation = Model.from_pretrained(Path(str(files("whisperx"))) / "assets" / "pytorch_model.bin")
         diarizer.model = embedded_pipeline(segmentation).to(torch.device(setup.device))
     return diarizer
@@ -89,7 +89,7 @@ def _batched(setup: Setup) -> Any:
     _prepare(setup.threads)
     from faster_whisper import BatchedInferencePipeline, WhisperModel
 
-    with quietly():
+    with suppress_library_output():
         return BatchedInferencePipeline(
             WhisperModel(setup.model, device=setup.device, compute_type=setup.compute_type, cpu_threads=setup.threads)
         )
@@ -97,9 +97,9 @@ def _batched(setup: Setup) -> Any:
 
 @cache
 def _prepare(threads: int) -> None:
-    """The libraries imported without their noise, and told their threads."""
+    """Import the libraries without their output and set their threads."""
     prepare_environment(None)
-    with quietly():
+    with suppress_library_output():
         import torch
 
         import_module("whisperx.diarize")  # with pyannote and lightning, which set their loggers' levels themselves

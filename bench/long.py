@@ -1,8 +1,9 @@
-"""`python -m bench.long`: what long recordings cost the runner process, and what a kill costs a long job.
+"""`python -m bench.long`: measure the cost of long recordings in the runner process, and the cost of a kill to a long
+job.
 
-Real models on the CPU, through the real runner process, a new one for each length. docs/performance.md says what the
-columns mean. With `--kill-at 0.9` the process is killed once so much is transcribed and the job done again, as a second
-delivery would: the exit status says whether no more than one group of chunks was decoded twice.
+Uses real models on the CPU through the real runner process, a new one for each length. docs/performance.md explains the
+columns. With `--kill-at 0.9` the process is killed once this share is transcribed and the job is repeated, as in a
+second delivery: the exit status is 0 if at most one group of chunks was decoded twice.
 """
 
 import argparse
@@ -24,21 +25,21 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.corpus import call, shifted_turns, write_loops
+from bench.measures import diarization_error_rate, word_error_rate
 from bench.memory import MemoryWatch
-from bench.real_runner import Event, open_runner
+from bench.real_runner import open_runner
 from bench.report import machine
 from bench.setup import BATCH_SIZE, BEAM_SIZE, cores
 from daemon.errors import RunnerCrashed
-from daemon.pipeline.pieces import Turn
-from daemon.protocol import STAGES, Checkpoint, Progress, StageDone
-from daemon.transcript import Transcript
-from tests.measures import diarization_error_rate, word_error_rate
+from daemon.pipeline.types import Turn
+from daemon.protocol.events import STAGES, CheckpointSaved, PipelineEvent, Progress, StageDone
+from daemon.schema.transcript import Transcript
 
 HOURS = (1 / 6, 1.0, 3.0, 6.0)
 MIB = 2**20
 HOUR_SECONDS = 3600
 
-# Word times by attention are taken while Whisper decodes, so the memory of `align` is that of `asr`.
+# Word times by attention are computed while Whisper decodes, so the memory of `align` is that of `asr`.
 MEMORY_STAGES = ("vad", "asr", "diarize", "write")
 NEXT_STAGE = {"vad": "asr", "align": "diarize", "diarize": "write"}
 
@@ -48,8 +49,8 @@ class Measured:
     hours: float
     wall_seconds: float
     stage_seconds: dict[str, float]
-    before_mib: float  # anonymous, models loaded
-    peak_mib: float  # resident, with what is mapped of the recording
+    before_mib: float  # anonymous memory with models loaded
+    peak_mib: float  # resident memory, including mapped pages of the recording
     anonymous_mib: dict[str, float]  # stage → peak
     wer: float
     der: float
@@ -57,7 +58,7 @@ class Measured:
 
 
 async def measure(hours: float, model: str, folder: Path) -> Measured:
-    """One job on a new process."""
+    """Run one job in a new process."""
     audio = folder / "audio.f32"
     starts = write_loops(audio, hours * HOUR_SECONDS)
     checkpoints = folder / "checkpoints"
@@ -66,7 +67,7 @@ async def measure(hours: float, model: str, folder: Path) -> Measured:
         began = time.monotonic()
         with MemoryWatch(runner.pid, "vad") as watch:
 
-            def on_event(event: Event) -> None:
+            def on_event(event: PipelineEvent) -> None:
                 if isinstance(event, StageDone):
                     watch.stage = NEXT_STAGE.get(event.stage, watch.stage)
 
@@ -88,7 +89,8 @@ async def measure(hours: float, model: str, folder: Path) -> Measured:
 
 
 def _text_by_loop(transcript: Transcript, starts: list[float]) -> list[str]:
-    """What was heard in each loop, by the words' times: errors of one cannot be made up for in another."""
+    """Return the words recognised in each loop, assigned by time, so that errors in one loop cannot cancel out in
+    another."""
     loops: list[list[str]] = [[] for _ in starts]
     for segment in transcript.segments:
         for word in segment.words:
@@ -132,13 +134,14 @@ def table(results: list[Measured]) -> Table:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """All but the seconds in chunks of up to 30 s, which is what Whisper decodes at a time."""
+    """Results of an interrupted job. Except for the seconds, values count chunks of up to 30 s, Whisper's unit of
+    decoding."""
 
     hours: float
-    killed_at: float  # share of the recognition
+    killed_at: float  # share of recognition
     total: int
     decoded_before: int
-    kept: int  # of those, what the second delivery did not decode again
+    kept: int  # chunks that the second delivery did not decode again
     largest_group: int
     first_seconds: float
     second_seconds: float
@@ -153,20 +156,20 @@ async def kill_and_resume(hours: float, kill_at: float, model: str, folder: Path
     write_loops(audio, hours * HOUR_SECONDS)
     checkpoints.mkdir()
     reached = 0.0
-    decoded: list[str] = []  # groups, in the second delivery
+    decoded: list[str] = []  # groups in the second delivery
 
     async with open_runner(cores()) as runner:
         pid = runner.pid
 
-        def kill(event: Event) -> None:
+        def kill(event: PipelineEvent) -> None:
             nonlocal reached
             if isinstance(event, Progress) and event.stage == "asr" and reached < kill_at:
                 reached = event.fraction
                 if reached >= kill_at:
                     os.kill(pid, signal.SIGKILL)
 
-        def note(event: Event) -> None:
-            if isinstance(event, Checkpoint):
+        def note(event: PipelineEvent) -> None:
+            if isinstance(event, CheckpointSaved):
                 decoded.append(event.name)
 
         began = time.monotonic()
@@ -175,7 +178,7 @@ async def kill_and_resume(hours: float, kill_at: float, model: str, folder: Path
         except RunnerCrashed:
             first_seconds = time.monotonic() - began
         else:
-            raise RuntimeError("the job ended before it could be killed: make the recording longer")
+            raise RuntimeError("the job ended before it could be killed; use a longer recording")
         began = time.monotonic()
         transcript = await runner.transcribe(audio, checkpoints, note, model=model, align="off", diarize=False)
         second_seconds = time.monotonic() - began
@@ -229,9 +232,11 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--hours", type=float, nargs="+", default=HOURS, help="lengths of the recordings")
+    parser.add_argument("--hours", type=float, nargs="+", default=HOURS, help="lengths of the recordings in hours")
     parser.add_argument("--model", choices=("tiny.en", "base"), default="tiny.en")
-    parser.add_argument("--kill-at", type=_share, help="kill the process once this share is decoded, and go on")
+    parser.add_argument(
+        "--kill-at", type=_share, help="kill the process once this share is decoded, and resume the job"
+    )
     parser.add_argument("--json", type=Path, help="write every measurement to this file")
     return parser.parse_args()
 
@@ -239,7 +244,7 @@ def _arguments() -> argparse.Namespace:
 def _share(text: str) -> float:
     share = float(text)
     if not 0 < share < 1:
-        raise argparse.ArgumentTypeError("must lie between 0 and 1")
+        raise argparse.ArgumentTypeError("must be between 0 and 1")
     return share
 
 

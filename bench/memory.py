@@ -1,4 +1,4 @@
-"""Resident memory of a process, stage by stage, as /proc has it (Linux)."""
+"""Resident memory of a process by stage, from /proc (Linux)."""
 
 import threading
 from pathlib import Path
@@ -9,8 +9,8 @@ SAMPLE_SECONDS = 0.05
 
 
 class Resident(NamedTuple):
-    total_bytes: int  # mapped files included: pages that the kernel takes back when it needs them
-    anonymous_bytes: int  # what the process allocated
+    total_bytes: int  # includes mapped files: pages that the kernel can reclaim
+    anonymous_bytes: int  # allocated by the process
 
 
 def status_bytes(pid: int, field: str) -> int:
@@ -19,11 +19,12 @@ def status_bytes(pid: int, field: str) -> int:
 
 
 class MemoryWatch:
-    """`with MemoryWatch(pid) as watch:` samples the process until the block ends. The caller sets `stage` as it changes."""
+    """Sampler of a process until the block ends: `with MemoryWatch(pid) as watch:`. The caller sets `stage` as it
+    changes."""
 
     def __init__(self, pid: int, stage: str) -> None:
         self.stage = stage
-        self.peaks: dict[str, Resident] = {}  # stage → the most that was seen in it
+        self.peaks: dict[str, Resident] = {}  # stage → peak
         self.before = self._resident(pid)
         self._pid = pid
         self._stop = threading.Event()
@@ -31,7 +32,7 @@ class MemoryWatch:
 
     @property
     def peak_bytes(self) -> int:
-        """The kernel's own high-water mark since the block began: no spike between two samples is missed."""
+        """Kernel's high-water mark since the block started, in bytes, which includes spikes between two samples."""
         return self._peak_bytes
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""What the daemon itself adds to a job: jobs one at a time, each on the call of 30 s."""
+"""The daemon's overhead: one job at a time, each on the 30 s call."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ HEADINGS = ["One warm job at a time, 30 s call", "ms", "min–max", "Share of th
 
 @dataclass(frozen=True, slots=True)
 class OneJob:
-    seconds: float  # from receive to outcome, as the daemon logs it
+    seconds: float  # from receive to outcome, from the daemon's log
     told_seconds: float  # from SendMessage to job.completed, which follows the manifest
     runner_seconds: float
     pipeline: dict[str, float]
@@ -28,10 +28,10 @@ class OneJob:
 def measure_overhead(setup: Setup, count: int) -> list[OneJob]:
     with open_daemon(setup) as daemon:
         job_ids = daemon.upload([call() for _ in range(count + 1)])
-        told = [daemon.run([job_id]) for job_id in job_ids]
+        durations = [daemon.run([job_id]) for job_id in job_ids]
         return [
             OneJob.of(daemon.result(job_id), seconds)
-            for job_id, seconds in list(zip(job_ids, told, strict=True))[1:]  # the first one warms up
+            for job_id, seconds in list(zip(job_ids, durations, strict=True))[1:]  # the first one is a warm-up
         ]
 
 
@@ -55,9 +55,9 @@ def overhead_table(jobs: Sequence[OneJob]) -> str:
             row("**receive → outcome**", [job.seconds for job in jobs], is_part=False),
             row("· in the runner", [job.runner_seconds for job in jobs]),
             *parts("pipeline"),
-            row("· **overhead** (aim: ≤ 3 %)", [sum(job.overhead.values()) for job in jobs]),
+            row("· **overhead** (target: ≤ 3 %)", [sum(job.overhead.values()) for job in jobs]),
             *parts("overhead"),
-            row("SendMessage → result told", [job.told_seconds for job in jobs], is_part=False),
+            row("SendMessage → job.completed", [job.told_seconds for job in jobs], is_part=False),
         ],
         words=[0],
     )

@@ -1,6 +1,5 @@
-"""Who is measured, each as a function: recordings and a set-up in, a Run out. Starting and loading are not clocked,
-but for the peers that do them for every file.
-"""
+"""The measured peers, each as a function from recordings and a set-up to a Run. Starting and loading are not timed,
+except for peers that do them for every file."""
 
 import json
 import os
@@ -17,14 +16,13 @@ from pathlib import Path
 
 import imageio_ffmpeg  # type: ignore[import-untyped]  # ships no types
 
-from bench.corpus import Recording, call
+from bench.corpus import Recording, call, write_wav
 from bench.daemon_jobs import open_daemon
 from bench.libraries import LibraryTranscript, Transcribe, transcribe_faster_whisper, transcribe_whisperx
 from bench.run import Run
-from bench.scores import Heard
+from bench.scores import Hypothesis
 from bench.setup import BATCH_SIZE, BEAM_SIZE, Setup
 from bench.usage import ProcessWatch
-from tests.media import make_wav
 
 Recordings = Sequence[Recording]
 
@@ -37,17 +35,17 @@ class Peer:
 
 
 def whisperx_resident(recordings: Recordings, setup: Setup) -> Run:
-    """whisperx's Python API in one process, file after file."""
+    """Run whisperx's Python API in one process, file after file."""
     return _resident(transcribe_whisperx, recordings, setup, tells_speakers=True)
 
 
 def faster_whisper_batched(recordings: Recordings, setup: Setup) -> Run:
-    """faster-whisper's batched pipeline in one process, file after file."""
+    """Run faster-whisper's batched pipeline in one process, file after file."""
     return _resident(transcribe_faster_whisper, recordings, setup, tells_speakers=False)
 
 
 def whisperx_loading(recordings: Recordings, setup: Setup) -> Run:
-    """What most deployments do: a process for every file, which loads the models first."""
+    """Run a process for every file, which loads the models first, as most deployments do."""
     found: list[LibraryTranscript] = []
     watches: list[ProcessWatch] = []
     file_seconds: list[float] = []
@@ -62,24 +60,24 @@ def whisperx_loading(recordings: Recordings, setup: Setup) -> Run:
 
 
 def whisperx_command(recordings: Recordings, setup: Setup) -> Run:
-    """A command for every file, without diarization: its model would have to come from a hub."""
-    heard: list[Heard] = []
+    """Run the whisperx command for every file, without diarization, whose model would come from a hub."""
+    hypotheses: list[Hypothesis] = []
     watches: list[ProcessWatch] = []
     file_seconds: list[float] = []
     with tempfile.TemporaryDirectory(prefix="transcriptd-bench-") as name:
         folder = Path(name)
-        (folder / "ffmpeg").symlink_to(imageio_ffmpeg.get_ffmpeg_exe())  # whisperx reads files through this command
-        files = [make_wav(folder / f"{index}.wav", recording.audio) for index, recording in enumerate(recordings)]
+        (folder / "ffmpeg").symlink_to(imageio_ffmpeg.get_ffmpeg_exe())  # whisperx reads files with this command
+        files = [write_wav(folder / f"{index}.wav", recording.audio) for index, recording in enumerate(recordings)]
         began = time.monotonic()
         for file in files:
             file_began = time.monotonic()
             watches.append(_run_command(file, setup))
             file_seconds.append(time.monotonic() - file_began)
             segments = json.loads(file.with_suffix(".json").read_text())["segments"]
-            heard.append(Heard.of_whisperx(segments))
+            hypotheses.append(Hypothesis.of_whisperx(segments))
     return Run.of(
         recordings,
-        heard,
+        hypotheses,
         watches,
         began=began,
         wall_seconds=sum(file_seconds),
@@ -90,7 +88,8 @@ def whisperx_command(recordings: Recordings, setup: Setup) -> Run:
 
 
 def transcriptd(recordings: Recordings, setup: Setup) -> Run:
-    """All files published at once; until the last is told as done. Download, decoding and publishing are among it."""
+    """Publish all files at once and wait until the last is completed. Download, decoding and publishing are
+    included."""
     with open_daemon(setup) as daemon:
         daemon.run(daemon.upload([call()]))
         job_ids = daemon.upload(recordings)
@@ -103,7 +102,7 @@ def transcriptd(recordings: Recordings, setup: Setup) -> Run:
         busy_seconds = daemon.busy_seconds - busy_before
     return Run.of(
         recordings,
-        [Heard.of_daemon(job.transcript) for job in jobs],
+        [Hypothesis.of_daemon(job.transcript) for job in jobs],
         [watch],
         began=began,
         wall_seconds=wall_seconds,
@@ -114,13 +113,13 @@ def transcriptd(recordings: Recordings, setup: Setup) -> Run:
     )
 
 
-# By the name that the command line knows. The first is what the others are compared with.
+# By command-line name. The first one is the baseline of the comparison.
 PEERS = {
     "resident": Peer("whisperx API, resident", whisperx_resident),
     "transcriptd": Peer("transcriptd", transcriptd),
-    "batched": Peer("faster-whisper batched, no speakers", faster_whisper_batched),
-    "loading": Peer("whisperx API, loading for each file", whisperx_loading, is_slow=True),
-    "command": Peer("whisperx command, no speakers", whisperx_command, is_slow=True),
+    "batched": Peer("faster-whisper batched, no diarization", faster_whisper_batched),
+    "loading": Peer("whisperx API, models loaded per file", whisperx_loading, is_slow=True),
+    "command": Peer("whisperx command, no diarization", whisperx_command, is_slow=True),
 }
 
 
@@ -148,10 +147,10 @@ def _sequential(
     *,
     tells_speakers: bool,
 ) -> Run:
-    """Of a library that had one file after the other: a stage is always one of the models'."""
+    """Build the run of a library that processes one file after the other: all its stages are in the models."""
     return Run.of(
         recordings,
-        [Heard.of_whisperx(each.segments) for each in found],
+        [Hypothesis.of_whisperx(each.segments) for each in found],
         watches,
         began=began,
         wall_seconds=sum(file_seconds),
@@ -165,13 +164,13 @@ def _sequential(
 
 @contextmanager
 def _process() -> Iterator[ProcessPoolExecutor]:
-    """A new process that does what is submitted to it."""
+    """Open a new process that runs what is submitted to it."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         yield process
 
 
 def _run_command(file: Path, setup: Setup) -> ProcessWatch:
-    """Writes a JSON file beside the recording. Raises RuntimeError when the command fails."""
+    """Run a command that writes a JSON file next to the recording. Raises RuntimeError if the command fails."""
     environment = {
         **os.environ,
         "PATH": f"{file.parent}{os.pathsep}{os.environ.get('PATH', '')}",

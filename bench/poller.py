@@ -1,8 +1,9 @@
-"""`python -m bench.poller`: what a job costs the poller, beside a bare loop that makes the calls no worker can do without.
+"""`python -m bench.poller`: compare the poller's cost per job with a minimal loop of the AWS calls that any worker
+needs.
 
-The pipeline has no model, so that what is left is the daemon itself. The peer receives, downloads, puts as many objects
-as the job has outputs and a manifest, and deletes the message, one job after the other, with aioboto3 as the daemon
-does. It decodes nothing, promises nothing and tells nobody. Both have a process of their own beside one AWS in this one.
+The pipeline has no model, which leaves the daemon itself. The peer receives, downloads, puts as many objects as the job
+has outputs and a manifest, and deletes the message, one job after the other, with aioboto3 like the daemon. It decodes
+nothing, guarantees nothing and sends no webhooks. Both run in separate processes against one AWS in this process.
 """
 
 import argparse
@@ -19,9 +20,9 @@ from typing import Any, NamedTuple
 import aioboto3
 
 from bench.usage import running
-from daemon.embedded.process import DaemonProcess
-from daemon.embedded.recordings import sample_call
-from tests.acceptance.world import World, open_world
+from bench.world import World, open_world
+from daemon.demo.process import DaemonProcess
+from daemon.demo.recordings import sample_call
 
 KEY = "call.wav"
 OBJECTS = ("transcript.json", "transcript.md", "manifest.json")
@@ -34,17 +35,17 @@ class Cost(NamedTuple):
 
 
 def ticks(pid: int, *, with_children: bool) -> float:
-    """Processor seconds of a process, and of the children that it has waited for."""
+    """Return the processor seconds of a process and its reaped children."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return sum(map(int, fields[11 : 15 if with_children else 13])) / os.sysconf("SC_CLK_TCK")
 
 
 def run_daemon(world: World, jobs: int) -> tuple[Cost, float]:
-    """The poller's cost of a job, one in hand at a time, and the processor seconds of decoding it."""
-    with world.daemon(jobs_in_flight="1") as daemon:
+    """Return the poller's cost per job, with one job at a time, and the processor seconds of decoding."""
+    with world.daemon(max_jobs_in_flight="1") as daemon:
         _publish(world, "warm", WARM_JOBS)
         _finish(world, daemon, WARM_JOBS)
-        (decoders,) = running("daemon.fork_server", daemon.process.pid)
+        (decoders,) = running("daemon.media.fork_server", daemon.process.pid)
         before = ticks(daemon.process.pid, with_children=False), ticks(decoders, with_children=True)
         _publish(world, "job", jobs)
         entries = _finish(world, daemon, WARM_JOBS + jobs)[WARM_JOBS:]
@@ -89,7 +90,7 @@ def _run_peer(environment: dict[str, str], folder: Path, jobs: int) -> Cost:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, default=100, help="of each peer")
+    parser.add_argument("--jobs", type=int, default=100, help="jobs per peer")
     jobs = parser.parse_args().jobs
     with open_world() as world:
         world.upload(KEY, sample_call())

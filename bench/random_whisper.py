@@ -1,34 +1,37 @@
-"""A Whisper of a given shape with random weights: it hears nothing, and takes as long as a real one for each step."""
+"""A Whisper model of a given shape with random weights: its text is meaningless, but each step takes as long as in a
+real one."""
 
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from daemon.embedded.models import whisper_base
-from daemon.pipeline.quiet import prepare_environment, quietly
+from daemon.pipeline.runtime.library_output import prepare_environment, suppress_library_output
+from daemon.weights.packaged import whisper_base
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    layers: int  # of the encoder, and of the decoder
+    layers: int  # layers of the encoder and of the decoder
     width: int
     heads: int
     mels: int
     vocabulary: int
 
 
-# openai/whisper-large-v3's config.json; the other is for trying out.
+# openai/whisper-large-v3's config.json; the other one is for trial runs.
 SHAPES = {"large-v3": Shape(32, 1280, 20, 128, 51_866), "tiny": Shape(1, 64, 2, 80, 51_865)}
 
 
 def make_random_whisper(folder: Path, shape: Shape, compute_type: str) -> Path:
-    """The folder of a new model in CTranslate2's format inside `folder`, with the tokenizer of Whisper base.
+    """Create a model in CTranslate2's format inside `folder`, with the tokenizer of Whisper base, and return its
+    folder.
 
-    `compute_type` is CTranslate2's, that the weights are stored in. Large-v3 takes two minutes, 8 GB of memory and, for the while, 6 GB of disk.
+    `compute_type` is CTranslate2's type of the stored weights. Large-v3 takes two minutes, 8 GB of memory and,
+    temporarily, 6 GB of disk.
     """
     prepare_environment(None)
-    with tempfile.TemporaryDirectory(dir=folder) as name, quietly():
+    with tempfile.TemporaryDirectory(dir=folder) as name, suppress_library_output():
         import torch
         from ctranslate2.converters import TransformersConverter
         from transformers import WhisperConfig, WhisperForConditionalGeneration

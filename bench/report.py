@@ -1,4 +1,4 @@
-"""What all measurements say of themselves, and their tables in the documents."""
+"""The common header of all measurements, and their tables in the documentation."""
 
 import datetime
 import os
@@ -13,7 +13,7 @@ END = "<!-- end of measured -->"
 
 
 def machine(threads: int, gpu: str = "no GPU used") -> str:
-    """Date, hardware, load and versions, on two lines. To be called while the work is fresh, for the load."""
+    """Return date, hardware, load and versions on two lines. Call during or right after the work, for the load."""
     versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     today = datetime.datetime.now(datetime.UTC).date()
     return (
@@ -23,13 +23,13 @@ def machine(threads: int, gpu: str = "no GPU used") -> str:
 
 
 def spread(values: Sequence[float], decimals: int = 2) -> str:
-    """The median, with the least and the most where these differ from it."""
+    """Format the median, with minimum and maximum if they differ from it."""
     middle, least, most = (f"{value:.{decimals}f}" for value in (median(values), min(values), max(values)))
     return middle if least == most else f"{middle} ({least}–{most})"
 
 
 def markdown(rows: Sequence[Sequence[str]], words: Collection[int] = (0, 1)) -> str:
-    """A table; the first row is its head. `words`: the columns that hold words, where the others hold figures."""
+    """Format a table whose first row is the header. `words` are the columns with text; the others are numbers."""
     columns = len(rows[0])
     widths = [max(len(row[index]) for row in rows) for index in range(columns)]
     lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
@@ -38,12 +38,13 @@ def markdown(rows: Sequence[Sequence[str]], words: Collection[int] = (0, 1)) -> 
 
 
 def write_measured(page: Path, command: str, measured: str) -> None:
-    """Put it between the page's marks, of which the first names the command. Raises ValueError when they are missing."""
+    """Replace the measurement between the page's markers, of which the first names the command. Raises ValueError if
+    they are missing."""
     begin = f"<!-- measured: {command} -->\n"
     before, found, rest = page.read_text().partition(begin)
     _, ended, after = rest.partition(END)
     if not (found and ended):
-        raise ValueError(f"{page.name} has no place for what `{command}` measures")
+        raise ValueError(f"{page.name} has no section for `{command}`")
     page.write_text(f"{before}{begin}\n{measured}\n{END}{after}")
 
 

@@ -1,4 +1,4 @@
-"""What one peer did with a set of recordings: how quickly, how well, and what it took of the machine."""
+"""The result of one peer on a set of recordings: speed, accuracy and resource usage."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,38 +8,38 @@ import numpy as np
 
 from bench.corpus import Recording
 from bench.gpu_watch import GpuUse
-from bench.scores import Heard, turns_error
+from bench.measures import word_error_rate
+from bench.scores import Hypothesis, turns_error
 from bench.usage import ProcessWatch
-from daemon.pipeline.pieces import Turn
-from tests.measures import word_error_rate
+from daemon.pipeline.types import Turn
 
 
 @dataclass(frozen=True, slots=True)
 class File:
     name: str
     audio_seconds: float
-    wall_seconds: float | None = None  # None where files are done side by side
+    wall_seconds: float | None = None  # None if files are processed concurrently
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     files: list[File]
-    began: float  # of the monotonic clock, which all processes share
+    began: float  # on the monotonic clock, which all processes share
     wall_seconds: float
     threads: int
-    processor_seconds: float  # of the computing processes together
-    busy_seconds: float | None  # in which a recording was in the models; None where the peer does not tell
-    model_seconds: float | None  # of these, by the processes that hold the models; None where no others help
-    peak_bytes: int  # resident
-    stage_seconds: dict[str, float]  # empty where the peer does not tell
+    processor_seconds: float  # of all computing processes
+    busy_seconds: float | None  # with a recording in the models; None if the peer does not report it
+    model_seconds: float | None  # part of it, by the processes that hold the models; None if there are no others
+    peak_bytes: int  # resident memory
+    stage_seconds: dict[str, float]  # empty if the peer does not report it
     wer: float  # over all words
-    der: float | None  # of the segments, over all speech; None where the peer tells no speakers
+    der: float | None  # of the segments, over all speech; None if the peer reports no speakers
 
     @classmethod
     def of(
         cls,
         recordings: Sequence[Recording],
-        heard: Sequence[Heard],
+        hypotheses: Sequence[Hypothesis],
         watches: Sequence[ProcessWatch],
         *,
         began: float,
@@ -51,8 +51,11 @@ class Run:
         model_watches: Sequence[ProcessWatch] = (),
         tells_speakers: bool = True,
     ) -> Self:
-        """`watches`: of processes that worked one after the other. `file_seconds` and `stages`: file by file, or none.
-        `model_watches`: of those of their children that hold the models, where others do the rest."""
+        """Aggregate the measurements of a run.
+
+        `watches` are of processes that worked one after the other, `model_watches` of their children that hold the
+        models, if others do the rest. `file_seconds` and `stages` are per file, or empty.
+        """
         walls: Sequence[float | None] = file_seconds or [None] * len(recordings)
         return cls(
             files=[
@@ -69,9 +72,9 @@ class Run:
             stage_seconds=_added(stages),
             wer=word_error_rate(
                 [recording.text for recording in recordings],
-                [" ".join(segment.text for segment in each.segments) for each in heard],
+                [" ".join(segment.text for segment in each.segments) for each in hypotheses],
             ),
-            der=_diarization_error(recordings, heard) if tells_speakers else None,
+            der=_diarization_error(recordings, hypotheses) if tells_speakers else None,
         )
 
     @property
@@ -80,43 +83,44 @@ class Run:
 
     @property
     def speed(self) -> float:
-        """Audio seconds in a wall second."""
+        """Audio seconds per wall-clock second."""
         return self.audio_seconds / self.wall_seconds
 
     @property
     def slot_idle(self) -> float | None:
-        """Share of the time in which no recording was in the models."""
+        """Share of the time with no recording in the models."""
         return None if self.busy_seconds is None else max(0.0, 1 - self.busy_seconds / self.wall_seconds)
 
     @property
     def processors_idle(self) -> float:
-        """Share of what the threads could have computed that was not; 0 where helpers' processors came on top."""
+        """Unused share of the processor time available to the threads; 0 if helper processes used more."""
         return max(0.0, 1 - self.processor_seconds / (self.wall_seconds * self.threads))
 
     @property
     def daemon_share(self) -> float | None:
-        """Of the processor time: what the daemon adds to computing."""
+        """Share of the processor time that the daemon adds to computing."""
         return None if self.model_seconds is None else 1 - self.model_seconds / self.processor_seconds
 
     def speed_on(self, names: Sequence[str]) -> float:
-        """Of some of the files alone. Raises ValueError where files were done side by side, or one was not among them."""
+        """Return the speed on some of the files. Raises ValueError if files were processed concurrently or one is
+        missing."""
         walls = {file.name: file.wall_seconds for file in self.files}
         seconds = [wall for name in names if (wall := walls.get(name)) is not None]
         if len(seconds) < len(names):
-            raise ValueError("not all of these files have a time of their own in this run")
+            raise ValueError("not all of these files were timed separately in this run")
         return sum(file.audio_seconds for file in self.files if file.name in names) / sum(seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A run and its place among the others."""
+    """A run with its corpus, peer and repetition."""
 
     corpus: str
-    files: int  # of the corpus; a peer may have had a part of them
+    files: int  # of the corpus; a peer may have had only some of them
     repetition: int
     peer: str
     run: Run
-    gpu: GpuUse | None = None  # None where no GPU is used
+    gpu: GpuUse | None = None  # None without a GPU
 
 
 def _added(stages: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -127,10 +131,10 @@ def _added(stages: Sequence[dict[str, float]]) -> dict[str, float]:
     return total
 
 
-def _diarization_error(recordings: Sequence[Recording], heard: Sequence[Heard]) -> float:
+def _diarization_error(recordings: Sequence[Recording], hypotheses: Sequence[Hypothesis]) -> float:
     errors = [
         turns_error(recording, [Turn(s.start, s.end, s.speaker) for s in each.segments if s.speaker])
-        for recording, each in zip(recordings, heard, strict=True)
+        for recording, each in zip(recordings, hypotheses, strict=True)
     ]
     spoken = [sum(turn.end - turn.start for turn in recording.turns) for recording in recordings]
     return float(np.average(errors, weights=spoken))

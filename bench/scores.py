@@ -1,4 +1,5 @@
-"""A transcript against what is known of its recording, for every peer alike. docs/accuracy.md says what is measured."""
+"""Score a transcript against the reference of its recording, in the same way for every peer. docs/accuracy.md explains
+the measures."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,10 +7,10 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from bench.corpus import Recording
-from daemon.pipeline.pieces import Chunk, Turn
-from daemon.pipeline.words import spread
-from daemon.transcript import Transcript
-from tests.measures import diarization_error_rate, speaker_word_error_rate, start_errors, tokens, word_error_rate
+from bench.measures import diarization_error_rate, speaker_word_error_rate, start_errors, tokens, word_error_rate
+from daemon.pipeline.alignment.words import spread
+from daemon.pipeline.types import Chunk, Turn
+from daemon.schema.transcript import Transcript
 
 
 class Segment(NamedTuple):
@@ -20,20 +21,21 @@ class Segment(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class Hypothesis:
     segments: list[Segment]
     words: list[tuple[str, float]]  # each with its start
 
     @classmethod
-    def of_daemon(cls, transcript: Transcript) -> "Heard":
+    def of_daemon(cls, transcript: Transcript) -> "Hypothesis":
         return cls(
             [Segment(s.start, s.end, s.text, s.speaker) for s in transcript.segments],
             [(word.word, word.start) for segment in transcript.segments for word in segment.words],
         )
 
     @classmethod
-    def of_whisperx(cls, segments: Iterable[Any]) -> "Heard":
-        """Segments as whisperx has them. Without a wav2vec2 model whisperx has no word times: they are spread over the segment by the words' lengths."""
+    def of_whisperx(cls, segments: Iterable[Any]) -> "Hypothesis":
+        """Convert whisperx's segments. Without a wav2vec2 model whisperx has no word times, so words are spread over
+        the segment by length."""
         found = [Segment(s["start"], s["end"], s["text"], s.get("speaker")) for s in segments]
         words = [
             word for s in found for word in spread(s.text, "en", Chunk(s.start, s.end, regions=((s.start, s.end),)))
@@ -42,7 +44,7 @@ class Heard:
 
     @property
     def made_up(self) -> int:
-        """Words, of a recording in which nothing is said."""
+        """Number of hallucinated words in a recording without speech."""
         return len(tokens(" ".join(segment.text for segment in self.segments)))
 
 
@@ -51,18 +53,19 @@ class Scores:
     wer: float
     speaker_wer: float
     der: float
-    starts_off_seconds: float  # median distance of the sentences' starts; of those whose first word was recognised
+    # Median distance of the sentences' starts; only sentences whose first word was recognised.
+    starts_off_seconds: float
 
     @classmethod
-    def of(cls, recording: Recording, heard: Heard) -> "Scores":
-        errors = [abs(error) for error in start_errors(recording.sentences, heard.words) if error is not None]
+    def of(cls, recording: Recording, hypothesis: Hypothesis) -> "Scores":
+        errors = [abs(error) for error in start_errors(recording.sentences, hypothesis.words) if error is not None]
         return cls(
-            wer=word_error_rate([recording.text], [" ".join(segment.text for segment in heard.segments)]),
+            wer=word_error_rate([recording.text], [" ".join(segment.text for segment in hypothesis.segments)]),
             speaker_wer=speaker_word_error_rate(
                 [(sentence.speaker, sentence.text) for sentence in recording.sentences],
-                [(segment.speaker, segment.text) for segment in heard.segments],
+                [(segment.speaker, segment.text) for segment in hypothesis.segments],
             ),
-            der=turns_error(recording, (Turn(s.start, s.end, s.speaker) for s in heard.segments if s.speaker)),
+            der=turns_error(recording, (Turn(s.start, s.end, s.speaker) for s in hypothesis.segments if s.speaker)),
             starts_off_seconds=median(errors) if errors else float("inf"),
         )
 

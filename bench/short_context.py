@@ -1,7 +1,7 @@
-"""`python -m bench.short_context`: what Whisper makes of short speech with its padding to 30 s, and with little of it.
+"""`python -m bench.short_context`: compare Whisper on short speech with its padding to 30 s and with little padding.
 
-Stretches of the call from 2 to 22 s that begin and end with its sentences, each decoded once in either way; no second
-hearing of what is unsure, as the daemon has it. CPU time is that of encoder and decoder, on one thread.
+The inputs are parts of the call from 2 to 22 s that start and end with its sentences, each decoded once either way,
+without the daemon's second pass for uncertain results. CPU time is that of encoder and decoder, on one thread.
 """
 
 import argparse
@@ -17,18 +17,18 @@ from whisperx.asr import WhisperModel
 from whisperx.audio import N_SAMPLES, log_mel_spectrogram
 
 from bench.corpus import Sound, call, noisy, telephone
+from bench.measures import word_error_rate
 from bench.setup import BEAM_SIZE
-from daemon.embedded.models import whisper_base, whisper_tiny_en
-from daemon.pipeline.encoding import short_samples
-from daemon.pipeline.pieces import SAMPLE_RATE
-from tests.measures import word_error_rate
+from daemon.pipeline.asr.encoding import short_samples
+from daemon.pipeline.types import SAMPLE_RATE
+from daemon.weights.packaged import whisper_base, whisper_tiny_en
 
 LEAST_SECONDS, MOST_SECONDS = 2.0, 22.0
-LEAD_SECONDS = 0.15  # before a sentence: the reference's starts are late at times
+LEAD_SECONDS = 0.15  # before a sentence: the reference's starts are sometimes late
 
 
 def stretches(count: int, seed: int = 1) -> list[tuple[float, float, str]]:
-    """Start, end and text of runs of the call's sentences."""
+    """Yield start, end and text of runs of the call's sentences."""
     recording = call()
     starts = [max(0.0, sentence.start - LEAD_SECONDS) for sentence in recording.sentences] + [recording.duration]
     runs = [
@@ -40,7 +40,7 @@ def stretches(count: int, seed: int = 1) -> list[tuple[float, float, str]]:
 
 
 def errors(model: WhisperModel, audio: Sound, runs: list[tuple[float, float, str]], short: bool) -> tuple[float, float]:
-    """WER and CPU seconds."""
+    """Return word error rate and CPU seconds."""
     tokenizer = Tokenizer(model.hf_tokenizer, model.model.is_multilingual, task="transcribe", language="en")
     prompt = model.get_prompt(tokenizer, [], without_timestamps=True)
     began = time.process_time()
@@ -60,7 +60,7 @@ def main() -> None:
     arguments = parser.parse_args()
     runs = stretches(arguments.stretches)
     original = call().audio
-    sounds = {"as it is": original, "telephone": telephone(original), "noise, 10 dB SNR": noisy(original, 10.0)}
+    sounds = {"original": original, "telephone": telephone(original), "noise, 10 dB SNR": noisy(original, 10.0)}
     table = Table(box=SIMPLE_HEAD)
     for heading in ("Model", "Sound", "WER padded", "WER short", "CPU time"):
         table.add_column(heading)

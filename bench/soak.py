@@ -1,25 +1,29 @@
-"""Memory of the poller process over many jobs: the real daemon, a pipeline without a model, everything else real."""
+"""Memory of the poller process over many jobs: the real daemon with a pipeline without a model; everything else is
+real."""
 
 import argparse
 import time
 
-from bench.memory import status_bytes
-from daemon.embedded.process import DaemonProcess
-from tests.acceptance.world import World, open_world
-from tests.media import chirp, make_wav
+import numpy as np
 
-WARM_JOBS_SHARE = 0.2  # caches and pools fill up; what follows must be flat
+from bench.corpus import write_wav
+from bench.memory import status_bytes
+from bench.usage import counted
+from bench.world import World, open_world
+from daemon.demo.process import DaemonProcess
+from daemon.pipeline.types import SAMPLE_RATE
+
+WARM_JOBS_SHARE = 0.2  # caches and pools fill up first; after that, memory must be constant
 
 
 def finished(daemon: DaemonProcess) -> int:
-    lines = (line for line in daemon.get("/metrics").splitlines() if line.startswith("transcriptd_jobs_total{"))
-    return round(sum(float(line.rpartition(" ")[2]) for line in lines))
+    return round(counted(daemon, "transcriptd_deliveries_total"))
 
 
 def soak(world: World, jobs: int) -> list[tuple[int, int]]:
-    """(jobs finished, resident bytes of the poller) along the way."""
+    """Return pairs of finished jobs and the poller's resident bytes over time."""
     samples: list[tuple[int, int]] = []
-    with world.daemon(jobs_in_flight="4") as daemon:
+    with world.daemon(max_jobs_in_flight="4") as daemon:
         if not daemon.wait_until_ready(60):
             raise RuntimeError("\n".join(daemon.log_tail()))
         for number in range(jobs):
@@ -37,7 +41,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1000)
     jobs = parser.parse_args().jobs
     with open_world() as world:
-        world.upload("short.wav", make_wav(world.folder / "short.wav", chirp(1.0)))
+        world.upload("short.wav", write_wav(world.folder / "short.wav", np.zeros(SAMPLE_RATE, np.float32)))
         started_at = time.monotonic()
         samples = soak(world, jobs)
     for done, size in samples:

@@ -1,4 +1,4 @@
-"""How long Whisper's encoder takes for a chunk, and its decoder for a step, by batch size. The weights may mean nothing."""
+"""Time Whisper's encoder per chunk and its decoder per step, by batch size. The weights may be random."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -11,9 +11,9 @@ from bench.gpu_watch import GpuUse
 from bench.report import markdown
 from bench.setup import BEAM_SIZE, Setup
 
-FRAMES = 3000  # of a chunk of 30 s
-# Random weights never come to an end by themselves, and real ones end where they want: both decode these many tokens.
-# What comes before the first step is in both, and falls out of the difference.
+FRAMES = 3000  # per chunk of 30 s
+# Random weights never end a text, and real ones end it at any length, so both decode this number of tokens.
+# The work before the first step is part of both and cancels out in the difference.
 FEW_TOKENS, MANY_TOKENS = 16, 80
 HEADINGS = ["Batch", "Encoder, ms a chunk", "Decoder, ms a step", "ms a step and chunk"]
 GPU_HEADINGS = ["GPU busy", "VRAM MiB"]
@@ -25,21 +25,21 @@ class Steps:
     batch: int
     encode_seconds: float  # of the whole batch
     step_seconds: float  # of the whole batch
-    tokens: int  # steps that were timed
-    began: float  # of the monotonic clock
+    tokens: int  # number of timed steps
+    began: float  # on the monotonic clock
     ended: float
 
 
 @dataclass(frozen=True, slots=True)
 class StepsRow:
     batch: int
-    steps: Steps | None  # None where memory did not suffice
+    steps: Steps | None  # None if memory was insufficient
     gpu: GpuUse | None
 
 
 def measure_steps(setup: Setup, batch: int, repeat: int) -> Steps | None:
-    """Medians. To be called in a process of its own, in which the model stays; None when it runs out of memory."""
-    from daemon.pipeline.devices import Failure, classify
+    """Return the medians, or None if it runs out of memory. Call in a separate process, which keeps the model."""
+    from daemon.pipeline.runtime.device import Failure, classify
 
     try:
         return _measure(setup, batch, repeat)
@@ -80,19 +80,19 @@ def _measure(setup: Setup, batch: int, repeat: int) -> Steps:
     features = np.random.default_rng(0).normal(size=(batch, model.model.n_mels, FRAMES)).astype(np.float32)
 
     def decode(encoded: Any, tokens: int) -> int:
-        """How many tokens came of it."""
+        """Decode a batch and return the number of tokens."""
         results = model.model.generate(
             encoded,
             prompts,
             beam_size=BEAM_SIZE,
-            max_length=2 * tokens,  # of which CTranslate2 takes half for the prompt
+            max_length=2 * tokens,  # CTranslate2 uses half of it for the prompt
             suppress_tokens=[tokenizer.eot],
             suppress_blank=False,
         )
         return len(results[0].sequences_ids[0])
 
     encoded = model.encode(features)
-    few, many = decode(encoded, FEW_TOKENS), decode(encoded, MANY_TOKENS)  # both warm up
+    few, many = decode(encoded, FEW_TOKENS), decode(encoded, MANY_TOKENS)  # warm-up of both
     began = time.monotonic()
     encode_seconds = median_seconds(lambda: model.encode(features), repeat)
     few_seconds = median_seconds(lambda: decode(encoded, FEW_TOKENS), repeat)

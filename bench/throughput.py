@@ -1,8 +1,9 @@
-"""`python -m bench.throughput`: transcriptd through its real queue beside named peers, in one run on the same recordings.
+"""`python -m bench.throughput`: compare transcriptd, through its real queue, with other peers in one run on the same
+recordings.
 
-All peers get the same weights, precision, beam, batch size and threads. One works at a time, and they take turns inside
-each repetition, so that the machine's noise meets all of them. Nothing is asserted: it measures and prints.
-docs/performance.md says what the rows mean.
+All peers get the same weights, precision, beam, batch size and threads. One works at a time, and they alternate within
+each repetition, so that the machine's noise affects all of them. The command asserts nothing; it measures and prints.
+docs/performance.md explains the rows.
 """
 
 import argparse
@@ -29,14 +30,14 @@ PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 COMMAND = 'make bench ARGS="--full --write"'
 
 SHORT_SECONDS = 31.0
-LONGEST_LOADING_SECONDS = 15 * 60.0  # to load models for longer files than this makes no difference
+LONGEST_LOADING_SECONDS = 15 * 60.0  # loading models for longer files than this makes no difference
 FULL = {"corpora": list(CORPORA), "repeat": 5, "scale": 1.0}
 
 
 def subset(recordings: Sequence[Recording], count: int) -> list[Recording]:
-    """For a peer that loads its models for each file: so many of the short ones, evenly spread over them.
+    """Select files for a peer that loads its models for each file: `count` of the short ones, evenly spread.
 
-    Where none is short the first alone, and none where that is very long.
+    If none is short, the first file alone, and none at all if it is very long.
     """
     short = [recording for recording in recordings if recording.duration <= SHORT_SECONDS]
     if not short:
@@ -54,7 +55,8 @@ def measure(
     subset_files: int,
     nvml: Any = None,
 ) -> Iterator[Row]:
-    """Rows as they are measured. Who begins alternates. With NVML the GPU is watched too."""
+    """Yield rows as they are measured, with a different peer first in each repetition. With NVML the GPU is watched,
+    too."""
     for repetition in range(repeat):
         for corpus, recordings in corpora.items():
             for name in peers if repetition % 2 == 0 else reversed(peers):
@@ -69,7 +71,7 @@ def measure(
 
 
 def report(rows: Sequence[Row], jobs: Sequence[OneJob], setup: Setup, scale: float, nvml: Any = None) -> str:
-    """All of it as Markdown."""
+    """Format everything as Markdown."""
     repeat = 1 + max((row.repetition for row in rows), default=0)
     lasting = {row.corpus: row.run.audio_seconds for row in rows if len(row.run.files) == row.files}
     corpora = ", ".join(f"{corpus} {seconds / 60:.0f} min" for corpus, seconds in lasting.items())
@@ -83,7 +85,7 @@ def report(rows: Sequence[Row], jobs: Sequence[OneJob], setup: Setup, scale: flo
 def run(
     arguments: argparse.Namespace, setup: Setup, console: Console, nvml: Any = None
 ) -> tuple[list[Row], list[OneJob]]:
-    """Measure what the arguments ask for, and say each row as soon as it is known."""
+    """Measure what the arguments request and print each row when it is measured."""
     corpora = {name: CORPORA[name](arguments.scale) for name in arguments.corpora}
     rows: list[Row] = []
     options = {"repeat": arguments.repeat, "subset_files": arguments.subset}
@@ -94,7 +96,7 @@ def run(
             f"{row.run.audio_seconds:.0f} s of audio in {row.run.wall_seconds:.1f} s, WER {row.run.wer:.3f}",
             soft_wrap=True,
         )
-        if arguments.json:  # each time: hours of measuring are not lost with an interruption
+        if arguments.json:  # after each row, so that an interruption loses no measurements
             write_json(arguments.json, rows, [])
     jobs = measure_overhead(setup, arguments.overhead_jobs) if arguments.overhead_jobs else []
     if arguments.json:
@@ -108,16 +110,18 @@ def write_json(path: Path, rows: Sequence[Row], jobs: Sequence[OneJob], **more: 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is measured; bench.gpu has the same."""
+    """Add the arguments that select the measurements, shared with bench.gpu."""
     parser.add_argument("--corpora", nargs="+", choices=CORPORA, default=["clips", "mix"])
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
-    parser.add_argument("--repeat", type=_positive, default=3, help="runs of each peer on each corpus")
+    parser.add_argument("--repeat", type=_positive, default=3, help="runs per peer and corpus")
+    parser.add_argument("--scale", type=_scale, default=0.2, help="below 1: fewer clips and shorter recordings")
     parser.add_argument(
-        "--scale", type=_scale, default=0.2, help="fewer clips and shorter recordings; 1 is all of them"
+        "--subset", type=_positive, default=2, help="number of files for peers that load models for each file"
     )
-    parser.add_argument("--subset", type=_positive, default=2, help="files for the peers that load models for each")
-    parser.add_argument("--overhead-jobs", type=int, default=5, help="jobs, one at a time; 0 leaves them out")
-    parser.add_argument("--full", action="store_true", help="five runs of everything: some eight hours")
+    parser.add_argument(
+        "--overhead-jobs", type=int, default=5, help="jobs of the overhead measurement, one at a time; 0 skips it"
+    )
+    parser.add_argument("--full", action="store_true", help="five runs of everything, about eight hours")
     parser.add_argument(
         "--set",
         dest="settings",
@@ -125,10 +129,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME=VALUE",
         type=_setting,
-        help="a setting of transcriptd, as in jobs_in_flight=8",
+        help="a setting of transcriptd, as in max_jobs_in_flight=8",
     )
     parser.add_argument("--json", type=Path, help="write every measurement to this file")
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/performance.md")
+    parser.add_argument("--write", action="store_true", help="write the tables to docs/performance.md")
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
@@ -161,10 +165,10 @@ def _setting(text: str) -> tuple[str, str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(
-        description=f"{__doc__}\nWithout arguments it takes some 35 minutes on 2 quiet cores.",
+        description=f"{__doc__}\nWithout arguments it takes about 35 minutes on 2 idle cores.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--model", default="base", help="base, tiny.en, a folder, or a name that faster-whisper knows")
+    parser.add_argument("--model", default="base", help="base, tiny.en, a folder, or a model name of faster-whisper")
     add_arguments(parser)
     arguments = parse(parser)
     setup = Setup(find_model(arguments.model), daemon_settings=tuple(arguments.settings))

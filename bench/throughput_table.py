@@ -1,4 +1,4 @@
-"""Rows of many runs as one table: a line for each corpus and peer, with medians over the repetitions."""
+"""Format the rows of many runs as one table: a row per corpus and peer, with medians over the repetitions."""
 
 from collections.abc import Sequence
 from statistics import median
@@ -22,8 +22,8 @@ HEADINGS = [
     "Stages",
 ]
 GPU_HEADINGS = ["GPU busy", "VRAM MiB"]
-LEAST_SHARE = 0.005  # of a stage that is named
-NOT_TOLD = "–"
+LEAST_SHARE = 0.005  # of a named stage
+NOT_REPORTED = "–"
 MIB = 2**20
 
 
@@ -36,7 +36,8 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def ratios(group: Sequence[Row], rows: Sequence[Row]) -> list[float]:
-    """The speed of each run by that of the baseline in the same repetition, on the same files; none without a baseline."""
+    """Return the speed of each run relative to the baseline in the same repetition, on the same files; empty without a
+    baseline."""
     baselines = {(row.corpus, row.repetition): row.run for row in rows if row.peer == BASELINE}
     return [
         row.run.speed / baselines[key].speed_on([file.name for file in row.run.files])
@@ -46,7 +47,7 @@ def ratios(group: Sequence[Row], rows: Sequence[Row]) -> list[float]:
 
 
 def comparisons(rows: Sequence[Row], peer: str = "transcriptd") -> str:
-    """How many times as quick as each of the others the peer is, by their ratios: these are of the same files."""
+    """Format the peer's speed as a multiple of each other peer's, from ratios on the same files."""
     found = {(group[0].corpus, group[0].peer): ratios(group, rows) for group in _groups(rows)}
     lines = []
     for corpus in dict.fromkeys(row.corpus for row in rows):
@@ -57,11 +58,11 @@ def comparisons(rows: Sequence[Row], peer: str = "transcriptd") -> str:
             if own and theirs and of == corpus and other != peer
         ]
         lines += [f"- {corpus}: {'; '.join(others)}\n"] if others else []
-    return f"{PEERS[peer].title} is, on\n\n{''.join(lines)}" if lines else ""
+    return f"The speed of {PEERS[peer].title}, as a multiple of each peer's:\n\n{''.join(lines)}" if lines else ""
 
 
 def _groups(rows: Sequence[Row]) -> list[list[Row]]:
-    """The repetitions of each peer on each corpus, the corpora in their order, the peers as PEERS has them."""
+    """Group the repetitions by corpus and peer, with corpora in their order and peers in the order of PEERS."""
     corpora = list(dict.fromkeys(row.corpus for row in rows))
     groups = [[row for row in rows if (row.corpus, row.peer) == (corpus, peer)] for corpus in corpora for peer in PEERS]
     return [group for group in groups if group]
@@ -77,7 +78,7 @@ def _cells(group: Sequence[Row], rows: Sequence[Row], has_gpu: bool) -> list[str
         first.corpus,
         title,
         spread([run.speed for run in runs]),
-        spread(speed_ratios) if speed_ratios else NOT_TOLD,
+        spread(speed_ratios) if speed_ratios else NOT_REPORTED,
         spread([run.wer for run in runs], decimals=3),
         _told([run.der for run in runs], decimals=3),
         f"{max(run.peak_bytes for run in runs) / MIB:.0f}",
@@ -93,19 +94,19 @@ def _cells(group: Sequence[Row], rows: Sequence[Row], has_gpu: bool) -> list[str
 
 
 def _told(values: Sequence[float | None], decimals: int) -> str:
-    told = [value for value in values if value is not None]
-    return spread(told, decimals) if told else NOT_TOLD
+    known = [value for value in values if value is not None]
+    return spread(known, decimals) if known else NOT_REPORTED
 
 
 def _percent(shares: Sequence[float | None], decimals: int = 0) -> str:
-    told = [share for share in shares if share is not None]
-    return f"{median(told):.{decimals}%}" if told else NOT_TOLD
+    known = [share for share in shares if share is not None]
+    return f"{median(known):.{decimals}%}" if known else NOT_REPORTED
 
 
 def _stages(group: Sequence[Row]) -> str:
-    """Each stage's share of all stages' time, over all repetitions."""
+    """Format each stage's share of the time of all stages, over all repetitions."""
     names = dict.fromkeys(stage for row in group for stage in row.run.stage_seconds)
     seconds = {name: sum(row.run.stage_seconds.get(name, 0.0) for row in group) for name in names}
     total = sum(seconds.values()) or 1.0
     shares = {name: part / total for name, part in seconds.items()}
-    return ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= LEAST_SHARE) or NOT_TOLD
+    return ", ".join(f"{name} {share:.0%}" for name, share in shares.items() if share >= LEAST_SHARE) or NOT_REPORTED

@@ -1,4 +1,4 @@
-"""What processes take of the machine, seen from outside in /proc: the same look at every peer (Linux)."""
+"""Resource usage of processes, read from /proc in the same way for every peer (Linux)."""
 
 import os
 import threading
@@ -6,17 +6,26 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from bench.memory import status_bytes
+from daemon.demo.process import DaemonProcess
 
 SAMPLE_SECONDS = 0.05
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-PROCESSOR_FIELDS = slice(11, 15)  # of /proc/PID/stat after the name: utime, stime, and those of children that ended
+PROCESSOR_FIELDS = slice(11, 15)  # fields of /proc/PID/stat after the name: utime, stime, cutime, cstime
+
+
+def counted(daemon: DaemonProcess, name: str) -> float:
+    """Return the value of a series in the daemon's /metrics, added up over all labels."""
+    families = text_string_to_metric_families(daemon.get("/metrics"))
+    return sum(sample.value for family in families for sample in family.samples if sample.name == name)
 
 
 class ProcessWatch:
-    """`with ProcessWatch(pid) as watch:` samples a process and its descendants until the block, or the process, ends.
+    """Sampler of a process and its descendants until the block or the process ends: `with ProcessWatch(pid) as watch:`.
 
-    With `since_start` what the process did before the block counts too.
+    With `since_start`, usage before the block counts, too.
     """
 
     def __init__(self, pid: int, *, since_start: bool = False) -> None:
@@ -25,11 +34,11 @@ class ProcessWatch:
         self._now = self._before
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="process watch", daemon=True)
-        self.peak_bytes = 0  # the most that the high-water marks of those alive at one moment came to
+        self.peak_bytes = 0  # largest sum of the high-water marks of simultaneously running processes
 
     @property
     def processor_seconds(self) -> float:
-        """Of all threads, user and system."""
+        """User and system time of all threads, in seconds."""
         return self._now - self._before
 
     def __enter__(self) -> Self:
@@ -46,22 +55,22 @@ class ProcessWatch:
         while True:
             is_last = self._stop.wait(SAMPLE_SECONDS)
             pids = tree(self._pid)
-            self._now = max(self._now, _processor_seconds(pids))  # less once the process itself is gone
+            self._now = max(self._now, _processor_seconds(pids))  # lower once the process itself has exited
             self.peak_bytes = max(self.peak_bytes, sum(_high_water_bytes(pid) for pid in pids))
             if is_last:
                 return
 
 
 def tree(pid: int) -> list[int]:
-    """The process and its descendants, as far as they are there."""
+    """Return the process and its descendants, as far as they exist."""
     found = [pid]
-    for parent in found:  # which grows meanwhile
+    for parent in found:  # which grows during the loop
         found += _children(parent)
     return found
 
 
 def running(module: str, pid: int) -> list[int]:
-    """Those of the process and its descendants that are `python -m module`."""
+    """Return the process and its descendants that are `python -m module`."""
     wanted = f"\0-m\0{module}\0"
     return [each for each in tree(pid) if wanted in _read(Path(f"/proc/{each}/cmdline"))]
 
@@ -69,7 +78,7 @@ def running(module: str, pid: int) -> list[int]:
 def _children(pid: int) -> list[int]:
     try:
         threads = list(Path(f"/proc/{pid}/task").iterdir())
-    except OSError:  # it has ended
+    except OSError:  # it has exited
         return []
     return [int(child) for thread in threads for child in _read(thread / "children").split()]
 
@@ -82,12 +91,12 @@ def _processor_seconds(pids: list[int]) -> float:
 def _high_water_bytes(pid: int) -> int:
     try:
         return status_bytes(pid, "VmHWM")
-    except (OSError, StopIteration):  # it has just ended, and has no memory any more
+    except (OSError, StopIteration):  # it has just exited and has no memory any more
         return 0
 
 
 def _read(path: Path) -> str:
-    """What stands in a file of a process; nothing once it has ended."""
+    """Read a file of a process; empty once the process has exited."""
     try:
         return path.read_text()
     except OSError:

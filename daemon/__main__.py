@@ -1,4 +1,4 @@
-"""The command line. Imports only what a command needs: `--help` answers at once."""
+"""The command line. Each command imports its own dependencies, so that `--help` is fast."""
 
 import argparse
 import os
@@ -6,8 +6,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from daemon.models.arguments import add_models
-from daemon.tools.arguments import add_tools
+from daemon.cli.arguments import add_tools
+from daemon.cli.models_arguments import add_models
 
 
 def main() -> int:
@@ -18,13 +18,13 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run the daemon; settings come from the environment (docs/configuration.md)")
     run.set_defaults(call=lambda _: _run())
-    demo = commands.add_parser("demo", help="run the main job on this machine: no cloud, no account, no token")
-    demo.add_argument("file", nargs="?", type=Path, help="an audio or video file of yours; default: a sample call")
+    demo = commands.add_parser("demo", help="transcribe a file on this machine; needs no cloud, account or token")
+    demo.add_argument("file", nargs="?", type=Path, help="audio or video file; default: a sample call")
     demo.set_defaults(call=lambda arguments: _demo(arguments.file))
     add_tools(commands)
     add_models(commands.add_parser("models", help="fetch, mirror and verify model weights (docs/models.md)"))
     arguments = parser.parse_args()
-    if region := os.environ.get("AWS_REGION"):  # which every SDK of AWS reads, but botocore
+    if region := os.environ.get("AWS_REGION"):  # read by every AWS SDK except botocore
         os.environ.setdefault("AWS_DEFAULT_REGION", region)
     return int(arguments.call(arguments))
 
@@ -38,7 +38,7 @@ def _run() -> int:
     from daemon.config import load_settings
     from daemon.errors import EXIT_CONFIG, ConfigError
     from daemon.launcher import serve
-    from daemon.logs import configure
+    from daemon.telemetry.logs import configure
 
     configure("info", "poller")
     try:
@@ -48,13 +48,13 @@ def _run() -> int:
     except ConfigError as error:
         refusal = error.message
     except NoRegionError:
-        refusal = "no AWS region is set; set AWS_REGION to that of the queues and buckets"
+        refusal = "no AWS region is set; set AWS_REGION to the region of the queues and buckets"
     logging.getLogger("transcriptd").critical("settings refused", extra={"error": refusal})
     return EXIT_CONFIG
 
 
 def _demo(file: Path | None) -> int:
-    from daemon.embedded.demo import demo
+    from daemon.demo.command import demo
 
     return demo(file)
 

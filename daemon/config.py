@@ -1,6 +1,6 @@
-"""Settings: read once from the environment, validated together, declared here and nowhere else.
+"""Settings: declared only here, read once from the environment and validated together.
 
-docs/configuration.md is generated from this module and a test fails when they differ.
+docs/configuration.md is generated from this module; a test fails if they differ.
 """
 
 import difflib
@@ -15,295 +15,290 @@ from urllib.parse import urlsplit
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from daemon.catalog import MODELS
-from daemon.devices import check_names
 from daemon.errors import ConfigError
-
-PersonalData = Literal["email", "phone", "card", "iban", "ssn", "url"]
-Format = Literal["json", "md", "txt", "srt", "vtt", "ass", "tsv", "html"]
+from daemon.schema.catalog import MODELS
+from daemon.schema.device_names import check_device_names
+from daemon.schema.options import Format, PersonalData
 
 GIB = 1024**3
 HOUR = 3600.0
 
-# AWS ends a lease 12 h after the receive, whatever is extended; a job must be over well before.
+# SQS ends a lease 12 h after the receive, regardless of extensions; a job must end well before.
 # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-visibility-timeout.html
 MAX_LEASE_SECONDS = 12 * HOUR
 
-# Comma-separated in the environment: `a,b` rather than JSON.
+# In the environment, `a,b` rather than JSON.
 Names = Annotated[tuple[str, ...], NoDecode]
 
-
-# Settings that are lists: in the environment, with spaces or commas between.
+# Settings that are lists; in the environment, items are separated by spaces or commas.
 LISTS = (
-    "input_buckets output_buckets models devices short_context_models alignment_models webhook_hosts webhook_schedule_seconds "
+    "input_buckets output_buckets models devices unpadded_models alignment_models webhook_hosts outbox_retry_schedule_seconds "
     "formats redact profanity_words webhook_secret"
 ).split()
 
 
 class Settings(BaseSettings):
-    """Environment variables with the prefix TRANSCRIPTD_, and a few well-known names without it."""
+    """Settings from environment variables with the prefix TRANSCRIPTD_, and a few well-known names without it."""
 
     model_config = SettingsConfigDict(env_prefix="TRANSCRIPTD_", frozen=True, extra="forbid", populate_by_name=True)
 
     # Queue
-    queue_url: str = Field(description="URL of the SQS queue that jobs arrive on")
-    dlq_url: str = Field(description="URL of the dead-letter queue; failed jobs go there with their reason")
+    queue_url: str = Field(description="URL of the SQS queue that the daemon receives jobs from")
+    dlq_url: str = Field(description="URL of the dead-letter queue, where failed jobs are sent with the reason")
     visibility_timeout_seconds: float = Field(
-        120, ge=1, le=MAX_LEASE_SECONDS, description="length of the lease taken on a message and of each extension"
+        120, ge=1, le=MAX_LEASE_SECONDS, description="length of the lease on a message, and of each extension"
     )
-    heartbeat_seconds: float = Field(
-        30, gt=0, description="period of lease extensions; at most a third of the visibility timeout"
-    )
-    receive_wait_seconds: int = Field(20, ge=0, le=20, description="long-poll time of a receive")
-    queue_timeout_seconds: float = Field(
-        10, gt=0, description="time for SQS to answer a call, besides the long poll of a receive"
-    )
+    heartbeat_seconds: float = Field(30, gt=0, description="interval of lease extensions; at most a third of the lease")
+    receive_wait_time_seconds: int = Field(20, ge=0, le=20, description="long-poll wait of a receive")
+    queue_timeout_seconds: float = Field(10, gt=0, description="timeout of an SQS call, not counting the long poll")
     queue_backoff_max_seconds: float = Field(
-        30, gt=0, description="longest back-off between receives while SQS fails; the first is at most 1 s, with jitter"
+        30, gt=0, description="maximum backoff between receives while SQS fails; starts at 1 s or less, with jitter"
     )
     poll_stall_seconds: float = Field(
         180,
         gt=0,
-        description="without a successful receive for so long, while one is due, readiness fails and systemd's watchdog is not fed",
+        description="if no receive succeeds for this long while polling, /readyz fails and the systemd watchdog is not notified",
     )
     max_attempts: int = Field(
         3,
         ge=1,
         le=100,
-        description="failures of a job's own with a transient error, before it is dead-lettered; keep the queue's maxReceiveCount well above, since interruptions count there",
+        description="number of failures with a transient error before a job is dead-lettered; keep the queue's maxReceiveCount well above it, because interruptions count there",
     )
-    quarantine_deliveries: int = Field(
+    max_crashed_deliveries: int = Field(
         3,
         ge=1,
         le=100,
-        description="deliveries that died with their host, before the job is dead-lettered as a suspect",
+        description="number of deliveries without a recorded outcome before a job is dead-lettered as a suspected cause of crashes",
     )
-    retry_base_seconds: float = Field(
-        10, gt=0, description="back-off before the second attempt; doubles with each one, with full jitter"
+    brake_after_failures: int = Field(
+        3,
+        ge=1,
+        description="consecutive deliveries failed by the deployment's own bucket or queues before receiving pauses until the fault is fixed",
     )
-    retry_max_seconds: float = Field(900, gt=0, description="longest back-off between attempts")
-    jobs_in_flight: int = Field(
-        16, ge=1, le=32, description="most messages held at once; fewer if they fill the devices (architecture.md)"
+    retry_base_seconds: float = Field(10, gt=0, description="backoff before attempt 2; doubles each time; full jitter")
+    retry_max_seconds: float = Field(900, gt=0, description="maximum backoff between attempts")
+    max_jobs_in_flight: int = Field(
+        16, ge=1, le=32, description="maximum messages held at once; fewer if they fill the devices (architecture.md)"
     )
 
     # Storage
     input_buckets: Names = Field(
-        ("*",), description="buckets that jobs may read from; `*` leaves it to the instance role"
+        ("*",), description="buckets that jobs may read from; with `*`, only the instance role limits them"
     )
-    output_bucket: str | None = Field(None, description="bucket for results when a job names none")
+    output_bucket: str | None = Field(None, description="bucket for the results of jobs that name none")
     output_buckets: Names = Field(
-        (), description="further buckets that jobs may write to; `*` leaves it to the instance role"
+        (), description="further buckets that jobs may write to; with `*`, only the instance role limits them"
     )
-    output_prefix: str = Field("transcripts/", description="key prefix for results when a job names none")
+    output_prefix: str = Field("transcripts/", description="key prefix for the results of jobs that name none")
     storage_timeout_seconds: float = Field(
         30,
         gt=0,
-        description="time for S3 to answer a call, and the longest pause within an answer; a call that fails is tried four times",
+        description="timeout of an S3 call, and maximum pause within a response; a failed call is attempted four times in total",
     )
     checkpoint_after_seconds: float = Field(
         10,
         ge=0,
-        description="parts of a job are stored once it has been with a runner for so long; before, they are done again",
+        description="checkpoints are uploaded only for jobs that have run at least this long; shorter ones are repeated",
     )
     checkpoint_tag: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9_.:/+@-]{1,128}=[A-Za-z0-9_.:/+@-]{1,256}$",
-        description="S3 tag `key=value` on what only an unfinished job needs, for a lifecycle rule to expire; needs s3:PutObjectTagging",
+        description="S3 tag `key=value` for objects that only an unfinished job needs, so that a lifecycle rule can expire them; needs s3:PutObjectTagging",
     )
-    max_input_bytes: int = Field(5 * GIB, gt=0, description="largest object a job may name")
+    max_input_bytes: int = Field(5 * GIB, gt=0, description="maximum size of a job's input object")
     max_media_seconds: float = Field(
-        6 * HOUR, gt=0, description="longest recording; all channels of one that is split count together"
+        6 * HOUR, gt=0, description="maximum length of a recording; the lengths of split channels are added up"
+    )
+    incomplete_media: Literal["warn", "fail"] = Field(
+        "warn", description="`fail` dead-letters a recording that cannot be read to its end; `warn` adds a warning"
     )
     scratch_dir: Path = Field(
         Path(tempfile.gettempdir()) / "transcriptd",
-        description="where jobs keep their files while they run; swept at start",
+        description="directory for the files of running jobs; cleaned at start",
     )
-    min_free_bytes: int = Field(
-        2 * GIB, ge=0, description="no message is received while the scratch disk has less room"
-    )
+    min_free_bytes: int = Field(2 * GIB, ge=0, description="free scratch space below which receiving pauses")
 
     # Pipeline
     model: str = Field(
-        "large-v3", description="default Whisper model: a faster-whisper name, hub id or folder; resident from start-up"
+        "large-v3", description="default Whisper model: a faster-whisper name, hub ID or folder; loaded at start-up"
     )
-    models: Names = Field(
-        MODELS, description="models that jobs may ask for besides the default: names, hub ids or folders"
-    )
-    models_resident: int = Field(
-        2, ge=1, description="Whisper models kept in memory; the least recently used one leaves"
-    )
+    models: Names = Field(MODELS, description="further models that jobs may request: names, hub IDs or folders")
+    max_loaded_models: int = Field(2, ge=1, description="Whisper models in memory; the least recently used is unloaded")
     devices: Names = Field(
         ("auto",),
-        description="what the models run on, a runner process for each: `auto` is every GPU, else the CPU; `cuda` every GPU, and no start without one; `cuda:0,cuda:1` these; `cpu`, or `cpu,cpu` for two runners on it",
+        description="devices to run models on, with one runner process each: `auto` uses every GPU, or the CPU if there is none; `cuda` uses every GPU and requires one; `cuda:0,cuda:1` uses these GPUs; `cpu` uses the CPU, `cpu,cpu` with two runners",
     )
-    compute_type: str = Field("auto", description="CTranslate2 type; `auto` is float16 on CUDA, int8 on CPU")
-    batch_size: int = Field(16, ge=1, le=256, description="30 s chunks that Whisper decodes at once")
-    short_context_models: Names = Field(
+    compute_type: str = Field("auto", description="CTranslate2 type; `auto` is float16 on CUDA, int8 on a CPU")
+    batch_size: int = Field(16, ge=1, le=256, description="number of 30 s chunks that Whisper decodes at once")
+    unpadded_models: Names = Field(
         (),
-        description="Whisper models, by name, whose encoder hears a short chunk without Whisper's padding to 30 s, and with it "
-        "where the result is unsure: quicker, but to be measured for each model first (performance.md)",
+        description="names of Whisper models that decode short chunks without padding to 30 s, and again with padding if the "
+        "result is uncertain; faster, but measure each model first (performance.md)",
     )
     cpu_threads: int = Field(
-        0, ge=0, description="cores for each runner, on a CPU with different work in each; 0 shares out all"
+        0, ge=0, description="cores per runner, which work independently on a CPU; 0 divides all cores evenly"
     )
-    diarize: bool = Field(True, description="label speakers when a job does not say")
+    diarize: bool = Field(True, description="whether to label speakers, unless the job sets it")
     diarization_model: str = Field(
         "auto",
-        description="a pyannote pipeline by name or folder, or `embedded`; `auto` is pyannote/speaker-diarization-community-1 with HF_TOKEN, else `embedded`",
+        description="name or folder of a pyannote pipeline, or `embedded`; `auto` is pyannote/speaker-diarization-community-1 if HF_TOKEN is set, otherwise `embedded`",
     )
     alignment_models: Names = Field(
-        (), description="wav2vec2 models as `language=name-or-folder`, before whisperx's own table"
+        (), description="wav2vec2 models as `language=name-or-folder`; they override whisperx's own table"
     )
-    min_speakers: int = Field(2, ge=1, description="default lower bound on speakers")
-    max_speakers: int = Field(6, ge=1, description="default upper bound on speakers")
-    formats: Annotated[tuple[Format, ...], NoDecode] = Field(("json", "md"), description="outputs if a job names none")
+    min_speakers: int = Field(2, ge=1, description="default minimum number of speakers")
+    max_speakers: int = Field(6, ge=1, description="default maximum number of speakers")
+    formats: Annotated[tuple[Format, ...], NoDecode] = Field(("json", "md"), description="default output formats")
     redact: Annotated[tuple[PersonalData, ...], NoDecode] = Field(
         (),
-        description="personal data to take out of every output when a job does not say: email, phone, card, iban, ssn, url",
+        description="personal data to remove from every output, unless the job sets it: email, phone, card, iban, ssn, url",
     )
     profanity: Literal["keep", "mask"] = Field(
-        "keep", description="`mask` writes profane words as `d***`, when a job does not say"
+        "keep", description="`mask` writes profane words as `d***`, unless the job sets it"
     )
     profanity_words: Names = Field(
         tuple(
             "asshole* bastard* bitch* bullshit* cocksuck* cunt* *fuck* motherf* nigger* prick pricks shit shits shitt* "
             "slut* twat* wank* whore*".split()
         ),
-        description="what counts as profane: whole words, whatever their case; `*` stands for any letters",
+        description="profane words: whole words, case-insensitive; `*` matches any letters",
     )
-    job_timeout_seconds: float = Field(6 * HOUR, gt=0, description="longest time a job may take from its receive")
+    job_timeout_seconds: float = Field(6 * HOUR, gt=0, description="time limit for a job, from its receive")
     pipeline: str = Field(
         "daemon.pipeline.whisperx_pipeline:WhisperXPipeline",
-        description="the class that the runner process serves; leave it unless you write your own",
+        description="class that the runner process runs; change it only to use your own pipeline",
     )
 
     # Runner
     runner_start_timeout_seconds: float = Field(
-        900, gt=0, description="time for the runner to load its models, downloads included"
+        900, gt=0, description="time limit for the runner to load its models, including downloads"
     )
     runner_start_attempts: int = Field(
-        3, ge=1, description="failed starts in a row before a device is given up; with the last device the daemon ends"
+        3, ge=1, description="consecutive failed starts before a device is given up; without devices, the daemon exits"
     )
     runner_stall_seconds: float = Field(600, gt=0, description="a runner without progress for this long is replaced")
     runner_max_jobs: int = Field(
-        0, ge=0, description="jobs after which the runner is replaced, as a remedy for leaks; 0 never"
+        0, ge=0, description="number of jobs after which the runner is replaced, as a remedy for leaks; 0 disables"
     )
     runner_max_growth_bytes: int = Field(
-        8 * GIB, gt=0, description="growth of the runner's memory, on host or device, after which it is replaced"
+        8 * GIB, gt=0, description="the runner is replaced when its host or device memory has grown by more than this"
     )
     runner_restart_base_seconds: float = Field(
-        1, gt=0, description="back-off before a dead runner is replaced; doubles with each failure in a row"
+        1, gt=0, description="backoff before a failed runner is replaced; doubles with each consecutive failure"
     )
-    audio_in_flight_seconds: float = Field(
-        8 * HOUR, gt=0, description="audio in the runner at once, at up to 0.75 GiB an hour; the rest waits on disk"
+    max_audio_in_flight_seconds: float = Field(
+        8 * HOUR, gt=0, description="maximum audio in the runner, at up to 0.75 GiB an hour; other jobs wait on disk"
     )
 
     # Decoder
-    decode_timeout_seconds: float = Field(1800, gt=0, description="wall and CPU time for decoding one recording")
-    decode_memory_bytes: int = Field(2 * GIB, gt=0, description="address space of the decoder process")
+    decode_timeout_seconds: float = Field(
+        1800, gt=0, description="limit on wall time and CPU time to decode a recording"
+    )
+    decode_memory_bytes: int = Field(2 * GIB, gt=0, description="address space limit of the decoder process")
 
     # Webhooks
     webhook_url: str | None = Field(
         None,
         validation_alias=AliasChoices("webhook_url", "WEBHOOK_URL"),
-        description="where job events go when a job names no webhook",
+        description="receiver for the events of jobs that name no webhook",
     )
     webhook_secret: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (),
         validation_alias=AliasChoices("webhook_secret", "WEBHOOK_SECRET"),
-        description="signing secrets `whsec_…`, separated by spaces or commas; every one signs, so that a key can be rotated",
+        description="signing secrets `whsec_…`, separated by spaces or commas; events are signed with each one, so that a secret can be rotated",
     )
     webhook_hosts: Names = Field(
-        (), description="hosts that a job's webhook URL may name besides WEBHOOK_URL; `*` allows every public host"
+        (), description="webhook hosts that jobs may name besides WEBHOOK_URL's; `*` allows every public host"
     )
     webhook_allow_http: bool = Field(
         False,
-        description="allow plain http and private addresses for hosts in the allow-list: for tests and closed networks",
+        description="allow plain HTTP and private addresses for hosts in the allow-list; for tests and closed networks",
     )
-    webhook_attempts: int = Field(5, ge=1, description="tries of one event")
-    webhook_backoff_min_seconds: float = Field(2, gt=0, description="first back-off between tries; doubles")
-    webhook_backoff_max_seconds: float = Field(30, gt=0, description="longest back-off between tries")
-    webhook_timeout_seconds: float = Field(15, gt=0, description="time for a receiver to answer")
-    webhook_progress_seconds: float = Field(10, gt=0, description="least time between two job.progress events of a job")
+    webhook_attempts: int = Field(5, ge=1, description="number of attempts to send an event")
+    webhook_backoff_min_seconds: float = Field(2, gt=0, description="first backoff between attempts; doubles each time")
+    webhook_backoff_max_seconds: float = Field(30, gt=0, description="maximum backoff between attempts")
+    webhook_timeout_seconds: float = Field(15, gt=0, description="time limit for the receiver's response")
+    webhook_progress_seconds: float = Field(10, gt=0, description="minimum time between job.progress events of a job")
     outbox_url: str | None = Field(
         None,
-        description="URL of a standard SQS queue where a job's final event waits when its tries are spent; without one it is given up",
+        description="URL of a standard SQS queue that keeps final events after their attempts are used up; without it, such events are dropped",
     )
-    webhook_schedule_seconds: Annotated[tuple[float, ...], NoDecode] = Field(
+    outbox_retry_schedule_seconds: Annotated[tuple[float, ...], NoDecode] = Field(
         (5, 300, 1800, 2 * HOUR, 5 * HOUR, 10 * HOUR, 14 * HOUR, 20 * HOUR, 24 * HOUR),
         min_length=1,
-        description="when an event in the outbox is tried again, counted from its first try; after the last one it is given up",
+        description="times of the outbox's attempts, counted from the event's first attempt; after the last one the event is given up",
     )
 
     # Host
     host: Literal["none", "ec2"] = Field(
         "none",
-        description="`ec2` watches the instance's metadata for interruptions and speaks to its Auto Scaling group",
+        description="`ec2` polls the instance metadata for interruptions and calls the instance's Auto Scaling group",
     )
     imds_url: str = Field(
         "http://169.254.169.254",
         validation_alias=AliasChoices("imds_url", "AWS_EC2_METADATA_SERVICE_ENDPOINT"),
-        description="address of EC2's instance metadata; version 2 alone is used",
+        description="URL of the EC2 instance metadata service; only IMDSv2 is used",
     )
-    interruption_poll_seconds: float = Field(5, gt=0, le=30, description="how often the metadata are looked at")
-    autoscaling_group: str | None = Field(None, description="the Auto Scaling group that this instance belongs to")
+    interruption_poll_seconds: float = Field(5, gt=0, le=30, description="interval of metadata polls")
+    autoscaling_group: str | None = Field(None, description="name of the Auto Scaling group of this instance")
     launch_hook: str | None = Field(
-        None, description="the group's launch hook: continued once the models are loaded, abandoned if they cannot be"
+        None, description="the group's launch hook; completed with CONTINUE once models are loaded, else with ABANDON"
     )
     termination_hook: str | None = Field(
-        None, description="the group's termination hook: kept alive while the daemon drains, completed at the end"
+        None, description="the group's termination hook; extended while the daemon drains, completed at the end"
     )
     hook_heartbeat_seconds: float = Field(
-        60, gt=0, description="period of the termination hook's heartbeats; well below the hook's timeout"
+        60, gt=0, description="interval of the termination hook's heartbeats; keep it well below the hook's timeout"
     )
     idle_exit_seconds: float = Field(
-        0, ge=0, description="without a job for so long the instance ends itself and its group shrinks; 0 never"
+        0, ge=0, description="terminate this instance and shrink its group after this long without a job; 0 disables"
     )
     instance_price_per_hour: float = Field(
-        0, ge=0, description="what the instance costs an hour, in any currency, for the cost metrics; 0 is unknown"
+        0, ge=0, description="hourly price of the instance, in any currency, for the cost metrics; 0 if unknown"
     )
-    device_failures: int = Field(
+    max_device_failures: int = Field(
         3,
         ge=1,
-        description="faults of a device without a finished job between them, after which it is given up; with the last device the instance is",
+        description="device faults without a finished job between them before a device is given up; when no device is left, the instance is given up",
     )
 
     # Traces
     otlp_endpoint: str | None = Field(
         None,
-        pattern=r"^(https?://[^\s/?#@]+(/[^\s?#]*)?)?$",  # no place for a secret: the status page shows it
-        description="address of an OpenTelemetry collector, such as `http://127.0.0.1:4318`: every delivery is traced, its spans sent to `/v1/traces` below it as OTLP over HTTP; without one nothing is recorded",
+        pattern=r"^(https?://[^\s/?#@]+(/[^\s?#]*)?)?$",  # no credentials: the status page shows it
+        description="URL of an OpenTelemetry collector, such as `http://127.0.0.1:4318`; spans of each delivery are sent to its path `/v1/traces` as OTLP over HTTP; without it, tracing is off",
     )
     otlp_headers: SecretStr | None = Field(
         None,
         validation_alias=AliasChoices("otlp_headers", "OTEL_EXPORTER_OTLP_HEADERS"),
-        description="what the collector asks for, such as a key: `name=value` separated by commas, values percent-encoded",
+        description="headers for the collector, such as an API key: `name=value` separated by commas, values percent-encoded",
     )
     trace_sample_ratio: float = Field(
         1,
         ge=0,
         le=1,
-        description="share of the traces begun here that are recorded; for a job with a `traceparent` its sampled flag decides",
+        description="share of the daemon's own traces that are recorded; a job with a `traceparent` follows its sampled flag",
     )
 
     # Process
     drain_timeout_seconds: float = Field(
-        300, ge=0, description="time for jobs to finish after SIGTERM; what is left is released"
+        300, ge=0, description="time for jobs to finish after SIGTERM; unfinished jobs are released"
     )
     http_host: str = Field("127.0.0.1", description="address of the status page, /metrics, /healthz and /readyz")
-    http_port: int = Field(9464, ge=0, le=65535, description="port of the same; 0 takes a free one and logs it")
+    http_port: int = Field(9464, ge=0, le=65535, description="HTTP port; 0 selects a free port and logs it")
     worker_id: str = Field(
         default_factory=socket.gethostname,
-        description="names this daemon in logs, manifests and dead letters; default: the host name",
+        description="name of this daemon in logs, manifests and dead letters; default: the host name",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="least severe level that is logged"
+        "info", description="minimum level of logged messages"
     )
     debug: bool = Field(False, validation_alias=AliasChoices("debug", "DEBUG"), description="same as log level debug")
     hf_token: SecretStr | None = Field(
         None,
         validation_alias=AliasChoices("hf_token", "HF_TOKEN"),
-        description="Hugging Face token for gated models, passed to the runner alone",
+        description="Hugging Face token for gated models; passed only to the runner",
     )
 
     @field_validator(*LISTS, mode="before")
@@ -314,7 +309,7 @@ class Settings(BaseSettings):
     @field_validator("devices")
     @classmethod
     def _check_devices(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        check_names(value)
+        check_device_names(value)
         return value
 
     @field_validator("output_prefix")
@@ -324,37 +319,37 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _cross_check(self) -> Self:
-        """Rules that bind several settings, each refused with the rule in words."""
+        """Check rules that involve several settings. The error states the violated rule."""
         if self.heartbeat_seconds > self.visibility_timeout_seconds / 3:
             raise ValueError(
                 "heartbeat_seconds must be at most a third of visibility_timeout_seconds, so that two extensions may fail"
             )
-        if self.receive_wait_seconds >= self.visibility_timeout_seconds / 2:
+        if self.receive_wait_time_seconds >= self.visibility_timeout_seconds / 2:
             raise ValueError(
-                "receive_wait_seconds must be less than half of visibility_timeout_seconds: a lease may be as old as the receive that brought it"
+                "receive_wait_time_seconds must be less than half of visibility_timeout_seconds: the lease may have started when the receive did"
             )
-        receive_seconds = self.receive_wait_seconds + self.queue_timeout_seconds
+        receive_seconds = self.receive_wait_time_seconds + self.queue_timeout_seconds
         if self.poll_stall_seconds < receive_seconds + self.queue_backoff_max_seconds:
             raise ValueError(
-                "poll_stall_seconds must be at least receive_wait_seconds + queue_timeout_seconds + "
-                "queue_backoff_max_seconds: a receive and a back-off must fit"
+                "poll_stall_seconds must be at least receive_wait_time_seconds + queue_timeout_seconds + "
+                "queue_backoff_max_seconds, to allow for a receive and a backoff"
             )
         if self.job_timeout_seconds > MAX_LEASE_SECONDS - 1800:
-            raise ValueError("job_timeout_seconds must stay half an hour below 12 h, where SQS ends every lease")
+            raise ValueError("job_timeout_seconds must be at most 11.5 h: SQS ends every lease after 12 h")
         if self.autoscaling_group is not None and self.host != "ec2":
-            raise ValueError("autoscaling_group needs host=ec2: the group knows the instance by its metadata")
+            raise ValueError("autoscaling_group needs host=ec2: the instance ID comes from the instance metadata")
         if self.autoscaling_group is None and (self.launch_hook or self.termination_hook or self.idle_exit_seconds):
             raise ValueError("launch_hook, termination_hook and idle_exit_seconds need autoscaling_group")
-        if 0 < self.idle_exit_seconds < 2 * self.receive_wait_seconds:
-            raise ValueError("idle_exit_seconds must be at least two receives long: one may come back empty by chance")
+        if 0 < self.idle_exit_seconds < 2 * self.receive_wait_time_seconds:
+            raise ValueError("idle_exit_seconds must be at least two receive waits: one receive may be empty by chance")
         if self.min_speakers > self.max_speakers:
-            raise ValueError("min_speakers must not be larger than max_speakers")
+            raise ValueError("min_speakers must be at most max_speakers")
         if self.queue_url == self.dlq_url:
-            raise ValueError("queue_url and dlq_url must be two queues")
+            raise ValueError("queue_url and dlq_url must be different queues")
         if self.outbox_url in (self.queue_url, self.dlq_url):
-            raise ValueError("outbox_url must be a queue of its own, neither queue_url nor dlq_url")
-        if any(later <= earlier for earlier, later in pairwise((0, *self.webhook_schedule_seconds))):
-            raise ValueError("webhook_schedule_seconds must be positive and rise")
+            raise ValueError("outbox_url must differ from queue_url and dlq_url")
+        if any(later <= earlier for earlier, later in pairwise((0, *self.outbox_retry_schedule_seconds))):
+            raise ValueError("outbox_retry_schedule_seconds must be positive and increasing")
         if (self.webhook_url is not None or self.webhook_hosts) and not self.webhook_secret:
             raise ValueError("WEBHOOK_URL and TRANSCRIPTD_WEBHOOK_HOSTS need WEBHOOK_SECRET: events are always signed")
         if self.webhook_url is not None and urlsplit(self.webhook_url).scheme not in (
@@ -367,7 +362,7 @@ class Settings(BaseSettings):
 
     @property
     def secrets(self) -> list[str]:
-        """What must be shown nowhere: the signing secrets, the tokens, and AWS's own in the environment."""
+        """Values that must never be shown: signing secrets, tokens, and AWS credentials from the environment."""
         signing = [secret.get_secret_value() for secret in self.webhook_secret]
         token = [self.hf_token.get_secret_value()] if self.hf_token else []
         headers = self.otlp_headers.get_secret_value().split(",") if self.otlp_headers else []
@@ -381,13 +376,13 @@ class Settings(BaseSettings):
 
 
 def load_settings(**given: Any) -> Settings:
-    """Settings from the environment, but for those `given`.
+    """Load the settings from the environment, with `given` taking precedence. Rejects unknown variables.
 
-    Raises ConfigError with one line per problem and no secret in it.
+    Raises ConfigError with one line per problem and without secrets.
     """
     known = {variable(name) for name in Settings.model_fields}
     for name in sorted(os.environ):
-        # A misspelt setting would otherwise be a default in silence.
+        # Otherwise a misspelt setting would silently have its default.
         if name.upper().startswith("TRANSCRIPTD_") and name.upper() not in known:
             nearest = difflib.get_close_matches(name.upper(), known, n=1)
             raise ConfigError(f"{name} is not a setting" + (f"; did you mean {nearest[0]}?" if nearest else ""))
@@ -395,7 +390,7 @@ def load_settings(**given: Any) -> Settings:
 
 
 def read_settings(**given: Any) -> Settings:
-    """Settings from the environment, but for those `given`. Raises ConfigError as load_settings does."""
+    """Load the settings as load_settings does, but ignore unknown variables."""
     try:
         return Settings(**given)
     except ValidationError as error:
@@ -407,13 +402,18 @@ def read_settings(**given: Any) -> Settings:
                 if name
                 else problem["msg"].removeprefix("Value error, ")
             )
-        raise ConfigError("the settings cannot work:\n  " + "\n  ".join(lines)) from None
+        raise ConfigError("invalid settings:\n  " + "\n  ".join(lines)) from None
 
 
 def variable(name: str) -> str:
-    """The environment variable of a setting."""
+    """Return the name of a setting's environment variable."""
     field = Settings.model_fields.get(name)
     alias = field.validation_alias if field else None
     if isinstance(alias, AliasChoices):
         return str(alias.choices[-1])
     return name if name.isupper() else f"TRANSCRIPTD_{name.upper()}"
+
+
+def allows(allowed: tuple[str, ...], name: str) -> bool:
+    """Return whether an allow-list contains the name; `*` alone allows every name."""
+    return allowed == ("*",) or name in allowed

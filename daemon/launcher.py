@@ -1,223 +1,190 @@
-"""The life of the daemon: start-up, main loop, shutdown. Builds every part and hands each what it needs."""
+"""The daemon's lifecycle: startup, main loop, shutdown."""
 
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
+from daemon.background import TaskName
+from daemon.composition import Components, open_components
 from daemon.config import Settings
 from daemon.errors import SetupFailed
-from daemon.health import Health, serve_http
-from daemon.host import Host, open_host
-from daemon.intake import Intake
-from daemon.logs import on_loop_exception, toggle_debug
-from daemon.media import Decoder
-from daemon.metrics import Metrics
-from daemon.outbox import OutboxWorker, open_outbox
 from daemon.poller import Poller
-from daemon.processor import Processor
-from daemon.results import Results
-from daemon.runners import Runners
-from daemon.scratch import open_scratch
-from daemon.snapshot import Observer
-from daemon.spans import Tracer
-from daemon.sqs import open_queue
-from daemon.status import Record
-from daemon.status_server import StatusServer
-from daemon.storage import open_storage
-from daemon.systemd import feed_watchdog, notify
-from daemon.transcription import Transcriber
-from daemon.vitals import watch_vitals
-from daemon.webhook import WebhookSender
-from daemon.wording import words_of
+from daemon.status.systemd import feed_watchdog, notify
+from daemon.telemetry.logs import on_loop_exception, toggle_debug
+from daemon.telemetry.redaction import safe_message
 
 log = logging.getLogger("transcriptd.launcher")
 
 EXIT_OK = 0
-EXIT_FORCED = 1  # jobs had to be interrupted to leave in time; they were released
-EXIT_HOST_ENDS = 75  # EX_TEMPFAIL: the instance is going away; starting again would only take jobs to lose them
+EXIT_FORCED = 1  # jobs had to be interrupted; they were released
+EXIT_HOST_ENDS = 75  # EX_TEMPFAIL: the instance is terminating; a restarted daemon would only lose the jobs it receives
 EXIT_SETUP_FAILED = 70  # EX_SOFTWARE: no device can load the models
 
 WEBHOOK_DRAIN_SECONDS = 30.0
 
 
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """`stop` is set by the first SIGTERM or SIGINT; `force_stop` by a second one, which cuts the drain short."""
+
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    force_stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class MainLoopResult:
+    """What the main loop passes to the shutdown. A failure of either task ends the main loop."""
+
+    poller: Poller
+    polling: asyncio.Task[None]  # done, or about to be
+    runners_failed: asyncio.Task[None]  # done when no device is left, possibly during the shutdown
+    retired: bool  # the instance was idle and has requested its termination
+
+
 async def serve(settings: Settings) -> int:
-    """Run the daemon until it is told to stop; the exit status."""
-    stop, hurry = asyncio.Event(), asyncio.Event()
-    _handle_signals(settings, stop, hurry)
+    """Run the daemon until it stops. Return the exit status."""
+    signals = Signals()
+    _handle_signals(settings, signals)
     asyncio.get_running_loop().set_exception_handler(on_loop_exception)
     log.info("starting", extra={"version": version("transcriptd")})
-    async with AsyncExitStack() as stack:
-        # --- start-up: nothing is received before everything works
-        metrics = Metrics()
-        metrics.build.info({"version": version("transcriptd")})
-        scratch = stack.enter_context(open_scratch(settings.scratch_dir))
-        tracer = await stack.enter_async_context(_open_tracer(settings, metrics))
-        host = await stack.enter_async_context(open_host(settings, metrics))
-        queue = await stack.enter_async_context(open_queue(settings, metrics))
-        storage = await stack.enter_async_context(open_storage(settings))
-        decoder = await stack.enter_async_context(Decoder(scratch, metrics))
-        results = Results(storage, settings.checkpoint_tag)
-        runners = Runners(settings, metrics)
-        health = Health(settings, runners, {"sqs": queue.ping, "s3": storage.ping})
-        record = Record()
-        status = StatusServer(Observer(settings, health, runners, metrics, record).snapshot)
-        port = await stack.enter_async_context(serve_http(settings, health, metrics, status.attach))
-        log.info("listening", extra={"host": settings.http_host, "port": port})
-        outbox = await stack.enter_async_context(open_outbox(settings, metrics)) if settings.outbox_url else None
-        depths = {"jobs": queue.depth, "dead_letter": queue.dead_letter_depth} | (
-            {"outbox": outbox.depth} if outbox else {}
-        )
-        await stack.enter_async_context(watch_vitals(settings, metrics, runners, depths))
-        webhooks = await stack.enter_async_context(
-            WebhookSender(
-                settings, metrics.observe_webhook, outbox=outbox, record=results.record_webhook, tracer=tracer
-            )
-        )
-        outbox_worker: OutboxWorker | None = None
-        if outbox is not None:
-            # Before the runners: what waits there need not wait for models.
-            outbox_worker = await stack.enter_async_context(
-                OutboxWorker(settings, outbox, webhooks.attempt, metrics, results.record_webhook, results.webhook_known)
-            )
-        stack.push_async_callback(runners.stop)
-        stopping = asyncio.create_task(stop.wait(), name="stop signal")
-        interrupted = asyncio.create_task(host.interrupted(), name="interrupted")
-        starting = asyncio.create_task(runners.start(), name="runners start")
-        await asyncio.wait((starting, stopping, interrupted), return_when=asyncio.FIRST_COMPLETED)
-        if not starting.done():  # before anything was received
-            starting.cancel()
-            if stopping.done():
-                return EXIT_OK
-            await host.leave()
-            return EXIT_HOST_ENDS
-        try:
-            starting.result()
-        except SetupFailed as error:
-            log.critical("start-up failed", extra={"error": words_of(error), "detail": error.detail})
-            await host.unfit(was_ready=False)
-            return EXIT_SETUP_FAILED
-        transcriber = Transcriber(
-            settings,
-            storage=storage,
-            decoder=decoder,
-            results=results,
-            runners=runners,
-            metrics=metrics,
-            scratch=scratch,
-        )
-        processor = Processor(
-            settings,
-            queue=queue,
-            results=results,
-            transcriber=transcriber,
-            webhooks=webhooks,
-            metrics=metrics,
-            record=record,
-            tracer=tracer,
-        )
-        intake = Intake(
-            settings.jobs_in_flight,
-            batch_size=settings.batch_size,
-            devices=lambda: runners.devices,
-            jobs_waiting=lambda: runners.jobs_waiting,
-        )
-        poller = health.poller = Poller(settings, queue, processor, metrics, health.receive_gate, intake)
-
-        # --- main loop
-        health.phase = "running"
-        log.info("ready")
-        notify("READY=1")
-        telling = asyncio.create_task(host.ready(), name="launch hook")
-        watchdog = asyncio.create_task(feed_watchdog(health.polls), name="watchdog")
-        runner_failed = asyncio.create_task(runners.failed(), name="runners failed")
-        hurrying = asyncio.create_task(_hurry_at_last(host, hurry), name="last moment")
-        polling, retired = await _poll(poller, host, (runner_failed, interrupted, stopping), settings.idle_exit_seconds)
-
-        # --- shutdown: take no more, finish or release what is held, tell who is waiting
-        health.phase = "draining"
-        notify("STOPPING=1")
-        log.info(
-            "draining",
-            extra={"jobs_in_flight": poller.jobs_in_flight, "timeout_seconds": settings.drain_timeout_seconds},
-        )
-        deadline = asyncio.get_running_loop().time() + settings.drain_timeout_seconds
-        poller.quiet()
-        if outbox_worker is not None:
-            outbox_worker.stop()
-        await asyncio.wait((polling,))
-        if runner_failed.done():
-            poller.leave()  # without a runner the jobs in hand can only wait: release them
-        clean = await poller.drain(max(0.0, deadline - asyncio.get_running_loop().time()), hurry)
-        leaving = retired or interrupted.done()
-        for task in (stopping, interrupted, watchdog, hurrying, telling):
-            task.cancel()
-        undelivered = await webhooks.drain(0.0 if hurry.is_set() else WEBHOOK_DRAIN_SECONDS)
-        log.info("stopped", extra={"clean": clean, "webhooks_undelivered": undelivered})
-        if runner_failed.done():
-            if lost := runner_failed.exception():
-                log.critical("runner lost", extra={"error": words_of(lost)})
-            await host.unfit(was_ready=True)
-            return EXIT_SETUP_FAILED
-        runner_failed.cancel()
-        polling.result()  # an unexpected fault of the poller must not look like a clean exit
-        if leaving:
-            await host.leave()
-            return EXIT_HOST_ENDS
-        return EXIT_OK if clean else EXIT_FORCED
+    async with open_components(settings) as components:
+        if (status := await startup(components, signals)) is not None:
+            return status
+        ended = await main_loop(components, signals)
+        return await shutdown(components, signals, ended)
 
 
-@asynccontextmanager
-async def _open_tracer(settings: Settings, metrics: Metrics) -> AsyncIterator[Tracer]:
-    if not settings.otlp_endpoint:
-        yield Tracer()
-        return
-    from daemon.tracing import open_tracer  # OpenTelemetry: only for those who want it
+async def startup(components: Components, signals: Signals) -> int | None:
+    """Load the models. Return an exit status if the daemon has to exit before it receives anything."""
+    starting = asyncio.create_task(components.runners.start(), name="runners start")
+    stopping = asyncio.create_task(signals.stop.wait(), name="stop signal")
+    interrupted = asyncio.create_task(components.host.interrupted(), name="interrupted")
+    await asyncio.wait((starting, stopping, interrupted), return_when=asyncio.FIRST_COMPLETED)
+    for waiting in (stopping, interrupted):
+        waiting.cancel()
+    if not starting.done():
+        starting.cancel()
+        if signals.stop.is_set():
+            return EXIT_OK
+        await components.host.complete_termination()
+        return EXIT_HOST_ENDS
+    try:
+        starting.result()
+    except SetupFailed as error:
+        log.critical("start-up failed", extra={"error": safe_message(error), "detail": error.detail})
+        await components.host.report_unfit(was_ready=False)
+        return EXIT_SETUP_FAILED
+    return None
 
-    async with open_tracer(settings, metrics) as tracer:
-        yield tracer
+
+async def main_loop(components: Components, signals: Signals) -> MainLoopResult:
+    """Receive until a signal, an interruption of the instance, the loss of the last device, or a poller failure."""
+    poller = components.build_poller()
+    components.health.phase = "running"
+    log.info("ready")
+    notify("READY=1")
+    components.supervisor.start(TaskName.LAUNCH_HOOK, components.host.ready, ends=True)
+    components.supervisor.start(TaskName.WATCHDOG, lambda: feed_watchdog(components.health.polls))
+    components.supervisor.start(
+        TaskName.RELEASE_DEADLINE, lambda: _force_stop_before_spot_end(components, signals), ends=True
+    )
+    runners_failed = asyncio.create_task(components.runners.failed(), name="runners failed")
+    interrupted = asyncio.create_task(components.host.interrupted(), name="interrupted")
+    stopping = asyncio.create_task(signals.stop.wait(), name="stop signal")
+    polling, retired = await _poll(components, poller, {runners_failed, interrupted, stopping})
+    for waiting in (interrupted, stopping):
+        waiting.cancel()
+    for task in (polling, runners_failed):
+        _log_failure(task)
+    return MainLoopResult(poller, polling, runners_failed, retired)
+
+
+async def shutdown(components: Components, signals: Signals, ended: MainLoopResult) -> int:
+    """Stop receiving, finish or release the jobs, send the remaining webhooks. Return the exit status."""
+    clean = await _drain(components, signals, ended)
+    interrupted = ended.retired or components.host.is_interrupted
+    await components.supervisor.stop(TaskName.LAUNCH_HOOK, TaskName.WATCHDOG, TaskName.RELEASE_DEADLINE)
+    undelivered = await components.webhooks.drain(0.0 if signals.force_stop.is_set() else WEBHOOK_DRAIN_SECONDS)
+    log.info("stopped", extra={"clean": clean, "webhooks_undelivered": undelivered})
+    if ended.runners_failed.done():
+        if lost := ended.runners_failed.exception():
+            log.critical("runner lost", extra={"error": safe_message(lost)})
+        await components.host.report_unfit(was_ready=True)
+        return EXIT_SETUP_FAILED
+    ended.runners_failed.cancel()
+    ended.polling.result()  # an unexpected poller failure must not look like a clean exit
+    if interrupted:
+        await components.host.complete_termination()
+        return EXIT_HOST_ENDS
+    return EXIT_OK if clean else EXIT_FORCED
 
 
 async def _poll(
-    poller: Poller, host: Host, ends: tuple[asyncio.Task[Any], ...], idle_exit_seconds: float
+    components: Components, poller: Poller, ends: set[asyncio.Task[Any]]
 ) -> tuple[asyncio.Task[None], bool]:
-    """Poll until one of the `ends`, or until the idle instance has ended itself. The poller's task, and whether it has."""
+    """Poll until one of `ends` is done or the idle instance is retired. Return the poller's task, and whether it retired."""
+    idle_exit_seconds = components.settings.idle_exit_seconds
+    can_retire = components.host.can_retire
     while True:
         polling = asyncio.create_task(poller.run(), name="poller")
-        idle = asyncio.create_task(poller.idle(idle_exit_seconds) if host.can_retire else asyncio.Event().wait())
+        idle = asyncio.create_task(poller.idle(idle_exit_seconds) if can_retire else asyncio.Event().wait())
         await asyncio.wait((polling, idle, *ends), return_when=asyncio.FIRST_COMPLETED)
         if not idle.done() or any(task.done() for task in (polling, *ends)):
             idle.cancel()
             return polling, False
-        # Nothing may be in hand when the end is asked for: what a last receive brings is given back first.
-        poller.quiet()
+        idle.result()
+        # No message may be held when the termination is requested: first release what the last receive returned.
+        poller.stop_receiving()
         await asyncio.wait((polling,))
-        await poller.emptied()
+        await poller.join()
         log.info("idle", extra={"idle_seconds": idle_exit_seconds})
-        if await host.retire():
+        if await components.host.retire():
             return polling, True
-        poller.resume()
+        poller.resume_receiving()
 
 
-async def _hurry_at_last(host: Host, hurry: asyncio.Event) -> None:
-    await host.last_moment()
-    hurry.set()
+async def _drain(components: Components, signals: Signals, ended: MainLoopResult) -> bool:
+    """Wait for the jobs in progress, at most `drain_timeout_seconds`. Return whether all of them finished."""
+    poller, timeout_seconds = ended.poller, components.settings.drain_timeout_seconds
+    components.health.phase = "draining"
+    notify("STOPPING=1")
+    log.info("draining", extra={"jobs_in_flight": poller.jobs_in_flight, "timeout_seconds": timeout_seconds})
+    deadline = asyncio.get_running_loop().time() + timeout_seconds
+    poller.stop_receiving()
+    if components.outbox_worker is not None:
+        components.outbox_worker.stop()
+    await asyncio.wait((ended.polling,))
+    if ended.runners_failed.done():
+        poller.interrupt()  # without a runner, no job can finish: release them
+    return await poller.drain(max(0.0, deadline - asyncio.get_running_loop().time()), signals.force_stop)
 
 
-def _handle_signals(settings: Settings, stop: asyncio.Event, hurry: asyncio.Event) -> None:
-    """The first SIGTERM or SIGINT drains, a second one shortens the drain; any number of them is harmless.
+def _log_failure(task: asyncio.Task[None]) -> None:
+    """Log a failure now, not after a drain of minutes. The reason a device was given up is logged already."""
+    if task.done() and not task.cancelled() and (error := task.exception()) and not isinstance(error, SetupFailed):
+        log.critical("background task failed", extra={"task": task.get_name()}, exc_info=error)
 
-    SIGUSR2 turns debug lines on, and off again.
+
+async def _force_stop_before_spot_end(components: Components, signals: Signals) -> None:
+    await components.host.release_deadline()
+    signals.force_stop.set()
+
+
+def _handle_signals(settings: Settings, signals: Signals) -> None:
+    """Install the signal handlers.
+
+    The first SIGTERM or SIGINT starts the drain, the second one cuts it short, and further ones have no effect. SIGUSR2
+    toggles debug logging.
     """
 
     def handle(name: str) -> None:
-        log.info("signal received", extra={"signal": name, "again": stop.is_set()})
-        if stop.is_set():
-            hurry.set()
-        stop.set()
+        log.info("signal received", extra={"signal": name, "again": signals.stop.is_set()})
+        if signals.stop.is_set():
+            signals.force_stop.set()
+        signals.stop.set()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,19 +1,19 @@
-"""The poller: receives no more messages than there is room for, hands each to the processor, backs off, drains."""
+"""The poller: receives as many messages as there is capacity for, passes each to the processor, backs off, drains."""
 
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
+from daemon.aws.sqs import Queue, ReceivedMessage
+from daemon.clock import SYSTEM_CLOCK, Clock
 from daemon.config import Settings
 from daemon.errors import QueueUnavailable
-from daemon.intake import Intake, Load
-from daemon.metrics import Metrics
-from daemon.outage import Outage
-from daemon.sqs import Queue, Received
+from daemon.jobs.receive_limiter import ReceiveLimiter, WorkEstimate
+from daemon.telemetry.metrics import Metrics
+from daemon.telemetry.outage import Outage
 
 log = logging.getLogger("transcriptd.poller")
 
@@ -23,42 +23,44 @@ FULL_PERIOD_SECONDS = 10.0
 EMPTY_PERIOD_SECONDS = 1.0
 
 
-class Processes(Protocol):
-    async def process(self, message: Received, leave: asyncio.Event, load: Load) -> None: ...
+class MessageProcessor(Protocol):
+    async def process(self, message: ReceivedMessage, interrupt: asyncio.Event, estimate: WorkEstimate) -> None: ...
 
 
 class Poller:
-    """`run()` until `quiet()`, then `drain()`."""
+    """`run()` until `stop_receiving()`, then `drain()`."""
 
     def __init__(
         self,
         settings: Settings,
         queue: Queue,
-        processor: Processes,
+        processor: MessageProcessor,
         metrics: Metrics,
         gate: Callable[[], str | None],
-        intake: Intake,
+        limiter: ReceiveLimiter,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """`gate` says why no message may be received now (a full disk, no runner), or None."""
-        self._intake = intake
+        """`gate` returns the reason not to receive now (a full disk, no runner), or None."""
+        self._limiter = limiter
+        self._clock = clock
         self._backoff_max_seconds = settings.queue_backoff_max_seconds
         self._queue = queue
         self._processor = processor
         self._metrics = metrics
         self._gate = gate
         self._outage = Outage(log, "queue unavailable", "queue available again", level=logging.ERROR)
-        self._quiet = asyncio.Event()
-        self._leave = asyncio.Event()
+        self._stopped_receiving = asyncio.Event()
+        self._interrupted = asyncio.Event()
         self._jobs: set[asyncio.Task[None]] = set()
-        self._full = False  # the loop waits for room: no receive is due
-        self._changed = asyncio.Event()  # a job ended, there is room again, or we go quiet
+        self._full = False  # the loop waits for capacity: no receive is due
+        self._changed = asyncio.Event()  # a job ended, there is capacity again, or receiving stops
         self._crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.last_successful_poll: float | None = None  # Unix time
-        self.trouble: str | None = None  # why the last receive failed
-        self._progressed_at = time.monotonic()
-        self._busy_at = time.monotonic()
+        self.last_error: str | None = None  # why the last receive failed
+        self._progressed_at = self._clock.monotonic()
+        self._busy_at = self._clock.monotonic()
         metrics.poll_stalled_seconds.set_function(lambda: self.stalled_seconds)
-        metrics.jobs_in_flight_room.set_function(lambda: intake.room)
+        metrics.receive_capacity.set_function(lambda: limiter.capacity)
 
     @property
     def jobs_in_flight(self) -> int:
@@ -66,26 +68,26 @@ class Poller:
 
     @property
     def stalled_seconds(self) -> float:
-        """How long a receive has been due and none has succeeded. Without room for a message none is due."""
-        due = not self._quiet.is_set() and not self._full
-        return time.monotonic() - self._progressed_at if due else 0.0
+        """Seconds since the last successful receive while one is due. None is due without capacity."""
+        due = not self._stopped_receiving.is_set() and not self._full
+        return self._clock.monotonic() - self._progressed_at if due else 0.0
 
     async def idle(self, seconds: float) -> None:
-        """Return once no message was held for so long."""
+        """Return once no message has been held for this long."""
         while True:
-            rest = self._busy_at + seconds - time.monotonic()
+            rest = self._busy_at + seconds - self._clock.monotonic()
             if rest <= 0 and not self._jobs:
                 return
             await asyncio.sleep(max(rest, GATE_PERIOD_SECONDS))
 
     async def run(self) -> None:
-        """Receive and dispatch until quiet. A receive in flight then is finished, and what it brought is released."""
+        """Receive and dispatch until receiving stops. A receive then in flight completes, and its messages are released."""
         closed, closed_at = None, 0.0
-        while not self._quiet.is_set():
+        while not self._stopped_receiving.is_set():
             self._raise_if_crashed()
             reason = self._gate()
             if reason != closed:
-                now = time.monotonic()
+                now = self._clock.monotonic()
                 if reason:
                     closed_at = now if closed is None else closed_at
                     log.warning("receiving paused", extra={"reason": reason})
@@ -94,54 +96,56 @@ class Poller:
                     log.warning("receiving resumed", extra={"reason": closed, "down_seconds": down_seconds})
                 closed = reason
             if reason is not None:
-                self._progressed_at = time.monotonic()
+                self._progressed_at = self._clock.monotonic()
                 await self._wait(GATE_PERIOD_SECONDS)
-            elif self._intake.room == 0:
+            elif self._limiter.capacity == 0:
                 self._full = True
                 await self._wait(FULL_PERIOD_SECONDS)
-                self._full, self._progressed_at = False, time.monotonic()
+                self._full, self._progressed_at = False, self._clock.monotonic()
             else:
                 await self._receive()
         self._raise_if_crashed()
 
-    def quiet(self) -> None:
-        """Take no more messages."""
-        self._quiet.set()
+    def stop_receiving(self) -> None:
+        self._stopped_receiving.set()
         self._changed.set()
 
-    async def emptied(self) -> None:
-        """After `quiet()` and the end of `run()`: wait for what is in hand."""
+    async def join(self) -> None:
+        """Wait for the jobs in progress. Call after `stop_receiving()` and the end of `run()`."""
         await asyncio.gather(*self._jobs, return_exceptions=True)
 
-    def resume(self) -> None:
-        """Undo `quiet()`; then `run()` again."""
-        self._quiet.clear()
-        self._progressed_at = self._busy_at = time.monotonic()
+    def resume_receiving(self) -> None:
+        """Undo `stop_receiving()`. Call `run()` again afterwards."""
+        self._stopped_receiving.clear()
+        self._progressed_at = self._busy_at = self._clock.monotonic()
 
-    def leave(self) -> None:
-        """Interrupt the jobs in hand: each is released for another daemon."""
-        self._leave.set()
+    def interrupt(self) -> None:
+        """Interrupt the jobs in progress. Their messages are released for another daemon."""
+        self._interrupted.set()
 
-    async def drain(self, timeout_seconds: float, hurry: asyncio.Event) -> bool:
-        """Wait for the jobs in hand, until the deadline or `hurry`; then interrupt the rest. True if none was."""
+    async def drain(self, timeout_seconds: float, force_stop: asyncio.Event) -> bool:
+        """Wait for the jobs in progress, then interrupt the rest at the timeout or at `force_stop`.
+
+        Return whether all jobs finished.
+        """
         finished = asyncio.gather(*self._jobs, return_exceptions=True)
-        hurried = asyncio.create_task(hurry.wait())
-        await asyncio.wait((finished, hurried), timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
-        hurried.cancel()
+        forced = asyncio.create_task(force_stop.wait())
+        await asyncio.wait((finished, forced), timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
+        forced.cancel()
         clean = finished.done()
-        self.leave()
+        self.interrupt()
         await finished
         return clean
 
     async def _receive(self) -> None:
         backoff_seconds = BACKOFF_BASE_SECONDS
-        while not self._quiet.is_set() and (room := self._intake.room):
-            asked_at = time.monotonic()
+        while not self._stopped_receiving.is_set() and (capacity := self._limiter.capacity):
+            asked_at = self._clock.monotonic()
             try:
-                messages = await self._queue.receive(room)
+                messages = await self._queue.receive(capacity)
             except QueueUnavailable as error:
-                self._metrics.receives.labels("error").inc()
-                self.trouble = error.message
+                self._metrics.receive_calls.labels("error").inc()
+                self.last_error = error.message
                 self._outage.failed(error)
                 await self._wait(random.uniform(0.1, backoff_seconds))  # noqa: S311  # jitter
                 backoff_seconds = min(backoff_seconds * 2, self._backoff_max_seconds)
@@ -151,41 +155,43 @@ class Poller:
             for message in messages:
                 self._dispatch(message)
             if not messages:
-                # A poll that ends before its time, or is no long poll at all, must not become a busy loop.
-                await self._wait(asked_at + EMPTY_PERIOD_SECONDS - time.monotonic())
+                # A long poll that returns early, or a short poll, must not become a busy loop.
+                await self._wait(asked_at + EMPTY_PERIOD_SECONDS - self._clock.monotonic())
             return
 
     def _polled(self, count: int) -> None:
-        self.last_successful_poll = time.time()
-        self.trouble = None
-        self._progressed_at = time.monotonic()
+        self.last_successful_poll = self._clock.unix()
+        self.last_error = None
+        self._progressed_at = self._clock.monotonic()
         self._metrics.last_successful_poll_timestamp_seconds.set(self.last_successful_poll)
-        self._metrics.receives.labels("messages" if count else "empty").inc()
+        self._metrics.receive_calls.labels("messages" if count else "empty").inc()
         self._metrics.messages_received.inc(count)
 
-    def _dispatch(self, message: Received) -> None:
-        leave = self._leave
-        if self._quiet.is_set():
-            # It came with a receive that was in flight when we were told to stop: give it back.
-            leave = asyncio.Event()
-            leave.set()
-        load = self._intake.take(self._load_changed)
-        task = asyncio.create_task(self._processor.process(message, leave, load), name=f"message {message.message_id}")
+    def _dispatch(self, message: ReceivedMessage) -> None:
+        interrupt = self._interrupted
+        if self._stopped_receiving.is_set():
+            # Received after stop_receiving(), by a receive that was in flight: release it.
+            interrupt = asyncio.Event()
+            interrupt.set()
+        estimate = self._limiter.add(self._estimate_changed)
+        task = asyncio.create_task(
+            self._processor.process(message, interrupt, estimate), name=f"message {message.message_id}"
+        )
         self._jobs.add(task)
         self._metrics.jobs_in_flight.set(len(self._jobs))
-        task.add_done_callback(partial(self._ended, load))
+        task.add_done_callback(partial(self._ended, estimate))
 
-    def _load_changed(self) -> None:
-        if self._full and self._intake.room:
+    def _estimate_changed(self) -> None:
+        if self._full and self._limiter.capacity:
             self._changed.set()
 
-    def _ended(self, load: Load, task: asyncio.Task[None]) -> None:
+    def _ended(self, estimate: WorkEstimate, task: asyncio.Task[None]) -> None:
         self._jobs.discard(task)
-        self._intake.end(load)
-        self._busy_at = time.monotonic()
+        self._limiter.remove(estimate)
+        self._busy_at = self._clock.monotonic()
         self._metrics.jobs_in_flight.set(len(self._jobs))
         self._changed.set()
-        # The processor turns every failure of a job into an outcome: what escapes it is a fault of ours.
+        # The processor turns every job failure into an outcome: an exception here is a bug in the daemon.
         if not task.cancelled() and (error := task.exception()) and not self._crashed.done():
             self._crashed.set_exception(error)
 
@@ -194,9 +200,9 @@ class Poller:
             self._crashed.result()
 
     async def _wait(self, seconds: float) -> None:
-        """Until something changed, at most so long."""
+        """Wait for a change, at most `seconds`."""
         self._changed.clear()
-        if self._quiet.is_set() or seconds <= 0:
+        if self._stopped_receiving.is_set() or seconds <= 0:
             return
         try:
             async with asyncio.timeout(seconds):

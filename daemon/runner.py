@@ -1,62 +1,61 @@
-"""The parent's handle of a device's process: it starts it, talks to it, watches it, kills it and replaces it.
+"""The poller's side of one device: starts the runner process, sends it jobs, watches it, kills and replaces it.
 
-Two processes because they fail differently: a CUDA error, an OOM kill or a segfault must never take down the process
-that holds the leases. Three things that are easily confused are kept apart here: a job that failed (the process lives
-on), a process that died (its jobs are retried, it is replaced), and a set-up that failed (nothing works until it does).
+The runner is a separate process because a CUDA error, an OOM kill or a segfault must never take down the process that
+holds the leases. This module distinguishes three failures: a job fails (the process continues), the process dies (it is
+replaced and its jobs are retried), and the set-up fails (no job can run until it succeeds).
 """
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Collection, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from daemon.admission import Admission
+from daemon.clock import SYSTEM_CLOCK, Clock
 from daemon.config import Settings
-from daemon.devices import Device
 from daemon.errors import DeviceFault, RunnerCrashed, SetupFailed, TranscriptdError, error_class
-from daemon.logs import log_context, log_fields
-from daemon.metrics import Metrics
-from daemon.options import JobOptions
-from daemon.protocol import (
-    Batch,
+from daemon.protocol.events import PipelineEvent
+from daemon.protocol.messages import (
     Cancel,
-    Checkpoint,
     Done,
     Failed,
     Fatal,
-    Heard,
+    JobEvent,
     Memory,
-    Progress,
     Ready,
     Run,
     Shutdown,
-    StageDone,
     decode,
 )
-from daemon.runner_process import TERMINATE_GRACE_SECONDS, RunnerProcess
-from daemon.runner_state import RunnerRecord, RunnerState
-from daemon.wording import words_of
+from daemon.schema.options import JobOptions
+from daemon.supervisor.admission import Admission
+from daemon.supervisor.devices import Device
+from daemon.supervisor.process import TERMINATE_GRACE_SECONDS, RunnerProcess
+from daemon.supervisor.state import RunnerRecord, RunnerState
+from daemon.supervisor.watchdog import JobLiveness, ignoring_cancellation, stalled
+from daemon.telemetry.logs import log_context, log_fields
+from daemon.telemetry.metrics import Metrics
+from daemon.telemetry.redaction import safe_message
 
 log = logging.getLogger("transcriptd.runner")
 
 # Time for a cancelled job to reach its next safe point.
 CANCEL_GRACE_SECONDS = 30.0
 
-# Reasons for which we let a healthy process go: no error, no back-off.
+# Reasons to replace a healthy process: no error, no backoff.
 RETIREMENTS = ("recycled", "leak")
 
-ProgressHandler = Callable[[Progress | StageDone | Batch | Heard | Checkpoint], None]
+EventHandler = Callable[[PipelineEvent], None]
 
 
-class GivenUp(Exception):
-    """The device takes no more jobs. The one that had this for an answer has not failed: it can be done elsewhere."""
+class DeviceLost(Exception):
+    """Raised when the device is permanently out of service. The job did not fail and can run on another device."""
 
 
-class _Again(Exception):
-    """The process ended while it had the job, which is not known to be the reason; `alone` if it may be."""
+class _Requeued(Exception):
+    """The process ended during the job, which is not known to be the cause. `alone` is set if it may be."""
 
     def __init__(self, *, alone: bool) -> None:
         super().__init__()
@@ -65,37 +64,36 @@ class _Again(Exception):
 
 @dataclass
 class _Assignment:
-    """One job the process works on."""
+    """A job in the process."""
 
     finished: asyncio.Future[None]
-    on_progress: ProgressHandler
-    context: Context = field(default_factory=copy_context)  # of the job, for its log lines
-    begun: bool = False  # the process has reported something of it
-    heard_at: float = field(default_factory=time.monotonic)  # when it was sent, or last reported of
-    cancel_by: float | None = None  # monotonic: a cancelled job must have answered by then
-    gone: asyncio.Event = field(default_factory=asyncio.Event)  # the process has it no more
+    on_event: EventHandler
+    liveness: JobLiveness
+    context: Context = field(default_factory=copy_context)  # the job's, for its log lines
+    gone: asyncio.Event = field(default_factory=asyncio.Event)  # the process has ended the job
 
 
 class Runner:
     """`await start()`, then `await run(…)` for each job, then `await stop()`."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, device: Device) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, device: Device, clock: Clock = SYSTEM_CLOCK) -> None:
         self.device = device
         self._settings = settings
+        self._clock = clock
         self._assignments: dict[str, _Assignment] = {}
-        self._admission = Admission(settings.audio_in_flight_seconds)
+        self._admission = Admission(settings.max_audio_in_flight_seconds)
         self._current: RunnerProcess | None = None
         self._available = asyncio.Event()  # a process is ready, or there will never be one
         self._supervisor: asyncio.Task[None] | None = None
         self._stopping = False
-        self._lost: SetupFailed | None = None  # why the device is given up
-        self._device_failures = 0  # since a job was last finished
-        self._record = RunnerRecord(metrics, device.name)
+        self._lost: SetupFailed | None = None  # why the device was given up
+        self._device_failures = 0  # since the last finished job
+        self._record = RunnerRecord(metrics, device.name, clock)
         self.info: Ready | None = None
 
     @property
     def pid(self) -> int | None:
-        """The process that takes jobs, if there is one."""
+        """ID of the process that accepts jobs, if there is one."""
         return self._current.process.pid if self._current else None
 
     @property
@@ -109,17 +107,17 @@ class Runner:
 
     @property
     def audio_seconds(self) -> float:
-        """Of the jobs that the process has, all channels together."""
+        """Audio of the jobs in the process, all channels together."""
         return self._admission.audio_seconds
 
     @property
     def load_seconds(self) -> float:
-        """Audio of all jobs that are here, those that wait too."""
+        """Audio of all jobs on this device, including waiting ones."""
         return self._admission.audio_seconds + self._admission.waiting_audio_seconds
 
     @property
     def jobs_waiting(self) -> int:
-        """Jobs that wait until the process has memory for them, or until one that must be by itself is done."""
+        """Jobs waiting for memory in the process, or for a job that runs alone to end."""
         return self._admission.waiting
 
     async def start(self) -> Ready:
@@ -136,7 +134,7 @@ class Runner:
         return self.info
 
     async def ended(self) -> SetupFailed | None:
-        """Wait until no process can be started any more, and why; None once it was stopped."""
+        """Wait until the device has no process and gets no new one. Return the reason, or None after `stop()`."""
         if self._supervisor is None:
             raise SetupFailed("the runner was never started")
         await asyncio.shield(self._supervisor)
@@ -146,19 +144,19 @@ class Runner:
         self,
         job_id: str,
         options: JobOptions,
-        on_progress: ProgressHandler,
+        on_event: EventHandler,
         *,
         audio: Sequence[Path],
         audio_seconds: float,
         result: Path,
         checkpoints: Path,
     ) -> None:
-        """Do one job; its transcript lies at `result` afterwards. Cancelling this call cancels the job.
+        """Run one job and write its transcript to `result`. Cancelling this call cancels the job.
 
-        `audio` has a file for each channel, as media.Audio has; `audio_seconds` is the length of all of them together. What
-        lies in the folder `checkpoints` is not done again; what is finished is added there and reported.
+        `audio` has one file per channel, as media.Audio does; `audio_seconds` is their total length. Parts that have a file
+        in the folder `checkpoints` are not repeated; each part that finishes is added there and reported.
 
-        Raises the error the runner reported, RunnerCrashed, RunnerStalled, DeviceFault or GivenUp.
+        Raises the error the runner reported, RunnerCrashed, RunnerStalled, DeviceFault or DeviceLost.
         """
         paths = [str(path) for path in audio]
         wishes = options.model_dump(mode="json")
@@ -167,44 +165,48 @@ class Runner:
         while True:
             try:
                 async with self._admission.enter(audio_seconds, alone=alone):
-                    return await self._assign(order, on_progress)
-            except _Again as again:
-                # Several jobs were in hand when the process died: each has another try by itself, so that one which
-                # kills processes does not take its neighbours' attempts with it.
+                    return await self._assign(order, on_event)
+            except _Requeued as again:
+                # Several jobs were in the process when it died. Retry each one alone, so that a job that kills processes
+                # does not use up the attempts of other jobs.
                 alone = again.alone
 
-    async def _assign(self, order: Run, on_progress: ProgressHandler) -> None:
-        """Give the job to a process and wait for its end."""
+    async def _assign(self, order: Run, on_event: EventHandler) -> None:
+        """Send the job to a process and wait until it ends."""
         process = await self._next_process()
         while earlier := self._assignments.get(order.job_id):
-            if earlier.cancel_by is None:
-                raise TranscriptdError(f"job {order.job_id} is in the runner already")  # it would orphan the first
-            # A lease was lost and the message came back here, before the process has let the job go.
+            if earlier.liveness.cancel_by is None:
+                raise TranscriptdError(
+                    f"job {order.job_id} is already in the runner"
+                )  # a second run would orphan the first
+            # The lease was lost, and the message was received here again before the process ended the job.
             await earlier.gone.wait()
             process = await self._next_process()
-        assignment = _Assignment(asyncio.get_running_loop().create_future(), on_progress)
+        assignment = _Assignment(
+            asyncio.get_running_loop().create_future(), on_event, JobLiveness(self._clock.monotonic())
+        )
         self._assignments[order.job_id] = assignment
         self._record.state = RunnerState.BUSY
         process.send(order)
         try:
             await assignment.finished
         except asyncio.CancelledError:
-            # The process gets a while to let go; the watchdog kills it when it does not.
+            # The process has a grace period to end the job; after that, the watchdog kills it.
             if not assignment.finished.done() or assignment.finished.cancelled():
                 assignment.finished = asyncio.get_running_loop().create_future()
-                assignment.cancel_by = time.monotonic() + CANCEL_GRACE_SECONDS
+                assignment.liveness.cancel_by = self._clock.monotonic() + CANCEL_GRACE_SECONDS
                 process.send(Cancel(order.job_id))
             raise
 
     async def _next_process(self) -> RunnerProcess:
         while self._current is None:
             if self._record.state is RunnerState.DEFUNCT:
-                raise GivenUp(self.device.name)
+                raise DeviceLost(self.device.name)
             await self._available.wait()
         return self._current
 
     async def stop(self) -> None:
-        """End the process: asked first, then terminated, then killed. No process of ours is left afterwards."""
+        """End the process: request a shutdown, then terminate, then kill. No runner process remains afterwards."""
         self._stopping = True
         if self._current is not None:
             self._current.send(Shutdown())
@@ -218,13 +220,13 @@ class Runner:
         self._record.state = RunnerState.DEFUNCT
         self._available.set()
 
-    # --- one life after another -----------------------------------------------------------------------------------
+    # --- supervision ----------------------------------------------------------------------------------------------
 
     async def _supervise(self) -> None:
         failures = 0
         while True:
             self._record.state = RunnerState.STARTING
-            process = await RunnerProcess.start(self._settings, self.device)
+            process = await RunnerProcess.start(self._settings, self.device, self._clock)
             try:
                 error, was_ready = await self._live(process)
             finally:
@@ -243,10 +245,10 @@ class Runner:
                 "runner ended",
                 extra={
                     "reason": reason,
-                    "error": words_of(error),
+                    "error": safe_message(error),
                     "exit_code": process.process.returncode,
                     "job_ids": process.in_hand,
-                    # Of a device fault it is a traceback out of a job, and the runner has told it without its words.
+                    # For a device fault, this is a traceback from a job; the runner has logged it without personal data.
                     "detail": None if reason == "device_fault" else error.detail,
                 },
             )
@@ -255,39 +257,37 @@ class Runner:
             if failures >= self._settings.runner_start_attempts:
                 self._give_up(f"the runner failed to start {failures} times in a row", error)
                 return
-            if self._device_failures >= self._settings.device_failures:
-                self._give_up(
-                    f"the device failed {self._device_failures} times and no job was finished meanwhile", error
-                )
+            if self._device_failures >= self._settings.max_device_failures:
+                self._give_up(f"the device failed {self._device_failures} times without a finished job between", error)
                 return
             await asyncio.sleep(self._settings.runner_restart_base_seconds * 2 ** max(0, failures - 1))
 
     def _give_up(self, why: str, error: TranscriptdError) -> None:
         self._record.state = RunnerState.DEFUNCT
         self._available.set()
-        self._lost = SetupFailed(f"{why}; the last time: {error.message}", detail=error.detail)
-        log.error("device given up", extra={"error": words_of(self._lost)})
+        self._lost = SetupFailed(f"{why}; last error: {error.message}", detail=error.detail)
+        log.error("device given up", extra={"error": safe_message(self._lost)})
 
     async def _live(self, process: RunnerProcess) -> tuple[TranscriptdError, bool]:
-        """Serve one process until it ends; why it ended, and whether it was ever ready."""
+        """Serve one process until it ends. Return why it ended, and whether it was ever ready."""
         ready = False
         watchdog: asyncio.Task[None] | None = None
         fatal: TranscriptdError | None = None
         try:
             async with asyncio.timeout(self._settings.runner_start_timeout_seconds) as start_limit:
                 while line := await process.reader.readline():
-                    process.last_message_at = time.monotonic()
+                    process.last_message_at = self._clock.monotonic()
                     match decode(line):
                         case Ready() as info:
                             ready = True
                             start_limit.reschedule(None)
                             watchdog = asyncio.create_task(self._watch(process), name="runner watchdog")
+                            watchdog.add_done_callback(partial(_watchdog_ended, process))
                             self._on_ready(process, info)
-                        case Progress() | StageDone() | Batch() | Heard() | Checkpoint() as event:
-                            if assignment := self._assignments.get(event.job_id):
-                                assignment.begun = True
-                                assignment.heard_at = time.monotonic()
-                                assignment.context.run(assignment.on_progress, event)
+                        case JobEvent(job_id, event):
+                            if assignment := self._assignments.get(job_id):
+                                assignment.liveness.report(process.last_message_at)
+                                assignment.context.run(assignment.on_event, event)
                         case Done(job_id):
                             self._finish(job_id, None)
                         case Memory() as memory:
@@ -307,7 +307,7 @@ class Runner:
             process.kill("protocol")
             fatal = RunnerCrashed(f"the runner broke the protocol: {breach}")
         except ConnectionError:
-            pass  # it died mid-line; the exit status says how
+            pass  # it died within a line; the exit status says how
         finally:
             if watchdog is not None:
                 watchdog.cancel()
@@ -318,20 +318,17 @@ class Runner:
         return error, ready
 
     async def _watch(self, process: RunnerProcess) -> None:
-        """Kill a process that makes no progress or does not let a cancelled job go."""
+        """Kill a process that makes no progress or does not end a cancelled job."""
         tick = min(1.0, self._settings.runner_stall_seconds / 4)
         while True:
             await asyncio.sleep(tick)
             self._record.count_busy()
-            now = time.monotonic()
-            limit_seconds = self._settings.runner_stall_seconds
-            jobs = self._assignments.items()
-            ignored = [job_id for job_id, it in jobs if it.cancel_by is not None and now > it.cancel_by]
-            stalled = [job_id for job_id, it in jobs if now - _heard_at(it, process) > limit_seconds]
-            if ignored:
-                process.kill("cancel_ignored", ignored)
-            elif stalled:
-                process.kill("stalled", stalled)
+            now = self._clock.monotonic()
+            jobs = {job_id: assignment.liveness for job_id, assignment in self._assignments.items()}
+            if guilty := ignoring_cancellation(jobs, now):
+                process.kill("cancel_ignored", guilty)
+            elif guilty := stalled(jobs, now, process.last_message_at, self._settings.runner_stall_seconds):
+                process.kill("stalled", guilty)
 
     # --- bookkeeping ----------------------------------------------------------------------------------------------
 
@@ -346,7 +343,7 @@ class Runner:
         )
 
     def _retire(self) -> None:
-        """Give the process no more jobs."""
+        """Send the process no further jobs."""
         self._current = None
         self._available.clear()
 
@@ -354,27 +351,27 @@ class Runner:
         if assignment := self._assignments.pop(job_id, None):
             assignment.gone.set()
             if assignment.finished.done():
-                pass  # its caller has gone
+                pass  # its caller was cancelled
             elif error is None:
                 self._device_failures = 0
                 assignment.finished.set_result(None)
             else:
                 assignment.finished.set_exception(error)
-                if assignment.cancel_by is not None:
-                    assignment.finished.exception()  # nobody waits for it any more
+                if assignment.liveness.cancel_by is not None:
+                    assignment.finished.exception()  # mark it retrieved: no one awaits it
         if not self._assignments and self._record.state is RunnerState.BUSY:
             self._record.state = RunnerState.READY
 
     def _check_memory(self, process: RunnerProcess, memory: Memory) -> None:
-        """Let a process that leaks, or did its share of jobs, end once it has nothing in hand."""
+        """Retire a process that leaks or has reached `runner_max_jobs`; it exits once it has no job."""
         self._record.memory(memory)
         first = process.first_memory
         if first is None:
-            process.first_memory = memory  # after set-up: what follows is measured against it
+            process.first_memory = memory  # after set-up: the baseline for later reports
             return
         process.jobs += 1
         process.growths.append(max(memory.host_bytes - first.host_bytes, memory.device_bytes - first.device_bytes))
-        # What jobs in hand need is no leak; a process that is never idle is judged by the least it came down to.
+        # Memory of jobs in progress is not a leak. If the process is never idle, use the smallest growth of the last jobs.
         judged = memory.idle or len(process.growths) == process.growths.maxlen
         growth = process.growths[-1] if memory.idle else min(process.growths)
         leaks = judged and growth > self._settings.runner_max_growth_bytes
@@ -383,16 +380,21 @@ class Runner:
             process.reason = "leak" if leaks else "recycled"
             log.info("runner retires", extra={"reason": process.reason, "jobs": process.jobs, "growth_bytes": growth})
             self._retire()
-            process.send(Shutdown())  # obeyed once no job is in hand
+            process.send(Shutdown())  # takes effect once the process has no job
 
     def _fail_assignments(self, error: TranscriptdError, blamed: Collection[str] = ()) -> None:
-        """The process ended with these jobs. Those to blame are known, or else it is one of those that were begun."""
-        suspects = blamed or [job_id for job_id, assignment in self._assignments.items() if assignment.begun]
+        """End the jobs of a process that has ended.
+
+        If the jobs to blame are unknown, every started job is a suspect; a single suspect fails, several are requeued.
+        """
+        suspects = blamed or [job_id for job_id, assignment in self._assignments.items() if assignment.liveness.started]
         for job_id in list(self._assignments):
             guilty = job_id in suspects and (blamed or len(suspects) == 1)
-            self._finish(job_id, error if guilty or self._stopping else _Again(alone=job_id in suspects))
+            self._finish(job_id, error if guilty or self._stopping else _Requeued(alone=job_id in suspects))
 
 
-def _heard_at(assignment: _Assignment, process: RunnerProcess) -> float:
-    """When there was a sign of life last. A job that has not begun waits for others, whose signs are its own."""
-    return assignment.heard_at if assignment.begun else max(assignment.heard_at, process.last_message_at)
+def _watchdog_ended(process: RunnerProcess, watchdog: asyncio.Task[None]) -> None:
+    """Kill a process whose watchdog failed: without it, a hanging job would never end."""
+    if not watchdog.cancelled() and (error := watchdog.exception()):
+        log.error("background task failed", extra={"task": watchdog.get_name()}, exc_info=error)
+        process.kill("unwatched")

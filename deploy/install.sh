@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs transcriptd: user, virtual environment from the hashed lock, unit, model weights. Run again it changes only
-# what differs, so the instances' boot script, image builds and upgrades by hand all call it. docs/deploy.md tells more.
+# Install transcriptd: user, virtual environment from the hashed lock, unit, model weights. Idempotent: instances run it at
+# boot, image builds and manual upgrades run it too. See docs/deploy.md.
 set -euo pipefail
 umask 022
 
@@ -8,15 +8,16 @@ usage() {
   cat << 'USAGE'
 install.sh [--source DIR] [--models FROM] [--python PROGRAM] [--wheelhouse DIR] [--root DIR] [--no-gpu]
 
-  --source DIR      the unpacked release (default: the one that this script lies in)
-  --models FROM     where model weights come from: hub, s3://bucket/prefix, or none (default: hub)
-  --python PROGRAM  Python 3.11 or newer (default: the newest on the PATH)
-  --wheelhouse DIR  install Python packages from here alone, without any network (default: DIR/wheelhouse if it is there)
-  --root DIR        install into the system tree below DIR, such as a mounted image: nothing is started or checked there
-  --no-gpu          do not ask for a GPU and its driver: for image builds on cheap instances, and for CPUs
+  --source DIR      unpacked release (default: the one that contains this script)
+  --models FROM     source of model weights: hub, s3://bucket/prefix, cached (already present: only verify),
+                    or none: neither fetch nor verify (default: hub)
+  --python PROGRAM  Python 3.11, 3.12 or 3.13 (default: the newest of these on the PATH)
+  --wheelhouse DIR  install Python packages only from DIR, without network access (default: the release's wheelhouse, if present)
+  --root DIR        install into the system tree below DIR, such as a mounted image; starts and checks nothing
+  --no-gpu          do not require a GPU and its driver: for image builds and CPU-only machines
 
-The settings are yours to write: /etc/transcriptd/transcriptd.env is made from the example only where there is none.
-Afterwards: systemctl restart transcriptd
+Edit /etc/transcriptd/transcriptd.env yourself: the script creates it from the example only if it does not exist.
+Then run: systemctl restart transcriptd
 USAGE
 }
 
@@ -31,7 +32,7 @@ models=hub python='' wheelhouse='' root='' gpu=yes
 while [ $# -gt 0 ]; do
   case "$1" in
     --source) source_dir=$(cd "${2:?--source needs a folder}" && pwd) && shift ;;
-    --models) models=${2:?--models needs hub, none or s3://bucket/prefix} && shift ;;
+    --models) models=${2:?--models needs hub, s3://bucket/prefix, cached or none} && shift ;;
     --python) python=${2:?--python needs a program} && shift ;;
     --wheelhouse) wheelhouse=$(cd "${2:?--wheelhouse needs a folder}" && pwd) && shift ;;
     --root) root=$(cd "${2:?--root needs a folder}" && pwd) && shift ;;
@@ -42,16 +43,16 @@ while [ $# -gt 0 ]; do
   shift
 done
 [ "$root" != / ] || root=''
-case "$models" in hub | none | s3://?*) ;; *) die "--models is hub, none or s3://bucket/prefix, not $models" ;; esac
-[ "$(id -u)" -eq 0 ] || die 'must be run as root: it makes a user and writes to /opt, /etc and /usr/lib'
+case "$models" in hub | cached | none | s3://?*) ;; *) die "--models is hub, s3://bucket/prefix, cached or none, not $models" ;; esac
+[ "$(id -u)" -eq 0 ] || die 'run this script as root: it creates a user and writes to /opt, /etc and /usr/lib'
 for tool in systemctl systemd-sysusers systemd-tmpfiles; do
   command -v "$tool" > /dev/null || die "$tool is missing: transcriptd runs under systemd"
 done
 
 lock=$source_dir/deploy/requirements.lock
-[ -f "$lock" ] || die "$lock is missing: --source must name an unpacked release, with deploy/ in it"
+[ -f "$lock" ] || die "$lock is missing: --source must name an unpacked release that contains deploy/"
 wheel=$(find "$source_dir" -maxdepth 1 -name 'transcriptd-*.whl' -print -quit)
-[ -n "$wheel" ] || die "no transcriptd-*.whl in $source_dir: deploy/release.sh makes a release with one"
+[ -n "$wheel" ] || die "no transcriptd-*.whl in $source_dir: make a release with deploy/release.sh"
 if [ -z "$wheelhouse" ] && [ -d "$source_dir/wheelhouse" ]; then wheelhouse=$source_dir/wheelhouse; fi
 
 # --- The GPU -----------------------------------------------------------------------------------------------------------
@@ -65,7 +66,7 @@ check_driver() {
   command -v nvidia-smi > /dev/null \
     || die 'nvidia-smi is missing: use an AMI with the NVIDIA driver, or --no-gpu for a machine without a GPU'
   driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1) \
-    || die "the NVIDIA driver does not answer (nvidia-smi): $driver; reboot, or replace the instance"
+    || die "the NVIDIA driver does not respond (nvidia-smi): $driver; reboot, or replace the instance"
   [ "$(printf '%s\n' "$least_driver" "$driver" | sort --version-sort | head -n 1)" = "$least_driver" ] \
     || die "the NVIDIA driver is $driver; CUDA 12 needs $least_driver or newer: use a newer AMI"
   say "NVIDIA driver $driver"
@@ -73,9 +74,9 @@ check_driver() {
 
 if [ "$gpu" = yes ] && [ -z "$root" ]; then check_driver; fi
 
-# --- Files of the system -----------------------------------------------------------------------------------------------
+# --- System files ------------------------------------------------------------------------------------------------------
 
-# put MODE SOURCE TARGET: written only where it differs, and never half.
+# put MODE SOURCE TARGET: write atomically, and only if the content differs.
 put() {
   local target=$root$3
   if cmp --silent "$2" "$target"; then return; fi
@@ -91,15 +92,15 @@ put 644 "$units/tmpfiles.conf" /usr/lib/tmpfiles.d/transcriptd.conf
 put 644 "$units/transcriptd.service" /usr/lib/systemd/system/transcriptd.service
 if [ ! -e "$root/etc/transcriptd/transcriptd.env" ]; then
   put 600 "$units/transcriptd.env.example" /etc/transcriptd/transcriptd.env
-  say "edit $root/etc/transcriptd/transcriptd.env before the start"
+  say "edit $root/etc/transcriptd/transcriptd.env before starting transcriptd"
 fi
 systemd-sysusers ${root:+--root="$root"} transcriptd.conf
-# Existing rules of the system that cannot be applied in an image are none of our business: only our file is named.
+# Name only our file: other rules of the system may fail in an image.
 systemd-tmpfiles ${root:+--root="$root"} --create transcriptd.conf
 
 # --- The virtual environment -------------------------------------------------------------------------------------------
 
-# One folder for each release, and a link to the one in use: an upgrade is never half done, and going back is quick.
+# One folder per release and a link to the current one: upgrades are atomic and rollbacks quick.
 digest=$(cat "$lock" "$wheel" | sha256sum | cut -c -12)
 version=$(basename "$wheel" | cut -d- -f2)
 base=/opt/transcriptd
@@ -108,12 +109,12 @@ venv=$root$base/releases/$version-$digest
 newest_python() {
   local candidate
   for candidate in ${python:-python3.13 python3.12 python3.11 python3}; do
-    if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then
+    if "$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2> /dev/null; then
       command -v "$candidate"
       return
     fi
   done
-  die "${python:-no python3 on the PATH} is Python 3.11 or newer with venv and ensurepip: install python3-venv, or say --python"
+  die "${python:-python3 on the PATH} is not Python 3.11, 3.12 or 3.13 with venv and ensurepip: install python3-venv, or use --python"
 }
 
 make_venv() {
@@ -130,8 +131,10 @@ make_venv() {
     sed -n '/^uv==/,/[^\\]$/p' "$lock" > "$venv/uv.lock"
     "$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes "${pip_from[@]}" --requirement "$venv/uv.lock"
   fi
-  "$uv" pip sync --quiet --compile-bytecode --python "$venv/bin/python" --require-hashes "${from[@]}" "$lock"
-  "$uv" pip install --quiet --compile-bytecode --python "$venv/bin/python" --no-deps "${from[@]}" "$wheel"
+  # The service may not write into its virtual environment: without bytecode each start would compile all that it imports.
+  export UV_COMPILE_BYTECODE="${UV_COMPILE_BYTECODE:-1}"
+  "$uv" pip sync --quiet --python "$venv/bin/python" --require-hashes "${from[@]}" "$lock"
+  "$uv" pip install --quiet --python "$venv/bin/python" --no-deps "${from[@]}" "$wheel"
   touch "$venv/.complete"
 }
 
@@ -141,24 +144,26 @@ if [ "$(readlink "$root$base/venv" || true)" != "releases/$version-$digest" ]; t
   mv -fT "$root$base/venv.new" "$root$base/venv"
   say "in use: $root$base/venv -> releases/$version-$digest"
 fi
-# Room for the one in use and the two before it.
+# Keep the current release and the two before it.
 find "$root$base/releases" -mindepth 1 -maxdepth 1 ! -name "$version-$digest" -printf '%T@ %p\0' \
   | sort --zero-terminated --numeric-sort --reverse | tail --zero-terminated --lines +3 | cut --zero-terminated -d' ' -f2- \
   | xargs --null --no-run-if-empty rm -rf
 
 # --- Model weights -----------------------------------------------------------------------------------------------------
 
-fetch_models() {
+prepare_models() {
   local from=() cache=$root/var/cache/transcriptd
-  if [ "$models" != hub ]; then from=(--from "$models"); fi
+  case "$models" in s3://*) from=(--from "$models") ;; esac
   export HF_HOME=$cache/huggingface TORCH_HOME=$cache/torch
-  "$venv/bin/transcriptd" models fetch --env-file "$root/etc/transcriptd/transcriptd.env" "${from[@]}"
+  if [ "$models" != cached ]; then
+    "$venv/bin/transcriptd" models fetch --env-file "$root/etc/transcriptd/transcriptd.env" "${from[@]}"
+    # Use the numeric IDs of the target root.
+    chown -R "$(awk -F: '$1 == "transcriptd" { print $3 ":" $4 }' "$root/etc/passwd")" "$cache"
+  fi
   "$venv/bin/transcriptd" models verify --env-file "$root/etc/transcriptd/transcriptd.env"
-  # The numbers are the root's own.
-  chown -R "$(awk -F: '$1 == "transcriptd" { print $3 ":" $4 }' "$root/etc/passwd")" "$cache"
 }
 
-if [ "$models" != none ]; then fetch_models; fi
+if [ "$models" != none ]; then prepare_models; fi
 
 # --- The unit ----------------------------------------------------------------------------------------------------------
 

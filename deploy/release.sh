@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Makes a release archive of the commit that is checked out: what deploy/install.sh installs from, and user data downloads.
-#   release.sh TARGET_DIR          transcriptd-VERSION.tar.gz, the same bytes each time
-#   release.sh TARGET_DIR --wheels with every wheel of deploy/requirements.lock for this platform: for closed networks
-# PYTHON must have hatchling, and pip for --wheels: `make release` takes care of it. Prints the archive's path and SHA-256.
+# Build the release archive of the checked-out commit, which user data downloads and deploy/install.sh installs.
+#   release.sh TARGET_DIR          transcriptd-VERSION.tar.gz, reproducible byte for byte
+#   release.sh TARGET_DIR --wheels includes all wheels of deploy/requirements.lock for this platform, for closed networks
+# PYTHON must have hatchling, and pip for --wheels; `make release` ensures this. Prints the archive's path and SHA-256.
 set -euo pipefail
 umask 022
 
@@ -14,7 +14,7 @@ target=$(cd "$target" && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# Only what is committed: a release can be told from its commit.
+# Only committed files, so that the commit identifies the release.
 mkdir "$work/tree"
 git -C "$here" archive HEAD | tar -x -C "$work/tree"
 SOURCE_DATE_EPOCH=$(git -C "$here" log -1 --format=%ct)

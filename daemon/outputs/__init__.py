@@ -1,20 +1,20 @@
-"""Output formats: a transcript in, files out. Pure functions; who stores the files is not their business.
+"""Output formats: render a transcript to files. Pure functions that store nothing.
 
-A further format is one module with a `render` function and one line in the registry below.
+To add a format, write a module with a `render` function and add a line to the registry below.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from daemon.config import Format
-from daemon.options import SubtitleOptions
-from daemon.outputs import ass, html_document, json_document, markdown, plain_text, srt, tsv, vtt
-from daemon.transcript import Transcript
+from daemon.outputs import html_document, json_document, markdown, plain_text, tsv
+from daemon.outputs.subtitles import ass, srt, vtt
+from daemon.schema.options import Format, SubtitleOptions
+from daemon.schema.transcript import Transcript
 
 
 @dataclass(frozen=True, slots=True)
 class OutputFile:
-    """A finished file: its format, its name below the job's prefix, its media type and its bytes."""
+    """A rendered file. `name` is relative to the job's prefix."""
 
     format: Format
     name: str
@@ -24,10 +24,10 @@ class OutputFile:
 
 @dataclass(frozen=True, slots=True)
 class Presentation:
-    """What a job wants of its outputs beside what was said."""
+    """A job's presentation options for its outputs."""
 
     subtitles: SubtitleOptions = field(default_factory=SubtitleOptions)
-    audio_url: str | None = None  # where the page plays the recording from
+    audio_url: str | None = None  # of the recording, for the page's player
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def _page(transcript: Transcript, wanted: Presentation) -> str:
     return html_document.render(transcript, audio_url=wanted.audio_url)
 
 
-# SubRip and SubStation have no registered media type; these are the ones of freedesktop.org's shared-mime-info.
+# SubRip and SubStation have no registered media types; these are from freedesktop.org's shared-mime-info.
 _RENDERERS: dict[Format, _Renderer] = {
     "json": _document("transcript.json", "application/json", json_document.render),
     "md": _document("transcript.md", "text/markdown; charset=utf-8", markdown.render),
@@ -67,7 +67,7 @@ def render(
     formats: Iterable[Format],
     wanted: Presentation = Presentation(),  # frozen
 ) -> list[OutputFile]:
-    """The transcript in each of the formats, in their order; a format named twice is rendered once."""
+    """Render the transcript in each format, in order and without duplicates."""
     renderers = {name: _RENDERERS[name] for name in formats}
     return [
         OutputFile(name, renderer.name, renderer.content_type, renderer.render(transcript, wanted).encode())

@@ -1,7 +1,7 @@
-"""`transcript.md`: the transcript for people.
+"""`transcript.md`: the transcript as Markdown.
 
-What was said must never become markup: text from media is escaped by the rules of CommonMark (spec.commonmark.org,
-0.31), and only where they would apply, so that ordinary prose stays as it is.
+Transcribed text must never become markup. It is escaped by the rules of CommonMark (spec.commonmark.org, 0.31), and
+only where markup would apply, so that ordinary prose is unchanged.
 """
 
 import re
@@ -10,21 +10,21 @@ from itertools import groupby
 
 from daemon.outputs.paragraphs import Paragraph, is_diarized, paragraphs, speaker_name
 from daemon.outputs.text import clean
-from daemon.transcript import Segment, Transcript, Word
+from daemon.schema.transcript import Segment, Transcript, Word
 
 NO_SPEECH = "*No speech was found.*"
 
-# Markup anywhere in a line. Without an opening bracket there is no link, image or definition, so the closing one stays.
-# An underscore between letters or digits is no emphasis: SPEAKER_00 stays. `|` and `~` are not CommonMark, but tables
-# and strike-through to most renderers.
+# Markup anywhere in a line. Escaping the opening bracket prevents links, images and definitions, so closing brackets
+# are left alone. An underscore between letters or digits is not emphasis: SPEAKER_00 stays. `|` and `~` are not
+# CommonMark, but most renderers support them for tables and strikethrough.
 _INLINE = re.compile(r"[\\`*\[<|~]|(?<![^\W_])_|_(?![^\W_])|&(?=#?[0-9A-Za-z]+;)")
 
-# Markup at the start of a line: headings, lists, rules and quotes; of `1.` and `1)` it is the delimiter that counts.
+# Markup at the start of a line: headings, lists, rules and quotes. In `1.` and `1)`, escape the delimiter.
 _LINE_START = re.compile(r"^(?:([0-9]{1,9})(?=[.)](?:\s|$))|(?=[#+\->]))")
 
 
 def render(transcript: Transcript) -> str:
-    """The Markdown document."""
+    """Render the Markdown document."""
     segments = transcript.segments
     diarized = is_diarized(transcript)
     blocks = [
@@ -42,8 +42,8 @@ def render(transcript: Transcript) -> str:
 
 def _paragraph(paragraph: Paragraph) -> str:
     if paragraph.speaker is None:
-        return _line(paragraph.text)
-    return f"**{_inline(paragraph.speaker)}:** {_inline(paragraph.text)}"
+        return paragraph.mark + _line(paragraph.text)
+    return f"{paragraph.mark}**{_inline(paragraph.speaker)}:** {_inline(paragraph.text)}"
 
 
 def _segment(number: int, segment: Segment, diarized: bool) -> Iterator[str]:
@@ -58,7 +58,7 @@ def _segment(number: int, segment: Segment, diarized: bool) -> Iterator[str]:
     if not diarized:
         yield _word_list(words)
         return
-    # The aligner leaves a word without a speaker where it has no time of its own: it is the segment's.
+    # A word that the aligner gave no time has no speaker: use the segment's.
     for name, group in groupby(words, key=lambda word: word.speaker or segment.speaker):
         yield f"**{_speaker(name)}:**\n{_word_list(list(group))}"
 
@@ -68,7 +68,7 @@ def _word_list(words: list[Word]) -> str:
 
 
 def clock(seconds: float) -> str:
-    """`HH:MM:SS`, floored; hours run on past 99."""
+    """Format as `HH:MM:SS`, rounded down; hours may exceed 99."""
     minutes, second = divmod(int(seconds), 60)
     hour, minute = divmod(minutes, 60)
     return f"{hour:02}:{minute:02}:{second:02}"
@@ -79,10 +79,10 @@ def _speaker(name: str | None) -> str:
 
 
 def _line(text: str) -> str:
-    """Text that starts a line or a list item."""
+    """Escape text that starts a line or a list item."""
     return _LINE_START.sub(r"\1\\", _inline(text))
 
 
 def _inline(text: str) -> str:
-    """Text inside a line."""
+    """Escape text inside a line."""
     return _INLINE.sub(r"\\\g<0>", clean(text))

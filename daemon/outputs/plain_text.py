@@ -1,14 +1,15 @@
-"""`transcript.txt`: the text alone, one paragraph a line, with an empty line between them."""
+"""`transcript.txt`: text only, one paragraph per line, separated by empty lines."""
 
 from daemon.outputs.paragraphs import Paragraph, paragraphs
-from daemon.transcript import Transcript
+from daemon.schema.transcript import Transcript
 
 
 def render(transcript: Transcript) -> str:
-    """The document; empty when nothing was said."""
+    """Render the document; empty if there is no speech."""
     lines = [_line(paragraph) for paragraph in paragraphs(transcript)]
     return "\n\n".join(lines) + "\n" if lines else ""
 
 
 def _line(paragraph: Paragraph) -> str:
-    return f"{paragraph.speaker}: {paragraph.text}" if paragraph.speaker else paragraph.text
+    label = f"{paragraph.speaker}: " if paragraph.speaker else ""
+    return paragraph.mark + label + paragraph.text

@@ -1,18 +1,18 @@
-"""`transcript.tsv`: one segment a line, for spreadsheets and scripts.
+"""`transcript.tsv`: one segment per line, for spreadsheets and scripts.
 
-The columns of openai/whisper's own TSV (whisper/utils.py, WriteTSV), start and end in integer milliseconds, and the
-speaker after them. As in the registered media type text/tab-separated-values nothing is quoted: a field cannot hold a
-tab or a line break, and a quotation mark is one.
+The columns match openai/whisper's TSV (whisper/utils.py, WriteTSV), with start and end in integer milliseconds,
+followed by the speaker. As the registered media type text/tab-separated-values requires, nothing is quoted: a field
+cannot contain a tab or line break, and quotation marks are literal.
 """
 
 from daemon.outputs.text import clean
-from daemon.transcript import Segment, Transcript
+from daemon.schema.transcript import Segment, Transcript
 
 HEADER = ("start", "end", "text", "speaker")
 
 
 def render(transcript: Transcript) -> str:
-    """The table; its header alone when nothing was said."""
+    """Render the table; only the header if there is no speech."""
     rows = [HEADER, *(_row(segment) for segment in transcript.segments if clean(segment.text))]
     return "".join("\t".join(row) + "\n" for row in rows)
 

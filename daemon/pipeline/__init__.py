@@ -1,1 +1,1 @@
-"""What runs inside the runner process: recordings in, transcripts out. The sole importer of torch, whisperx, pyannote."""
+"""Code of the runner process, which turns recordings into transcripts. Only it imports torch, whisperx or pyannote."""

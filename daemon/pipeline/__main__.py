@@ -1,109 +1,103 @@
-"""The runner process: `python -m daemon.pipeline FD`. Reads messages from the poller, runs the pipeline, answers.
+"""The runner process: `python -m daemon.pipeline FD`. Read messages from the poller, run the pipeline and reply.
 
-Each job has a thread of its own; the main thread reads, so that a Cancel is heard while jobs run. How many are in hand at
-once is the poller's decision.
+Each job runs in its own thread. The main thread only reads messages, so it receives a Cancel while jobs run. The poller
+limits how many jobs run at once.
 """
 
 import contextlib
 import ctypes
 import faulthandler
 import importlib
-import json
 import logging
+import math
 import os
 import signal
 import socket
 import sys
 import threading
-import time
 import traceback
 from pathlib import Path
 from typing import Any
 
+from daemon.clock import SYSTEM_CLOCK, Clock
 from daemon.errors import DeviceFault, Interrupted, SetupFailed, TranscriptdError
-from daemon.logs import configure, log_context, take_stdout
-from daemon.memory import resident_bytes
-from daemon.options import JobOptions
-from daemon.pipeline.checkpoints import Checkpoints
-from daemon.pipeline.settings import RunnerSettings
-from daemon.protocol import (
-    Batch,
+from daemon.pipeline.checkpoints.store import Checkpoints
+from daemon.protocol.events import CheckpointSaved, JobWaiting, PipelineEvent, Progress
+from daemon.protocol.messages import (
     Cancel,
-    Checkpoint,
     Done,
     Failed,
     Fatal,
-    Heard,
+    JobEvent,
     Memory,
-    Message,
-    Progress,
     Run,
+    RunnerMessage,
+    Setup,
     Shutdown,
-    StageDone,
     decode,
     encode,
 )
+from daemon.schema.options import JobOptions
+from daemon.telemetry.logs import configure, log_context, take_stdout
+from daemon.telemetry.memory import resident_bytes
 
 log = logging.getLogger("transcriptd.pipeline")
 
 EXIT_OK = 0
-EXIT_FATAL = 70  # EX_SOFTWARE: set-up failed or the device faulted; a Fatal message says which
+EXIT_FATAL = 70  # EX_SOFTWARE: setup failed or the device faulted; a Fatal message carries the cause
 
 PR_SET_PDEATHSIG = 1
 PROGRESS_PERIOD_SECONDS = 0.2
-ALIVE_PERIOD_SECONDS = 1.0  # of a job that waits for others
+ALIVE_PERIOD_SECONDS = 1.0  # between liveness events of a job that waits for other jobs
 MAX_TRACEBACK_CHARS = 16_000
 
 
 class Channel:
-    """The runner's end of the socket pair. Sending is safe from any thread."""
+    """The runner's end of the socket pair. `send` is thread-safe."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._lock = threading.Lock()
         self._file = connection.makefile("rwb")
 
-    def send(self, message: Message) -> None:
+    def send(self, message: RunnerMessage) -> None:
         with self._lock:
             self._file.write(encode(message))
             self._file.flush()
 
     def receive_line(self) -> bytes:
-        """The next line; empty at the end of the stream, which means that the poller is gone."""
+        """Read the next line. An empty result is the end of the stream: the poller has exited."""
         return self._file.readline()
 
 
 class JobReporter:
-    """What a pipeline reports of one job: goes to the poller as messages. `cancel` gives the job up."""
+    """Forward a job's events to the poller, rate-limited. `cancel` cancels the job."""
 
-    def __init__(self, job_id: str, channel: Channel) -> None:
+    def __init__(self, job_id: str, channel: Channel, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._clock = clock
         self._job_id = job_id
         self._channel = channel
         self._cancelled = False
-        self._last: Progress | None = None
-        self._sent_at = 0.0
+        self._begun = False
+        self._alive_at = -math.inf  # monotonic time of the last liveness event
 
-    def progress(self, stage: str, fraction: float) -> None:
-        self._last = Progress(self._job_id, stage, min(1.0, max(0.0, fraction)))
-        if fraction >= 1 or time.monotonic() - self._sent_at >= PROGRESS_PERIOD_SECONDS:
-            self._send(self._last)
+    def emit(self, event: PipelineEvent) -> None:
+        quiet_seconds = self._clock.monotonic() - self._alive_at
+        match event:
+            case Progress(stage, fraction):
+                self._begun = True
+                if fraction >= 1 or quiet_seconds >= PROGRESS_PERIOD_SECONDS:
+                    self._alive_at = self._clock.monotonic()
+                    self._send(Progress(stage, min(1.0, max(0.0, fraction))))
+            case JobWaiting():
+                # Send nothing until the job has started: until then the poller may move it to another runner.
+                if self._begun and quiet_seconds >= ALIVE_PERIOD_SECONDS:
+                    self._alive_at = self._clock.monotonic()
+                    self._send(event)
+            case _:
+                self._send(event)
 
-    def alive(self) -> None:
-        # Nothing, as long as the job has not begun: the poller may take it elsewhere then.
-        if self._last is not None and time.monotonic() - self._sent_at >= ALIVE_PERIOD_SECONDS:
-            self._send(self._last)
-
-    def _send(self, progress: Progress) -> None:
-        self._sent_at = time.monotonic()
-        self._channel.send(progress)
-
-    def stage_done(self, stage: str, seconds: float) -> None:
-        self._channel.send(StageDone(self._job_id, stage, seconds))
-
-    def batch(self, chunks: int, room: int) -> None:
-        self._channel.send(Batch(self._job_id, chunks, room))
-
-    def heard(self, chunks: int, gated: int, dismissed: int) -> None:
-        self._channel.send(Heard(self._job_id, chunks, gated, dismissed))
+    def _send(self, event: PipelineEvent) -> None:
+        self._channel.send(JobEvent(self._job_id, event))
 
     def cancel(self) -> None:
         self._cancelled = True
@@ -113,8 +107,8 @@ class JobReporter:
             raise Interrupted(f"job {self._job_id} was cancelled")
 
 
-class Desk:
-    """The jobs in hand, each in a thread of its own."""
+class JobThreads:
+    """Run each job in its own thread."""
 
     def __init__(self, channel: Channel, pipeline: Any) -> None:
         self._channel = channel
@@ -125,7 +119,7 @@ class Desk:
 
     def begin(self, run: Run) -> None:
         reporter = JobReporter(run.job_id, self._channel)
-        # A daemon thread: the end of the stream ends the process, whatever its jobs do.
+        # A daemon thread: the process must exit at the end of the stream even if jobs are still running.
         thread = threading.Thread(target=self._work, args=(run, reporter), name=f"job {run.job_id}", daemon=True)
         with self._answering:
             self._reporters[run.job_id] = reporter
@@ -136,7 +130,7 @@ class Desk:
             reporter.cancel()
 
     def close(self) -> None:
-        """End the process once no job is in hand."""
+        """Exit the process as soon as no job is running."""
         with self._answering:
             self._closing = True
             if not self._reporters:
@@ -144,10 +138,10 @@ class Desk:
 
     def _work(self, run: Run, reporter: JobReporter) -> None:
         with log_context(**run.log_fields):
-            answer = _serve(run, self._pipeline, self._channel, reporter)
+            answer = _serve(run, self._pipeline, reporter)
         with self._answering:
             del self._reporters[run.job_id]
-            # Before the answer: the poller may retire this process, and must not send another job.
+            # Send Memory before the reply: the poller may decide to retire this process before it sends another job.
             self._channel.send(_memory(idle=not self._reporters))
             self._channel.send(answer)
             if isinstance(answer, Fatal):
@@ -158,42 +152,44 @@ class Desk:
 
 def main(arguments: list[str]) -> int:
     faulthandler.enable()
-    # The parent alone decides when this process ends; a terminal's Ctrl-C must not.
+    # Only the parent may stop this process; Ctrl-C in a terminal must not.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # the poller's; `systemctl kill` may send it to all
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # meant for the poller; `systemctl kill` may send it to every process
     channel = Channel(socket.socket(fileno=int(arguments[0])))
-    setup = json.loads(channel.receive_line())
-    _die_with_parent(setup["parent"])
-    hf_token = setup["settings"].get("hf_token")
-    configure(setup["log_level"], "runner", hidden=[hf_token] if hf_token else [], stream=take_stdout())
+    setup = decode(channel.receive_line())
+    if not isinstance(setup, Setup):
+        raise ValueError(f"the poller sent {type(setup).__name__} before Setup")
+    _die_with_parent(setup.parent_pid)
+    hf_token = setup.settings.hf_token
+    configure(setup.log_level, "runner", hidden=[hf_token] if hf_token else [], stream=take_stdout())
     try:
-        pipeline = _load_class(setup["pipeline"])(RunnerSettings.from_json(json.dumps(setup["settings"])))
+        pipeline = _load_class(setup.pipeline)(setup.settings)
         channel.send(pipeline.load())
         channel.send(_memory(idle=True))
     except TranscriptdError as error:
         channel.send(Fatal(error.code, error.message, _traceback()))
         return EXIT_FATAL
-    except Exception as error:  # noqa: BLE001  # whatever a library raises at set-up must reach the operator in words
+    except Exception as error:  # noqa: BLE001  # report any setup error of a library to the operator
         channel.send(Fatal(SetupFailed.code, f"{type(error).__name__}: {error}", _traceback()))
         return EXIT_FATAL
-    desk = Desk(channel, pipeline)
+    threads = JobThreads(channel, pipeline)
     while line := channel.receive_line():
         match decode(line):
             case Run() as run:
-                desk.begin(run)
+                threads.begin(run)
             case Cancel(job_id):
-                desk.cancel(job_id)
+                threads.cancel(job_id)
             case Shutdown():
-                desk.close()
+                threads.close()
             case unexpected:
                 raise ValueError(f"the poller sent {type(unexpected).__name__}")
-    return EXIT_OK  # the poller is gone: nobody wants the results, and a CUDA call may not return for a while
+    return EXIT_OK  # the poller has exited, so no one reads the results; do not wait for a CUDA call to return
 
 
-def _serve(run: Run, pipeline: Any, channel: Channel, reporter: JobReporter) -> Done | Failed | Fatal:
-    """Do one job; the answer. A Fatal means that this process must not be used again."""
-    import numpy as np  # here, so that a set-up failure is reported before anything heavy is imported
+def _serve(run: Run, pipeline: Any, reporter: JobReporter) -> Done | Failed | Fatal:
+    """Run one job and return the reply. After a Fatal, this process must not be used again."""
+    import numpy as np  # imported here so that a setup failure is reported before the heavy imports
 
     try:
         reporter.check_cancelled()
@@ -203,7 +199,7 @@ def _serve(run: Run, pipeline: Any, channel: Channel, reporter: JobReporter) -> 
             audio,
             JobOptions.model_validate(run.options),
             reporter,
-            Checkpoints(Path(run.checkpoint_dir), lambda name: channel.send(Checkpoint(run.job_id, name))),
+            Checkpoints(Path(run.checkpoint_dir), lambda name: reporter.emit(CheckpointSaved(name))),
         )
         Path(run.result_path).write_bytes(transcript.model_dump_json().encode())
     except DeviceFault as error:
@@ -211,7 +207,7 @@ def _serve(run: Run, pipeline: Any, channel: Channel, reporter: JobReporter) -> 
         return Fatal(error.code, error.message, _traceback())
     except TranscriptdError as error:
         return Failed(run.job_id, error.code, error.message, _traceback())
-    except Exception as error:  # a job's failure is a message, whatever its cause; the process lives on
+    except Exception as error:  # a failed job must not end the process
         log.exception("job failed unexpectedly")
         return Failed(run.job_id, TranscriptdError.code, f"{type(error).__name__}: {error}", _traceback())
     return Done(run.job_id)
@@ -222,7 +218,7 @@ def _traceback() -> str:
 
 
 def _memory(idle: bool) -> Memory:
-    torch = sys.modules.get("torch")  # never imported for this: a pipeline without it has no device
+    torch = sys.modules.get("torch")  # do not import torch only for this: a pipeline without it has no device
     device_bytes = 0
     if torch is not None and torch.cuda.is_initialized():
         free, total = torch.cuda.mem_get_info()
@@ -236,16 +232,16 @@ def _load_class(path: str) -> Any:
 
 
 def _die_with_parent(parent: int) -> None:
-    """Be killed when the poller dies, however it dies. Linux only; elsewhere the end of the stream does it."""
+    """Have the kernel kill this process when the poller dies. Linux only; elsewhere the end of the stream ends it."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
-        os._exit(EXIT_OK)  # it died before the call above
+        os._exit(EXIT_OK)  # the parent died before the prctl call
 
 
 def _exit(status: int) -> None:
     sys.stdout.flush()
-    os._exit(status)  # no interpreter teardown: CUDA and thread pools are known to hang in it
+    os._exit(status)  # skip interpreter teardown: CUDA and thread pools are known to hang in it
 
 
 if __name__ == "__main__":

@@ -1,25 +1,25 @@
-"""The models of every stage, as one process keeps them."""
+"""The models of all stages, loaded once per process."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from daemon.catalog import model_name
-from daemon.options import JobOptions
-from daemon.pipeline import vad
-from daemon.pipeline.alignment import Aligners
-from daemon.pipeline.asr import Decoder
-from daemon.pipeline.devices import choose_device
-from daemon.pipeline.diarization import Diarizer
-from daemon.pipeline.encoding import encode
-from daemon.pipeline.engine import Engine
-from daemon.pipeline.lanes import Lanes
-from daemon.pipeline.pieces import Chunk, Passage
-from daemon.pipeline.reporter import Nobody
-from daemon.pipeline.settings import RunnerSettings
-from daemon.pipeline.slots import Slot
-from daemon.pipeline.whisper_models import WhisperModels
-from daemon.pipeline.work import Watch
+from daemon.pipeline.alignment.wav2vec2 import Aligners
+from daemon.pipeline.asr.decoding import WhisperDecoder
+from daemon.pipeline.asr.encoding import encode
+from daemon.pipeline.asr.engine import Engine
+from daemon.pipeline.asr.whisper_models import WhisperModels
+from daemon.pipeline.diarization.diarizer import Diarizer
+from daemon.pipeline.runtime.device import choose_device
+from daemon.pipeline.runtime.fifo_lock import FifoLock
+from daemon.pipeline.runtime.reporter import NullReporter
+from daemon.pipeline.runtime.work import StageTimer
+from daemon.pipeline.runtime.worker_pool import WorkerPool
+from daemon.pipeline.speech import detector as vad
+from daemon.pipeline.types import Chunk, Passage
+from daemon.protocol.runner_settings import RunnerSettings
+from daemon.schema.catalog import model_name
+from daemon.schema.options import JobOptions
 
 ATTENTION = "attention"
 
@@ -47,7 +47,7 @@ _WARM_UP_OPTIONS = JobOptions(
 
 
 class Stages:
-    """Loads the default models of all stages. Each is for one job at a time, but for Whisper, which the engine shares out.
+    """Load the default model of each stage. A model serves one job at a time, except Whisper, which the engine shares.
 
     Raises SetupFailed, ModelUnavailable, OutOfMemory or DeviceFault.
     """
@@ -55,14 +55,14 @@ class Stages:
     def __init__(self, settings: RunnerSettings) -> None:
         self.batch_size = settings.batch_size
         self.default_model = settings.model
-        self.short_context_models = frozenset(settings.short_context_models)
+        self.unpadded_models = frozenset(settings.unpadded_models)
         self.device = choose_device(settings.device, settings.compute_type, settings.cpu_threads)
         self.whisper = WhisperModels(
-            (settings.model, *settings.models), settings.models_resident, self.device, settings.hf_token
+            (settings.model, *settings.models), settings.max_loaded_models, self.device, settings.hf_token
         )
         self.engine = Engine(self.whisper, self.device)
-        self.lanes = Lanes(self.device.lanes)
-        self.detector_slot, self.aligner_slot, self.diarizer_slot = Slot(), Slot(), Slot()
+        self.lanes = WorkerPool(self.device.lanes)
+        self.detector_lock, self.aligner_lock, self.diarizer_lock = FifoLock(), FifoLock(), FifoLock()
         self.detector = vad.SpeechDetector(self.device, self.lanes)
         self.diarizer = Diarizer(
             settings.diarization_model, self.detector.model, self.device, self.lanes, settings.hf_token
@@ -71,14 +71,14 @@ class Stages:
         self.aligners.load_configured()
 
     def warm_up(self, audio: np.ndarray, chunks: Sequence[Chunk]) -> None:
-        """Run every model once over `audio`: the first call allocates memory, picks kernels, and shows what is broken."""
+        """Run every model once on `audio`: the first call allocates memory, selects kernels and exposes faults."""
         speech = self.detector.detect(audio, lambda _: None)
-        watch, model = Watch(Nobody()), model_name(self.default_model)
-        with self.engine.session(model, self.batch_size, watch) as whisper:
+        timer, model = StageTimer(NullReporter()), model_name(self.default_model)
+        with self.engine.session(model, self.batch_size, timer) as whisper:
             encoded = encode(whisper, audio, chunks)
             if whisper.about.multilingual:
                 whisper.detect_languages(encoded)
-            decoder = Decoder(whisper, _WARM_UP_OPTIONS, "en")
+            decoder = WhisperDecoder(whisper, _WARM_UP_OPTIONS, "en")
             decoder.decode(encoded, audio, chunks)
             passages = [Passage(chunk, " warm up", None, decoder.tokens(" warm up"), language="en") for chunk in chunks]
             decoder.align(encoded, passages)
@@ -87,6 +87,6 @@ class Stages:
         self.diarizer.diarize(audio, speech.segmentation, lambda _: None)
 
     def names(self, asr: str) -> dict[str, str]:
-        """Stage → the name of its model."""
+        """Return the model name of each stage."""
         align = ",".join(aligner.name for aligner in self.aligners.loaded()) or ATTENTION
         return {"vad": vad.NAME, "asr": asr, "align": align, "diarize": self.diarizer.name}

@@ -1,6 +1,6 @@
-"""The pipeline that the runner process serves: models loaded once, then speech detection, Whisper, alignment, diarization."""
+"""The pipeline of the runner process: speech detection, Whisper, alignment and diarization, with models loaded once."""
 
-# What imports torch is imported in load(): its environment must be set first, and a failing import is a failed set-up.
+# load() imports the modules that import torch: the environment must be set first, and an ImportError is a SetupFailed.
 from __future__ import annotations
 
 import time
@@ -9,38 +9,39 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from daemon.catalog import model_name
 from daemon.errors import SetupFailed, TranscriptdError
-from daemon.options import JobOptions
-from daemon.pipeline.channels import transcribe_channels
-from daemon.pipeline.checkpoints import Checkpoints
-from daemon.pipeline.pieces import SAMPLE_RATE, Chunk
-from daemon.pipeline.quiet import prepare_environment, quiet_loggers, quietly
-from daemon.pipeline.reporter import Reporter
-from daemon.pipeline.settings import RunnerSettings
-from daemon.protocol import Ready
-from daemon.transcript import Transcript
+from daemon.pipeline.checkpoints.fingerprint import fingerprint
+from daemon.pipeline.checkpoints.store import Checkpoints
+from daemon.pipeline.job.channels import transcribe_channels
+from daemon.pipeline.runtime.library_output import prepare_environment, quiet_loggers, suppress_library_output
+from daemon.pipeline.runtime.reporter import Reporter
+from daemon.pipeline.types import SAMPLE_RATE, Chunk
+from daemon.protocol.messages import Ready
+from daemon.protocol.runner_settings import RunnerSettings
+from daemon.schema.catalog import model_name
+from daemon.schema.options import JobOptions
+from daemon.schema.transcript import Transcript
 
 if TYPE_CHECKING:
     from daemon.pipeline.stages import Stages
 
 
 class WhisperXPipeline:
-    """Serves jobs of several threads at once; which of them come together makes no difference to any."""
+    """Run jobs from several threads at once. A job's transcript does not depend on the jobs that run with it."""
 
     def __init__(self, settings: RunnerSettings) -> None:
         self._settings = settings
         self._stages: Stages | None = None
 
     def load(self) -> Ready:
-        """Load every default model and run each once, so that the first job finds them warm.
+        """Load every default model and warm it up.
 
-        Raises SetupFailed or ModelUnavailable with what to do about it.
+        Raises SetupFailed or ModelUnavailable; the message says how to fix it.
         """
         began = time.monotonic()
         prepare_environment(self._settings.hf_token)
         try:
-            with quietly():
+            with suppress_library_output():
                 from daemon.pipeline.stages import Stages
             quiet_loggers()
             stages = Stages(self._settings)
@@ -50,16 +51,18 @@ class WhisperXPipeline:
             raise
         except Exception as error:
             raise SetupFailed(
-                f"the models could not be loaded ({type(error).__name__}: {error}); check the installation, the GPU "
-                "driver and the memory of this machine"
+                f"cannot load the models ({type(error).__name__}: {error}); check the installation, the GPU driver and "
+                "the available memory"
             ) from error
         self._stages = stages
+        models = stages.names(model_name(self._settings.model))
         return Ready(
             device=stages.device.type,
             device_name=stages.device.name,
             compute_type=stages.device.compute_type,
-            models=stages.names(model_name(self._settings.model)),
+            models=models,
             load_seconds=round(time.monotonic() - began, 3),
+            fingerprint=fingerprint(self._settings, models),
         )
 
     def run(
@@ -70,20 +73,20 @@ class WhisperXPipeline:
         reporter: Reporter,
         checkpoints: Checkpoints,
     ) -> Transcript:
-        """The transcript of `audio`: float32, 16 kHz, never written to; memory maps will do.
+        """Transcribe `audio`: float32, 16 kHz. It is never written to, so read-only memory maps are fine.
 
-        It is one array, or one for each channel where the options split channels, all of the same length.
+        It is a single array, or one array per channel if the options split channels; all have the same length.
 
-        Where a stage fails the job goes on by the next best method, and the transcript's warnings say so. Raises
-        Interrupted when the job is given up, OutOfMemory when not even one chunk fits, DeviceFault when CUDA is broken
-        in this process, ModelUnavailable when the job's model cannot be had.
+        If a stage fails, the job falls back to the next best method and adds a warning to the transcript. Raises
+        Interrupted when the job is cancelled, OutOfMemory when not even one chunk fits into memory, DeviceFault when
+        CUDA is broken in this process, ModelUnavailable when the job's model cannot be loaded.
         """
         if self._stages is None:
             raise SetupFailed("run() was called before load()")
-        from daemon.pipeline.devices import free_memory
-        from daemon.pipeline.job_run import JobRun
+        from daemon.pipeline.job.run import JobRun
+        from daemon.pipeline.runtime.device import free_memory
 
-        free_memory()  # what the last job left, above all one that failed: its frames are gone only now
+        free_memory()  # left over from the previous job: the frames of a failed one are released only now
         stages = self._stages
 
         def transcribe(audio: np.ndarray, reporter: Reporter, checkpoints: Checkpoints) -> Transcript:

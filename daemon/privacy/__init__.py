@@ -1,3 +1,3 @@
-"""What must not be read, taken out of a transcript before any output is made of it. Pure; keeps counts, never what was found."""
+"""Removes personal data and profanity from a transcript before any output is written. Pure; keeps counts, never the text."""
 
 from daemon.privacy.redact import protect as protect

@@ -1,8 +1,7 @@
-"""Finds personal data in text, as Whisper writes it: also `jane at example dot com`, and numbers read out digit by digit.
+"""Finds personal data in text as Whisper writes it, including `jane at example dot com` and numbers read digit by digit.
 
-Numbers are told apart by their check digits and shapes, not by their length alone: python-stdnum knows cards, IBANs and
-US social security numbers, Google's libphonenumber knows telephone numbers. Where a doubt remains more is taken out
-rather than less.
+Numbers are classified by check digits and format, not by length alone: python-stdnum validates cards, IBANs and US social
+security numbers, Google's libphonenumber validates telephone numbers. In case of doubt, the number is removed.
 """
 
 import re
@@ -10,11 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import translate
 
-from daemon.config import PersonalData
+from daemon.schema.options import PersonalData
 
 PROFANITY = "profanity"
 
-# The countries whose way of writing telephone numbers is tried for a language, besides the international one.
+# Countries whose telephone number formats are tried for a language, in addition to the international format.
 PHONE_REGIONS = {
     "de": ("DE", "AT", "CH"),
     "en": ("US", "GB"),
@@ -27,7 +26,7 @@ PHONE_REGIONS = {
     "pt": ("PT", "BR"),
 }
 
-# A name without `http` or `www` is an address only if it ends in one of these: "end.The" is a missing space.
+# A host name without `http` or `www` must end in one of these: "end.The" is only a missing space.
 _ENDINGS = "com|org|net|edu|gov|mil|int|info|biz|app|dev|io|ai|co|eu|uk|de|fr|es|it|nl|be|ch|at|pl|pt|jp|cn|in|br|us|ca|au|ru|se|no|dk|fi|ie"
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOST = rf"{_LABEL}(?:\.{_LABEL}){{1,8}}"
@@ -43,14 +42,14 @@ _URL = re.compile(
 )
 _IBAN = re.compile(r"\b[A-Za-z]{2} ?\d{2}(?:[ -]?[A-Za-z0-9]){11,30}")
 _SSN = re.compile(r"\b\d{3}([ -])\d{2}\1\d{4}\b|\b(?:\d[ ,-]{1,3}){8}\d\b(?![ ,-]{1,3}\d)")
-# Seven digits or more, however they are grouped or read out.
+# Seven or more digits, in any grouping or read out.
 _DIGITS = re.compile(r"(?<![\w.])[+(]{0,2}\d(?:[ ,.()/–-]{0,3}\d){6,}(?!\w)")
 _SENTENCE_MARKS = ".,;:!?)]}"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Characters `start` to `end` of a text are of this kind."""
+    """Personal data of one kind at the characters `start` to `end` of a text."""
 
     kind: str
     start: int
@@ -58,10 +57,10 @@ class Finding:
 
 
 def find(text: str, kinds: Iterable[PersonalData], language: str | None) -> list[Finding]:
-    """What is of these kinds, in the order of the text; findings do not overlap."""
+    """Find personal data of these kinds. Findings are in text order and do not overlap."""
     wanted = set(kinds)
     found: list[Finding] = []
-    for kind, spans in _FINDERS.items():  # the surest first: what one takes the next does not see
+    for kind, spans in _FINDERS.items():  # most specific first: a finder does not see the findings of earlier ones
         if kind not in wanted:
             continue
         for start, end in spans(text, language):
@@ -71,7 +70,7 @@ def find(text: str, kinds: Iterable[PersonalData], language: str | None) -> list
 
 
 def find_words(text: str, patterns: Iterable[str]) -> list[Finding]:
-    """Whole words that match a pattern; `*` stands for any letters."""
+    """Find whole words that match a pattern; `*` stands for any letters."""
     alternatives = "|".join(translate(pattern.casefold()) for pattern in patterns)
     if not alternatives:
         return []
@@ -91,11 +90,11 @@ def _urls(text: str, _: str | None) -> Iterator[tuple[int, int]]:
 
 
 def _ibans(text: str, _: str | None) -> Iterator[tuple[int, int]]:
-    from stdnum import iban  # here and below: only jobs that ask for it pay for loading it
+    from stdnum import iban  # imported here and below, so that only jobs that need it pay for the import
 
     at = 0
     while match := _IBAN.search(text, at):
-        # The number may be followed by words, which look like more of it.
+        # Words after the number also match the pattern: try shorter ends.
         ends = [end for end in range(match.end(), match.start() + 14, -1) if not text[end : end + 1].isalnum()]
         at = next((end for end in ends if iban.is_valid(text[match.start() : end], check_country=False)), 0)
         if at:
@@ -112,8 +111,8 @@ def _cards(text: str, _: str | None) -> Iterator[tuple[int, int]]:
             end = at
             if (
                 text[at] in "23456" and not text[at - 1 : at].isdecimal()
-            ):  # what cards begin with, at the start of a group
-                # 16 digits first; several numbers may follow one another.
+            ):  # first digits of card numbers, at the start of a group
+                # 16 digits first; several numbers may follow each other.
                 ends = [_after_digits(text, at, count) for count in (16, 15, 19, 18, 17, 14, 13)]
                 fits = (end for end in ends if end <= match.end() and not text[end : end + 1].isdecimal())
                 end = next((end for end in fits if luhn.is_valid(_digits(text[at:end]))), at)
@@ -126,10 +125,8 @@ def _ssns(text: str, _: str | None) -> Iterator[tuple[int, int]]:
     from stdnum.us import ssn
 
     for match in _SSN.finditer(text):
-        goes_on = text[: match.start()].rstrip(" ,-")[-1:].isdecimal()  # from before: part of a longer number
-        if match[1] or (
-            not goes_on and ssn.is_valid(_digits(match[0]))
-        ):  # of a shape that nothing else has, or one that exists
+        goes_on = text[: match.start()].rstrip(" ,-")[-1:].isdecimal()  # digits before it: part of a longer number
+        if match[1] or (not goes_on and ssn.is_valid(_digits(match[0]))):  # in the unambiguous format, or valid
             yield match.span()
 
 
@@ -149,7 +146,7 @@ def _phones(text: str, language: str | None) -> Iterator[tuple[int, int]]:
 
 
 def _joined(spans: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """The spans in order, those that touch one another as one."""
+    """Sort the spans and merge overlapping ones."""
     current: tuple[int, int] | None = None
     for start, end in sorted(spans):
         if current and start < current[1]:
@@ -163,7 +160,7 @@ def _joined(spans: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 
 
 def _after_digits(text: str, start: int, count: int) -> int:
-    """The position after so many digits; beyond the text when there are fewer."""
+    """Return the position after `count` digits; a position beyond the text if there are fewer."""
     for position in range(start, len(text)):
         count -= text[position].isdecimal()
         if not count:

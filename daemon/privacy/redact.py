@@ -1,21 +1,21 @@
-"""Takes findings out of a transcript: the same in its text, its words, and so in every output made of it."""
+"""Removes findings from a transcript, consistently in text and words, and therefore in every output."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from daemon.config import PersonalData
 from daemon.privacy.detect import PROFANITY, Finding, find, find_words
-from daemon.transcript import Segment, Transcript, Word
+from daemon.schema.options import PersonalData
+from daemon.schema.transcript import Segment, Transcript, Word
 
-# A number that is read out slowly is cut into several segments: they are searched as one text.
+# A slowly read number can span several segments, so segments without a longer pause are searched as one text.
 PASSAGE_PAUSE_SECONDS = 5.0
 
 
 def protect(transcript: Transcript, kinds: Sequence[PersonalData], unwanted_words: Sequence[str]) -> Transcript:
-    """The transcript with what is of these kinds written as `[EMAIL]`, `[PHONE]` …, unwanted words as `d***`.
+    """Return the transcript with personal data replaced by `[EMAIL]`, `[PHONE]` … and unwanted words by `d***`.
 
-    `redactions` of the result counts them by kind. The times of what was taken out stay: one word stands for it.
+    Its `redactions` count the findings by kind. One word replaces each finding and keeps its times.
     """
     counts: Counter[str] = Counter()
     segments: list[Segment] = []
@@ -43,7 +43,7 @@ def protect(transcript: Transcript, kinds: Sequence[PersonalData], unwanted_word
 
 
 def _passages(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
-    """Runs of segments by one speaker without a long pause."""
+    """Group consecutive segments of one speaker without a long pause."""
     passage = list(segments[:1])
     for before, after in pairwise(segments):
         if after.speaker != before.speaker or after.start - before.end > PASSAGE_PAUSE_SECONDS:
@@ -68,7 +68,7 @@ def _instead(text: str, finding: Finding) -> str:
 
 
 def _words_without(segment: Segment, findings: Sequence[Finding]) -> list[Word]:
-    """The words, each finding as one of them; none at all if they are not those of the text, for then any may leak."""
+    """Return the words with each finding as one word; no words if they do not match the text, because any could leak."""
     placed = _placed(segment)
     if placed is None:
         return []
@@ -96,7 +96,7 @@ def _words_without(segment: Segment, findings: Sequence[Finding]) -> list[Word]:
 
 
 def _placed(segment: Segment) -> list[tuple[Word, int, int]] | None:
-    """Each word with where it stands in the text; None if one of them does not."""
+    """Return each word with its position in the text; None if words and text do not match."""
     placed = []
     cursor = 0
     for word in segment.words:

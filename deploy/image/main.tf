@@ -1,5 +1,5 @@
-# An AMI with everything in it: release, Python packages, model weights, unit. A new instance then only writes its
-# settings and starts. EC2 Image Builder builds it; nothing of the account is changed but what is declared here.
+# An AMI with release, Python packages, model weights and unit. A new instance only writes its settings and starts.
+# EC2 Image Builder builds it; the module changes nothing else in the account.
 
 data "aws_partition" "current" {}
 data "aws_region" "current" {}
@@ -18,7 +18,7 @@ locals {
   mirror      = trimsuffix(trimprefix(var.models_from, "s3://"), "/")
 }
 
-# --- What is done on the build instance ---------------------------------------------------------------------------------
+# --- Build steps ------------------------------------------------------------------------------------------------------
 
 resource "aws_imagebuilder_component" "install" {
   name       = var.name
@@ -66,11 +66,11 @@ resource "aws_imagebuilder_image_recipe" "this" {
   }
 }
 
-# --- Where ---------------------------------------------------------------------------------------------------------------
+# --- Infrastructure ---------------------------------------------------------------------------------------------------
 
 resource "aws_security_group" "build" {
   name        = var.name
-  description = "Build instance of transcriptd's image: no ingress"
+  description = "Build instance of the transcriptd image: no ingress"
   vpc_id      = var.vpc_id
   tags        = merge(local.tags, { Name = var.name })
 }
@@ -136,7 +136,7 @@ resource "aws_imagebuilder_image_pipeline" "this" {
   }
 }
 
-# --- What the build instance may do ----------------------------------------------------------------------------------------
+# --- Permissions of the build instance --------------------------------------------------------------------------------
 
 data "aws_iam_policy_document" "assume" {
   statement {
@@ -172,7 +172,7 @@ data "aws_iam_policy_document" "build" {
 
 resource "aws_iam_role" "build" {
   name               = var.name
-  description        = "Build instance of transcriptd's image"
+  description        = "Build instance of the transcriptd image"
   assume_role_policy = data.aws_iam_policy_document.assume.json
   tags               = local.tags
 }
@@ -183,7 +183,7 @@ resource "aws_iam_role_policy" "build" {
   policy = data.aws_iam_policy_document.build.json
 }
 
-# What Image Builder itself needs on the instance, as AWS prescribes:
+# Required by Image Builder on the instance, according to AWS:
 # https://docs.aws.amazon.com/imagebuilder/latest/userguide/image-builder-setting-up.html
 resource "aws_iam_role_policy_attachment" "build" {
   for_each = toset(["AmazonSSMManagedInstanceCore", "EC2InstanceProfileForImageBuilder"])

@@ -1,5 +1,5 @@
 output "pipeline_arn" {
-  description = "Pipeline that builds an image: aws imagebuilder start-image-pipeline-execution --image-pipeline-arn …"
+  description = "Pipeline that builds images: aws imagebuilder start-image-pipeline-execution --image-pipeline-arn …"
   value       = aws_imagebuilder_image_pipeline.this.arn
 }
 

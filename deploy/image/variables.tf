@@ -1,12 +1,12 @@
 variable "name" {
-  description = "Prefix of every resource, and the name that images begin with."
+  description = "Prefix of all resources and image names."
   type        = string
   default     = "transcriptd-image"
   nullable    = false
 
   validation {
     condition     = can(regex("^[a-z][a-z0-9-]{1,40}[a-z0-9]$", var.name))
-    error_message = "name must be 3 to 42 lower-case letters, digits and hyphens, and begin with a letter."
+    error_message = "name must be 3 to 42 lower-case letters, digits and hyphens, and start with a letter."
   }
 }
 
@@ -18,17 +18,17 @@ variable "tags" {
 
   validation {
     condition     = length(var.tags) <= 40
-    error_message = "AWS allows 50 tags for a resource, a few of which are set here."
+    error_message = "AWS allows 50 tags per resource, and this module sets a few of them."
   }
 }
 
 variable "subnet_id" {
-  description = "Subnet of the build instance; it needs a way to S3, Systems Manager and, with models_from = \"hub\" or a release without wheels, the internet."
+  description = "Subnet of the build instance. It needs access to S3, Systems Manager and, with models_from = \"hub\" or a release without wheels, the internet."
   type        = string
 
   validation {
     condition     = can(regex("^subnet-[0-9a-f]+$", var.subnet_id))
-    error_message = "subnet_id must be a subnet's id."
+    error_message = "subnet_id must be a subnet ID."
   }
 }
 
@@ -38,12 +38,12 @@ variable "vpc_id" {
 
   validation {
     condition     = can(regex("^vpc-[0-9a-f]+$", var.vpc_id))
-    error_message = "vpc_id must be a VPC's id."
+    error_message = "vpc_id must be a VPC ID."
   }
 }
 
 variable "instance_types" {
-  description = "Types for the build, first choice first. No GPU is needed: nothing is run on it."
+  description = "Instance types for the build, in order of preference. The build needs no GPU."
   type        = list(string)
   default     = ["m7i.xlarge", "m6i.xlarge"]
   nullable    = false
@@ -55,7 +55,7 @@ variable "instance_types" {
 }
 
 variable "parent_ami_ssm_parameter" {
-  description = "SSM parameter that names the AMI to build on, read at plan time: with NVIDIA driver, systemd, AWS CLI and SSM Agent, as deploy/terraform wants it."
+  description = "SSM parameter with the ID of the parent AMI, read at plan time. The AMI needs NVIDIA driver, systemd, AWS CLI and SSM Agent, as in deploy/terraform."
   type        = string
   default     = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
   nullable    = false
@@ -74,12 +74,12 @@ variable "root_device_name" {
 
   validation {
     condition     = startswith(var.root_device_name, "/dev/")
-    error_message = "root_device_name must begin with /dev/."
+    error_message = "root_device_name must start with /dev/."
   }
 }
 
 variable "root_volume_gib" {
-  description = "Size of the image: the AMI alone takes most of 65 GiB, large-v3 with diarization and alignment 6 more, Python's packages 8."
+  description = "Size of the image. The parent AMI uses most of 65 GiB, large-v3 with diarization and alignment 6 GiB, Python packages 8 GiB."
   type        = number
   default     = 100
   nullable    = false
@@ -91,7 +91,7 @@ variable "root_volume_gib" {
 }
 
 variable "kms_key_arn" {
-  description = "Customer managed KMS key for the image. null: the account's key for EBS."
+  description = "Customer managed KMS key for the image. null: the account's default EBS key."
   type        = string
   default     = null
 
@@ -102,27 +102,27 @@ variable "kms_key_arn" {
 }
 
 variable "release_bucket" {
-  description = "Bucket with the release archive of deploy/release.sh."
+  description = "Bucket with the release archive made by deploy/release.sh."
   type        = string
 
   validation {
     condition     = can(regex("^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", var.release_bucket))
-    error_message = "release_bucket must be a bucket's name."
+    error_message = "release_bucket must be a bucket name."
   }
 }
 
 variable "release_key" {
-  description = "Key of the release archive. It names the version, and a new one makes a new recipe."
+  description = "Key of the release archive. Include the version; a new key creates a new recipe."
   type        = string
 
   validation {
     condition     = can(regex("^[A-Za-z0-9][A-Za-z0-9._/-]*\\.tar\\.gz$", var.release_key))
-    error_message = "release_key must be the key of a .tar.gz, of letters, digits and ._/- alone."
+    error_message = "release_key must be the key of a .tar.gz and contain only letters, digits and ._/-."
   }
 }
 
 variable "release_sha256" {
-  description = "SHA-256 of the release archive in hex, as deploy/release.sh prints it; a build whose copy differs fails."
+  description = "SHA-256 of the release archive in hex, as printed by deploy/release.sh. A build whose download differs fails."
   type        = string
 
   validation {
@@ -132,17 +132,17 @@ variable "release_sha256" {
 }
 
 variable "release_version" {
-  description = "Version of the component and the recipe. Image Builder never changes one: raise it with each change of the release, the models or the settings."
+  description = "Version of the component and the recipe. Image Builder versions are immutable: raise it with each change of the release, the models or the settings."
   type        = string
 
   validation {
     condition     = can(regex("^[0-9]+\\.[0-9]+\\.[0-9]+$", var.release_version))
-    error_message = "release_version must be three numbers with dots."
+    error_message = "release_version must be three numbers separated by dots."
   }
 }
 
 variable "models_from" {
-  description = "Where the models in the image come from: s3://bucket/prefix of a mirror made with `transcriptd models mirror`, or hub where none of them is gated (diarize = false)."
+  description = "Source of the model weights: s3://bucket/prefix of a mirror made with `transcriptd models mirror`, or hub if no model is gated (diarize = false)."
   type        = string
 
   validation {
@@ -152,19 +152,19 @@ variable "models_from" {
 }
 
 variable "settings" {
-  description = "The settings of the fleet that say which models it needs (TRANSCRIPTD_MODEL, TRANSCRIPTD_ALIGNMENT_MODELS, …). They choose what is fetched and do not stay in the image."
+  description = "Settings of the fleet that determine its models (TRANSCRIPTD_MODEL, TRANSCRIPTD_ALIGNMENT_MODELS, …). They select the models to fetch and do not remain in the image."
   type        = map(string)
   default     = {}
   nullable    = false
 
   validation {
     condition     = alltrue([for key, value in var.settings : can(regex("^TRANSCRIPTD_[A-Z_]+$", key)) && can(regex("^[A-Za-z0-9._:/,=@+ -]*$", value))])
-    error_message = "settings are TRANSCRIPTD_ variables with plain values; secrets do not belong into an image."
+    error_message = "settings must be TRANSCRIPTD_ variables with plain values; an image must not contain secrets."
   }
 }
 
 variable "schedule" {
-  description = "Cron expression for builds on a new parent AMI (its driver and its security updates), such as cron(0 3 ? * mon *). null: only when you start one."
+  description = "Cron expression for builds on a new parent AMI (with its driver and security updates), such as cron(0 3 ? * mon *). null: only manual builds."
   type        = string
   default     = null
 

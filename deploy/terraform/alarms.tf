@@ -1,37 +1,37 @@
 locals {
-  stranded_slack = 2 # messages that SQS's approximate counts may be off by
+  stranded_slack = 2 # tolerance for SQS's approximate counts, in messages
 
-  # periods × period_seconds is how long it must last. With no expression, the one metric itself is compared.
+  # The condition must hold for periods × period_seconds. Without an expression, the metric itself is compared.
   alarms = {
     dead-letters = {
-      description = "Jobs are in the dead-letter queue: read ErrorCode and Failure of each, mend, redrive."
+      description = "Jobs were dead-lettered: list them with their reasons (transcriptd dlq list), fix the cause, then redrive them (transcriptd dlq redrive)."
       metrics     = ["dead"], expression = null, threshold = 1, periods = 1, period_seconds = 60
     }
     dead-events = {
-      description = "Webhook events could not be read or delivered and are in the outbox's dead-letter queue."
+      description = "Webhook events could not be delivered or read and are in the outbox's dead-letter queue."
       metrics     = ["dead_events"], expression = null, threshold = 1, periods = 1, period_seconds = 60
     }
     oldest-message = {
-      description = "The oldest job has waited longer than ${var.oldest_message_alarm_seconds} s: max_size, quotas or Spot capacity may be the limit."
+      description = "The oldest job has waited longer than ${var.oldest_message_alarm_seconds} s: check max_size, quotas and Spot capacity."
       metrics     = ["oldest"], expression = null, threshold = var.oldest_message_alarm_seconds, periods = 5, period_seconds = 60
     }
     nobody-working = {
-      description = "Jobs wait and no message is held, for longer than a cold start takes: no instance, or daemons that do not receive."
+      description = "Jobs are waiting and no message is in flight, for longer than a cold start takes: there is no instance, or the daemons do not receive."
       metrics     = ["in_flight", "visible"], expression = "IF(visible > 0 AND in_flight < 1, 1, 0)"
       threshold   = 1, periods = ceil((var.deadlines.launch_hook + 300) / 300), period_seconds = 300
     }
     stranded = {
-      description = "More messages are in flight than instances hold at most: receives that were lost, or many jobs backing off."
-      metrics     = ["in_flight", "in_service"], expression = "in_flight - in_service * ${var.jobs_in_flight}"
+      description = "More messages are in flight than the instances can hold: responses to receives were lost, or many jobs are backing off."
+      metrics     = ["in_flight", "in_service"], expression = "in_flight - in_service * ${var.max_jobs_in_flight}"
       threshold   = local.stranded_slack + 1, periods = 6, period_seconds = 300
     }
     launches-failing = {
-      description = "The group wants more instances than it gets: no capacity, a quota, or launches that are abandoned. See its activity history."
+      description = "The group wants more instances than it gets: no capacity, a quota, or abandoned launches. See its activity history."
       metrics     = ["desired", "in_service"], expression = "IF(desired > in_service, 1, 0)"
       threshold   = 1, periods = ceil((var.deadlines.launch_hook + 300) / 300), period_seconds = 300
     }
     idle-fleet = {
-      description = "Instances have had nothing to do for ${var.idle_alarm_minutes} min and did not end themselves. Desired capacity was lowered; unprotect them and the group drains and ends them: aws autoscaling set-instance-protection --no-protected-from-scale-in"
+      description = "Instances have had nothing to do for ${var.idle_alarm_minutes} min and did not terminate themselves. Desired capacity was lowered. Remove their protection, and the group drains and terminates them: aws autoscaling set-instance-protection --no-protected-from-scale-in"
       metrics     = ["in_flight", "in_service", "visible"]
       expression  = "IF(in_service > ${var.min_size} AND visible + in_flight < 1, 1, 0)"
       threshold   = 1, periods = var.idle_alarm_minutes / 5, period_seconds = 300
@@ -81,7 +81,7 @@ resource "aws_cloudwatch_metric_alarm" "this" {
   }
 }
 
-# The reason of a failed launch, at once; the alarm above says only that it lasts.
+# Reports the reason of a failed launch at once; the alarm above fires only when failures persist.
 resource "aws_autoscaling_notification" "failures" {
   count = length(var.alarm_topic_arns)
 

@@ -1,4 +1,4 @@
-# Buckets that were not given are created. Names hold account and region: bucket names are global.
+# Create the buckets that were not given. Names contain account and region, because bucket names are global.
 
 locals {
   created_buckets = merge(
@@ -11,14 +11,14 @@ locals {
   bucket_arns = { for key, name in local.created_buckets : key => "arn:${local.partition}:s3:::${name}" }
   expiry_days = { input = var.recording_days, output = var.result_days }
 
-  # S3 selects by prefix, tag or size. `<prefix><job_id>/checkpoints/` is no prefix: the job comes first. Hence a tag.
+  # Lifecycle rules select by prefix, tag or size. `<prefix><job_id>/checkpoints/` has no common prefix, so use a tag.
   checkpoint_tag = { key = "transcriptd", value = "checkpoint" }
 }
 
 resource "aws_s3_bucket" "this" {
-  # checkov:skip=CKV_AWS_18: access logs would be a third bucket with content of its own; use CloudTrail data events
-  # checkov:skip=CKV_AWS_144: recordings and transcripts stay in their region, which data protection often demands
-  # checkov:skip=CKV2_AWS_62: nothing listens: jobs come by SQS, results are told by webhooks
+  # checkov:skip=CKV_AWS_18: access logs would need a third bucket; use CloudTrail data events
+  # checkov:skip=CKV_AWS_144: recordings and transcripts stay in their region, which data protection often requires
+  # checkov:skip=CKV2_AWS_62: no consumer: jobs arrive by SQS, results are announced by webhooks
   # checkov:skip=CKV_AWS_145: SSE-S3 unless kms_key_arn is given, and then that key
   # checkov:skip=CKV_AWS_21: bucket_versioning, on by default
   for_each = local.created_buckets
@@ -73,7 +73,7 @@ resource "aws_s3_bucket_versioning" "this" {
 }
 
 resource "aws_s3_bucket_lifecycle_configuration" "this" {
-  # checkov:skip=CKV_AWS_300: abort-uploads does; the check loses sight of it beside dynamic rules
+  # checkov:skip=CKV_AWS_300: abort-uploads does this; the check misses it next to dynamic rules
   for_each = local.created_buckets
 
   bucket = aws_s3_bucket.this[each.key].id

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Checks this module, its example and ../image with what is there, and says what it could not check.
-#   TF_CHECK  a command that takes a module's folder and --test, in the place of terraform init, validate and test:
-#             for machines that cannot fetch hashicorp/aws
+# Check this module, its example and ../image with the available tools, and report skipped checks.
+#   TF_CHECK  a command that takes a module's folder and --test, and replaces terraform init, validate and test
+#             on machines that cannot fetch hashicorp/aws
 #   CHECKOV   the checkov to run (default: checkov on the PATH)
-# Exit status: 0 nothing failed, 1 something did.
+# Exit status: 0 if nothing failed, else 1.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -26,7 +26,7 @@ terraform_checks() {
   trap 'rm -rf "$TF_DATA_DIR" {.,examples/complete,../image}/.terraform.lock.hcl' EXIT
   if ! terraform init -no-color -backend=false -input=false > "$TF_DATA_DIR/init.log" 2>&1; then
     if grep -qE 'could not query provider registry|Failed to query available provider packages|could not connect to' "$TF_DATA_DIR/init.log"; then
-      missed 'validate, test: hashicorp/aws cannot be fetched here; TF_CHECK may name a command that can do without'
+      missed 'validate, test: hashicorp/aws cannot be fetched; set TF_CHECK to a command that does not need it'
       return
     fi
     cat "$TF_DATA_DIR/init.log"
@@ -47,7 +47,7 @@ security_checks() {
     missed "security: checkov is not on the PATH (pipx install checkov, or CHECKOV=…)"
     return
   fi
-  # Its guidelines come from the network and only add links: without them the checks are the same.
+  # Guidelines are fetched from the network and only add links; the checks are the same without them.
   LOG_LEVEL=CRITICAL "$checkov" --directory .. --framework terraform --compact --quiet --download-external-modules false
 }
 

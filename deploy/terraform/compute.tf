@@ -1,4 +1,4 @@
-# --- What one instance is ---------------------------------------------------------------------------------------------
+# --- Instance ---------------------------------------------------------------------------------------------------------
 
 data "aws_ssm_parameter" "ami" {
   count = var.ami_id == null ? 1 : 0
@@ -7,13 +7,13 @@ data "aws_ssm_parameter" "ami" {
 }
 
 locals {
-  # Read at plan time rather than `resolve:ssm:` at launch: a new AMI is a change that is seen and rolled, never a surprise.
+  # Read at plan time instead of `resolve:ssm:` at launch, so that a new AMI appears in the plan and rolls the fleet.
   ami_id = var.ami_id == null ? data.aws_ssm_parameter.ami[0].insecure_value : var.ami_id
 
   launch_hook      = "${var.name}-launch"
   termination_hook = "${var.name}-termination"
 
-  # What the daemon must know to be counted on, to leave in time and to end itself.
+  # Settings for completing the hooks, noticing interruptions and terminating when idle.
   host_settings = {
     TRANSCRIPTD_HOST              = "ec2"
     TRANSCRIPTD_AUTOSCALING_GROUP = var.name
@@ -22,21 +22,25 @@ locals {
     TRANSCRIPTD_IDLE_EXIT_SECONDS = tostring(var.idle_exit_minutes * 60)
   }
 
+  default_model = "large-v3" # the daemon's own default of TRANSCRIPTD_MODEL
+
   # docs/configuration.md
   settings = merge(
     {
-      AWS_REGION                 = local.region
-      TRANSCRIPTD_QUEUE_URL      = aws_sqs_queue.this["jobs"].id
-      TRANSCRIPTD_DLQ_URL        = aws_sqs_queue.this["jobs-dlq"].id
-      TRANSCRIPTD_OUTBOX_URL     = aws_sqs_queue.this["outbox"].id
-      TRANSCRIPTD_INPUT_BUCKETS  = join(",", local.input_buckets)
-      TRANSCRIPTD_OUTPUT_BUCKET  = local.output_bucket
-      TRANSCRIPTD_OUTPUT_PREFIX  = var.output_prefix
-      TRANSCRIPTD_SCRATCH_DIR    = "/var/lib/transcriptd/scratch"
-      TRANSCRIPTD_JOBS_IN_FLIGHT = tostring(var.jobs_in_flight)
-      TRANSCRIPTD_HTTP_HOST      = length(var.metrics_source_security_group_ids) > 0 ? "0.0.0.0" : "127.0.0.1"
-      TRANSCRIPTD_HTTP_PORT      = tostring(local.http_port)
-      TRANSCRIPTD_CHECKPOINT_TAG = "${local.checkpoint_tag.key}=${local.checkpoint_tag.value}"
+      AWS_REGION                     = local.region
+      TRANSCRIPTD_QUEUE_URL          = aws_sqs_queue.this["jobs"].id
+      TRANSCRIPTD_DLQ_URL            = aws_sqs_queue.this["jobs-dlq"].id
+      TRANSCRIPTD_OUTBOX_URL         = aws_sqs_queue.this["outbox"].id
+      TRANSCRIPTD_INPUT_BUCKETS      = join(",", local.input_buckets)
+      TRANSCRIPTD_OUTPUT_BUCKET      = local.output_bucket
+      TRANSCRIPTD_OUTPUT_PREFIX      = var.output_prefix
+      TRANSCRIPTD_SCRATCH_DIR        = "/var/lib/transcriptd/scratch"
+      TRANSCRIPTD_MAX_JOBS_IN_FLIGHT = tostring(var.max_jobs_in_flight)
+      TRANSCRIPTD_HTTP_HOST          = length(var.metrics_source_security_group_ids) > 0 ? "0.0.0.0" : "127.0.0.1"
+      TRANSCRIPTD_HTTP_PORT          = tostring(local.http_port)
+      TRANSCRIPTD_CHECKPOINT_TAG     = "${local.checkpoint_tag.key}=${local.checkpoint_tag.value}"
+      # Jobs may request only models that the instances have fetched and verified; others are rejected at once.
+      TRANSCRIPTD_MODELS = lookup(var.environment, "TRANSCRIPTD_MODEL", local.default_model)
     },
     local.host_settings,
     local.deadline_settings,
@@ -52,7 +56,7 @@ locals {
     release_sha256       = var.release_sha256
     models_from          = var.models_from
     secrets              = var.secrets
-    # systemd's EnvironmentFile: in double quotes, a backslash escapes.
+    # In systemd's EnvironmentFile, a backslash escapes inside double quotes.
     settings = { for key, value in local.settings : key => replace(replace(value, "\\", "\\\\"), "\"", "\\\"") }
   })
 }
@@ -88,7 +92,7 @@ resource "aws_launch_template" "this" {
     ebs {
       volume_type           = "gp3"
       volume_size           = var.root_volume_gib
-      throughput            = 500 # models are read from here at every start
+      throughput            = 500 # models are read from this volume at every start
       encrypted             = true
       kms_key_id            = var.kms_key_arn
       delete_on_termination = true
@@ -148,12 +152,12 @@ resource "aws_autoscaling_group" "this" {
   max_size            = var.max_size
   vpc_zone_identifier = var.subnet_ids
 
-  protect_from_scale_in     = true # an instance ends itself when it is idle; nobody else knows whether it is
+  protect_from_scale_in     = true # an instance terminates itself when idle; only its daemon knows that it is
   capacity_rebalance        = true
-  suspended_processes       = ["AZRebalance"] # it ends busy instances to even out zones
+  suspended_processes       = ["AZRebalance"] # it terminates busy instances to rebalance zones
   health_check_type         = "EC2"
   health_check_grace_period = 0
-  default_instance_warmup   = 60 # the launch hook has waited for the models; metrics follow a minute later
+  default_instance_warmup   = 60 # the launch hook already waited for the models; metrics follow a minute later
   wait_for_capacity_timeout = "0"
   metrics_granularity       = "1Minute"
   enabled_metrics = [
@@ -185,7 +189,7 @@ resource "aws_autoscaling_group" "this" {
     }
   }
 
-  # Twice: these hold for the very first instances, the resources below for every change after.
+  # Needed twice: initial hooks cover the first instances, the resources below all later changes.
   dynamic "initial_lifecycle_hook" {
     for_each = local.hooks
 
@@ -201,7 +205,7 @@ resource "aws_autoscaling_group" "this" {
     strategy = "Rolling"
 
     preferences {
-      # Every instance is protected. `Refresh` replaces it all the same, through the termination hook: the daemon drains.
+      # All instances are protected. `Refresh` replaces them anyway, through the termination hook, so daemons drain.
       scale_in_protected_instances = "Refresh"
       min_healthy_percentage       = 50
       skip_matching                = true
@@ -219,10 +223,10 @@ resource "aws_autoscaling_group" "this" {
   }
 
   lifecycle {
-    ignore_changes = [desired_capacity] # scaling's
+    ignore_changes = [desired_capacity] # managed by scaling
   }
 
-  depends_on = [aws_iam_role_policy.instance] # an instance without permissions would abandon its launch
+  depends_on = [aws_iam_role_policy.instance] # without permissions an instance abandons its launch
 }
 
 resource "aws_autoscaling_lifecycle_hook" "this" {

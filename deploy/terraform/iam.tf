@@ -1,4 +1,4 @@
-# What an instance may do: the calls of the daemon and of its boot script, each on named resources.
+# Permissions of an instance: the calls of the daemon and its boot script, each on named resources.
 
 data "aws_iam_policy_document" "assume" {
   statement {
@@ -41,7 +41,7 @@ data "aws_iam_policy_document" "instance" {
   # checkov:skip=CKV_AWS_356: Describe* of Auto Scaling and Session Manager's channels have no resource level
   # checkov:skip=CKV_AWS_111: the only writes on * are Session Manager's channels and ssm:UpdateInstanceInformation, see CKV_AWS_356
 
-  # --- The daemon: daemon/sqs.py, daemon/outbox.py
+  # --- The daemon: daemon/aws/sqs.py, daemon/webhooks/outbox.py
 
   statement {
     sid       = "Jobs"
@@ -61,7 +61,7 @@ data "aws_iam_policy_document" "instance" {
     resources = [local.queue_arns["outbox"]]
   }
 
-  # --- The daemon: daemon/storage.py
+  # --- The daemon: daemon/aws/s3.py
 
   statement {
     sid       = "Recordings"
@@ -77,7 +77,7 @@ data "aws_iam_policy_document" "instance" {
 
   statement {
     sid       = "Buckets"
-    actions   = ["s3:ListBucket"] # HeadBucket; and without it S3 answers 403 where an object is missing
+    actions   = ["s3:ListBucket"] # for HeadBucket; without it S3 answers 403 for missing objects
     resources = local.storage_bucket_arns
   }
 
@@ -97,7 +97,7 @@ data "aws_iam_policy_document" "instance" {
     }
   }
 
-  # --- Coming and going. The id in the middle of a group's ARN is not known before the group is made; its name is ours.
+  # --- Lifecycle. The ID inside the group's ARN is unknown before the group exists, so match by name.
 
   statement {
     sid = "Lifecycle"
@@ -154,7 +154,7 @@ data "aws_iam_policy_document" "instance" {
     }
   }
 
-  # --- Session Manager instead of SSH. Not AmazonSSMManagedInstanceCore: that reads every parameter of the account.
+  # --- Session Manager, instead of SSH. AmazonSSMManagedInstanceCore would allow reading every parameter of the account.
 
   statement {
     sid = "SessionManager"

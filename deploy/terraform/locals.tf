@@ -9,14 +9,14 @@ locals {
 
   tags = merge({ Application = "transcriptd", Deployment = var.name }, var.tags)
 
-  # ARNs are made from names, not read from resources: a plan then shows the policies in full, and the launch template
-  # does not wait for the group that it is part of.
+  # Build ARNs from names instead of reading them from resources: the plan then shows complete policies, and the launch
+  # template does not depend on the group that uses it.
   queue_arns = { for key in keys(local.queues) : key => "arn:${local.partition}:sqs:${local.region}:${local.account_id}:${var.name}-${key}" }
   group_arn  = "arn:${local.partition}:autoscaling:${local.region}:${local.account_id}:autoScalingGroup:*:autoScalingGroupName/${var.name}"
 
   http_port = 9464
 
-  # The one place where the times of var.deadlines become settings, hook timeouts and checks.
+  # Settings derived from var.deadlines.
   deadline_settings = {
     TRANSCRIPTD_VISIBILITY_TIMEOUT_SECONDS = tostring(var.deadlines.visibility)
     TRANSCRIPTD_HEARTBEAT_SECONDS          = tostring(var.deadlines.heartbeat)

@@ -1,7 +1,7 @@
 locals {
   egress_cidr_blocks = var.egress_cidr_blocks != null ? var.egress_cidr_blocks : var.create_vpc_endpoints ? [] : ["0.0.0.0/0"]
 
-  # What the daemon, its boot script and Session Manager call. KMS is called by SQS and S3, never by us.
+  # Services that the daemon, its boot script and Session Manager call. KMS is called by SQS and S3, not by instances.
   interface_services = !var.create_vpc_endpoints ? toset([]) : toset(concat(
     ["autoscaling", "sqs", "ssm", "ssmmessages"],
     length(var.secrets) > 0 ? ["secretsmanager"] : [],
@@ -12,7 +12,7 @@ locals {
 
 resource "aws_security_group" "instance" {
   name_prefix = "${var.name}-instance-"
-  description = "transcriptd instances: nothing comes in but metrics, HTTPS goes out"
+  description = "transcriptd instances: metrics in, HTTPS out"
   vpc_id      = var.vpc_id
   tags        = merge(local.tags, { Name = "${var.name}-instance" })
 
@@ -50,7 +50,7 @@ resource "aws_vpc_security_group_egress_rule" "prefix_list" {
   count = length(var.egress_prefix_list_ids)
 
   security_group_id = aws_security_group.instance.id
-  description       = "Prefix lists given"
+  description       = "Given prefix lists"
   prefix_list_id    = var.egress_prefix_list_ids[count.index]
   ip_protocol       = "tcp"
   from_port         = 443
@@ -63,7 +63,7 @@ resource "aws_vpc_security_group_egress_rule" "prefix_list" {
 data "aws_vpc_endpoint_service" "interface" {
   for_each = local.interface_services
 
-  service      = each.value # its full name differs between partitions
+  service      = each.value # the full name differs between partitions
   service_type = "Interface"
 }
 

@@ -1,5 +1,5 @@
 output "queue_url" {
-  description = "URL of the queue that jobs are sent to."
+  description = "URL of the job queue, to which producers send."
   value       = aws_sqs_queue.this["jobs"].id
 }
 
@@ -19,12 +19,12 @@ output "outbox_url" {
 }
 
 output "input_buckets" {
-  description = "Buckets that jobs may read."
+  description = "Buckets that jobs may read recordings from."
   value       = local.input_buckets
 }
 
 output "output_bucket" {
-  description = "Bucket of results."
+  description = "Bucket for results."
   value       = local.output_bucket
 }
 
@@ -39,12 +39,12 @@ output "autoscaling_group_name" {
 }
 
 output "lifecycle_hooks" {
-  description = "Names of the hooks that the daemon and its boot script complete."
+  description = "Names of the lifecycle hooks that the daemon and its boot script complete."
   value       = { launch = local.launch_hook, termination = local.termination_hook }
 }
 
 output "instance_role_arn" {
-  description = "Role of the instances, for the policies of existing buckets, keys and secrets."
+  description = "IAM role of the instances, to be allowed in the policies of existing buckets, keys and secrets."
   value       = aws_iam_role.instance.arn
 }
 
@@ -54,17 +54,17 @@ output "instance_security_group_id" {
 }
 
 output "backlog_target" {
-  description = "Jobs waiting for each instance that scaling keeps."
+  description = "Backlog per instance that scaling maintains, in jobs."
   value       = local.backlog_target
 }
 
 output "deadlines" {
-  description = "The chain of deadlines in force, in seconds."
+  description = "Effective deadlines, in seconds."
   value       = var.deadlines
 }
 
 output "dashboard_metrics" {
-  description = "Namespace, name and dimensions of every CloudWatch metric that scaling and alarms look at, for dashboards."
+  description = "Namespace, name and dimensions of the CloudWatch metrics that scaling and alarms use, for dashboards."
   value       = local.metrics
 }
 

@@ -1,7 +1,7 @@
-# Jobs, and the outbox of webhooks whose receiver did not take them yet; each with a queue for what failed.
+# The job queue and the outbox for undelivered webhooks, each with a dead-letter queue.
 
 locals {
-  dead_letter_retention_seconds = 1209600 # the longest there is
+  dead_letter_retention_seconds = 1209600 # maximum of SQS
 
   queues = {
     jobs       = { retention_seconds = var.message_retention_seconds, visibility_seconds = var.deadlines.visibility }
@@ -12,7 +12,7 @@ locals {
 
   redrives = {
     jobs = { target = "jobs-dlq", max_receive_count = var.max_receive_count }
-    # An event is received for each of nine tries, again whenever a wait exceeds SQS's 12 h, and hourly if it cannot be read.
+    # An event is received for each of nine attempts, whenever a wait exceeds SQS's 12 h, and hourly if it cannot be read.
     outbox = { target = "outbox-dlq", max_receive_count = 50 }
   }
 }
@@ -24,7 +24,7 @@ resource "aws_sqs_queue" "this" {
   visibility_timeout_seconds = each.value.visibility_seconds
   message_retention_seconds  = each.value.retention_seconds
   receive_wait_time_seconds  = 20
-  max_message_size           = 1048576 # a dead letter carries its reason beside a job of full size
+  max_message_size           = 1048576 # a dead letter adds its reason to a job of maximum size
 
   sqs_managed_sse_enabled           = var.kms_key_arn == null ? true : null
   kms_master_key_id                 = var.kms_key_arn
@@ -42,7 +42,7 @@ resource "aws_sqs_queue_redrive_policy" "this" {
     maxReceiveCount     = each.value.max_receive_count
   })
 
-  depends_on = [aws_sqs_queue.this] # the target is named by an ARN that was made, not read
+  depends_on = [aws_sqs_queue.this] # the target ARN is built from a name, not read from the resource
 }
 
 resource "aws_sqs_queue_redrive_allow_policy" "this" {

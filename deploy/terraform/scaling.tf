@@ -1,17 +1,17 @@
-# Out: from zero by a step, from one by target tracking. In: never from here; an idle instance ends itself.
+# Scale out from zero by steps, from one by target tracking. No scale-in here: idle instances terminate themselves.
 
 locals {
-  # Jobs that may wait for each instance so that the last of them waits no longer than is acceptable.
+  # Backlog per instance at which the last job waits no longer than acceptable_wait_seconds.
   backlog_target = max(1, var.acceptable_wait_seconds / var.mean_job_seconds)
 
-  # Waking with more than one instance saves a burst a second cold start. Each step: backlog in targets, instances.
+  # Starting several instances for a burst saves a second cold start. Each step: minimum backlog, instances.
   wake_steps = [
     { from = 1, instances = 1 },
     { from = ceil(4 * local.backlog_target), instances = min(4, var.max_size) },
     { from = ceil(16 * local.backlog_target), instances = min(16, var.max_size) },
   ]
 
-  # One name for each metric that scaling and alarms look at.
+  # Metrics that scaling and alarms use, by a short name.
   metrics = merge(
     { for id, name in {
       visible   = "ApproximateNumberOfMessagesVisible"
@@ -26,9 +26,9 @@ locals {
     } },
   )
 
-  # Defined at zero instances too. The group's metric may be a minute late: then the last one counts. Filling it with a
-  # constant would make a fleet of fifty look like one and launch forty-nine. The queue's metric is never filled: no
-  # data about the backlog is no reason to launch anything.
+  # Also defined at zero instances. The group's metric may be a minute late, so repeat its last value: with a constant, a
+  # fleet of fifty would look like one instance and launch 49 more. The queue's metric is not filled: missing data is no
+  # reason to launch.
   filled_in_service           = "FILL(in_service, REPEAT)"
   backlog_per_instance        = "visible / IF(${local.filled_in_service} > 0, ${local.filled_in_service}, 1)"
   backlog_while_nobody_exists = "IF(FILL(desired, REPEAT) < 1, visible, 0)"
@@ -40,13 +40,13 @@ resource "aws_autoscaling_policy" "wake" {
   name                    = "${var.name}-wake"
   autoscaling_group_name  = aws_autoscaling_group.this.name
   policy_type             = "StepScaling"
-  adjustment_type         = "ChangeInCapacity" # ExactCapacity could take back what target tracking has just asked for
+  adjustment_type         = "ChangeInCapacity" # ExactCapacity could undo a concurrent target tracking request
   metric_aggregation_type = "Maximum"
 
   dynamic "step_adjustment" {
     for_each = local.wake_steps
 
-    content { # bounds count from the alarm's threshold, 1
+    content { # bounds are relative to the alarm's threshold, 1
       metric_interval_lower_bound = step_adjustment.value.from - 1
       metric_interval_upper_bound = step_adjustment.key == length(local.wake_steps) - 1 ? null : local.wake_steps[step_adjustment.key + 1].from - 1
       scaling_adjustment          = step_adjustment.value.instances
@@ -56,7 +56,7 @@ resource "aws_autoscaling_policy" "wake" {
 
 resource "aws_cloudwatch_metric_alarm" "wake" {
   alarm_name          = "${var.name}-wake"
-  alarm_description   = "Not a fault: jobs wait and there is no instance. Launches the first ones."
+  alarm_description   = "Not a fault: jobs are waiting and there is no instance. Launches the first instances."
   comparison_operator = "GreaterThanOrEqualToThreshold"
   threshold           = 1
   evaluation_periods  = 1
@@ -104,7 +104,7 @@ resource "aws_autoscaling_policy" "backlog" {
       metrics {
         id          = "backlog_per_instance"
         expression  = local.backlog_per_instance
-        label       = "jobs waiting for each instance in service"
+        label       = "jobs waiting per instance in service"
         return_data = true
       }
 
@@ -138,7 +138,7 @@ resource "aws_autoscaling_policy" "backlog" {
   }
 }
 
-# --- n → min, when instances forgot to end themselves -------------------------------------------------------------------
+# --- n → min, if idle instances fail to terminate themselves -----------------------------------------------------------
 
 resource "aws_autoscaling_policy" "reap" {
   name                    = "${var.name}-reap"

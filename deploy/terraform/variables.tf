@@ -1,13 +1,13 @@
 # --- General ----------------------------------------------------------------------------------------------------------
 
 variable "name" {
-  description = "Name of this deployment: prefix of every resource, and of the buckets that are created."
+  description = "Name of this deployment. Prefix of all resources, including created buckets."
   type        = string
   default     = "transcriptd"
 
   validation {
     condition     = can(regex("^[a-z][a-z0-9-]{1,26}[a-z0-9]$", var.name))
-    error_message = "name must be 3 to 28 characters: lower-case letters, digits and hyphens, beginning with a letter. Bucket names are made of it."
+    error_message = "name must be 3 to 28 characters: lower-case letters, digits and hyphens, starting with a letter. Bucket names contain it."
   }
 }
 
@@ -19,12 +19,12 @@ variable "tags" {
 
   validation {
     condition     = !anytrue([for key in keys(var.tags) : startswith(lower(key), "aws:")])
-    error_message = "tags must not begin with aws:, which is reserved."
+    error_message = "tags must not start with aws:, which is reserved."
   }
 }
 
 variable "kms_key_arn" {
-  description = "Customer managed KMS key for queues, created buckets and volumes. null: keys that AWS manages. README.md says what the key's policy must allow."
+  description = "Customer managed KMS key for queues, created buckets and volumes. null: AWS managed keys. README.md lists what the key policy must allow."
   type        = string
   default     = null
 
@@ -47,18 +47,18 @@ variable "vpc_id" {
 }
 
 variable "subnet_ids" {
-  description = "Private subnets of the instances: name several zones, GPU capacity differs from zone to zone."
+  description = "Private subnets of the instances. Use several zones: GPU capacity differs between zones."
   type        = list(string)
   nullable    = false
 
   validation {
     condition     = length(var.subnet_ids) > 0 && alltrue([for id in var.subnet_ids : startswith(id, "subnet-")])
-    error_message = "subnet_ids must name at least one subnet, each like subnet-0123456789abcdef0."
+    error_message = "subnet_ids must contain at least one subnet, each like subnet-0123456789abcdef0."
   }
 }
 
 variable "egress_cidr_blocks" {
-  description = "Where instances may connect to, on port 443 alone: AWS, webhook receivers, model hubs. null: anywhere, or nowhere but the endpoints with create_vpc_endpoints."
+  description = "CIDR blocks that instances may connect to, on port 443 only: AWS, webhook receivers, model hubs. null: anywhere, or only the VPC endpoints with create_vpc_endpoints."
   type        = list(string)
   default     = null
 
@@ -69,7 +69,7 @@ variable "egress_cidr_blocks" {
 }
 
 variable "egress_prefix_list_ids" {
-  description = "Prefix lists that instances may connect to on port 443, such as that of an S3 gateway endpoint which exists already."
+  description = "Prefix lists that instances may connect to on port 443, such as the one of an existing S3 gateway endpoint."
   type        = list(string)
   default     = []
   nullable    = false
@@ -81,7 +81,7 @@ variable "egress_prefix_list_ids" {
 }
 
 variable "metrics_source_security_group_ids" {
-  description = "Security groups that may scrape /metrics. Empty: the port listens on loopback alone and nothing may connect."
+  description = "Security groups that may scrape /metrics. Empty: the port listens on loopback only, and nothing may connect."
   type        = list(string)
   default     = []
   nullable    = false
@@ -93,40 +93,40 @@ variable "metrics_source_security_group_ids" {
 }
 
 variable "create_vpc_endpoints" {
-  description = "Create VPC endpoints for every AWS service that is called, so that the subnets need no way to the internet."
+  description = "Create VPC endpoints for all AWS services that instances call, so that the subnets need no internet access."
   type        = bool
   default     = false
   nullable    = false
 }
 
 variable "route_table_ids" {
-  description = "Route tables of the subnets, for the S3 gateway endpoint. Needed with create_vpc_endpoints."
+  description = "Route tables of the subnets, for the S3 gateway endpoint. Required with create_vpc_endpoints."
   type        = list(string)
   default     = []
   nullable    = false
 
   validation {
     condition     = !var.create_vpc_endpoints || length(var.route_table_ids) > 0
-    error_message = "create_vpc_endpoints needs route_table_ids: without a route to its gateway endpoint S3 cannot be reached."
+    error_message = "create_vpc_endpoints requires route_table_ids: without a route to its gateway endpoint, S3 is unreachable."
   }
 }
 
 # --- Queues -----------------------------------------------------------------------------------------------------------
 
 variable "max_receive_count" {
-  description = "Receives after which SQS itself moves a message to the dead-letter queue. A backstop: drains and Spot losses count here too, so it must be well above the daemon's TRANSCRIPTD_MAX_ATTEMPTS."
+  description = "Number of receives after which SQS moves a message to the dead-letter queue. This is a backstop: drains and Spot losses count too, so keep it well above the daemon's TRANSCRIPTD_MAX_ATTEMPTS."
   type        = number
   default     = 10
   nullable    = false
 
   validation {
     condition     = var.max_receive_count >= 10 && var.max_receive_count <= 1000 && floor(var.max_receive_count) == var.max_receive_count
-    error_message = "max_receive_count must be a whole number from 10 to 1000: interrupted jobs are received more often than they are tried."
+    error_message = "max_receive_count must be a whole number from 10 to 1000: interrupted jobs are received more often than they are attempted."
   }
 }
 
 variable "message_retention_seconds" {
-  description = "How long a job may wait. The dead-letter queues always keep 14 days, which must be longer: a moved message keeps its age."
+  description = "How long the queue keeps a waiting job. Must be less than the 14 days of the dead-letter queues, because a moved message keeps its age."
   type        = number
   default     = 345600
   nullable    = false
@@ -140,19 +140,19 @@ variable "message_retention_seconds" {
 # --- Buckets ----------------------------------------------------------------------------------------------------------
 
 variable "input_buckets" {
-  description = "Existing buckets that jobs may read recordings from. Empty: one is created."
+  description = "Existing buckets that jobs may read recordings from. Empty: the module creates one."
   type        = list(string)
   default     = []
   nullable    = false
 
   validation {
     condition     = alltrue([for name in var.input_buckets : can(regex("^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", name))])
-    error_message = "input_buckets must be names of buckets, without s3:// and without a prefix."
+    error_message = "input_buckets must be bucket names, without s3:// and without a prefix."
   }
 }
 
 variable "output_bucket" {
-  description = "Existing bucket for results. null: one is created."
+  description = "Existing bucket for results. null: the module creates one."
   type        = string
   default     = null
 
@@ -163,19 +163,19 @@ variable "output_bucket" {
 }
 
 variable "output_prefix" {
-  description = "Key prefix of results; the instances may write below it alone."
+  description = "Key prefix of results. Instances may write only below it."
   type        = string
   default     = "transcripts/"
   nullable    = false
 
   validation {
     condition     = can(regex("^([A-Za-z0-9!_.'()-]+/)+$", var.output_prefix))
-    error_message = "output_prefix must end with a slash and not begin with one, such as transcripts/."
+    error_message = "output_prefix must end with a slash and not start with one, such as transcripts/."
   }
 }
 
 variable "bucket_kms_key_arns" {
-  description = "KMS keys that existing buckets are encrypted with, if other than kms_key_arn."
+  description = "KMS keys of existing buckets, if they differ from kms_key_arn."
   type        = list(string)
   default     = []
   nullable    = false
@@ -187,14 +187,14 @@ variable "bucket_kms_key_arns" {
 }
 
 variable "bucket_versioning" {
-  description = "Keep overwritten and deleted objects of the created buckets for noncurrent_version_days."
+  description = "Keep overwritten and deleted objects in created buckets for noncurrent_version_days."
   type        = bool
   default     = true
   nullable    = false
 }
 
 variable "noncurrent_version_days" {
-  description = "Days until an overwritten or deleted version leaves the created buckets."
+  description = "Days until overwritten and deleted object versions expire from created buckets."
   type        = number
   default     = 30
   nullable    = false
@@ -206,7 +206,7 @@ variable "noncurrent_version_days" {
 }
 
 variable "checkpoint_days" {
-  description = "Days until checkpoints of unfinished jobs leave the created output bucket. As long as the dead-letter queue keeps messages, so that a redrive continues."
+  description = "Days until checkpoints of unfinished jobs expire from the created output bucket. Keep it at least as long as the dead-letter queue keeps messages, so that redriven jobs can continue from them."
   type        = number
   default     = 15
   nullable    = false
@@ -218,7 +218,7 @@ variable "checkpoint_days" {
 }
 
 variable "recording_days" {
-  description = "Days until recordings leave the created input bucket. null: never."
+  description = "Days until recordings expire from the created input bucket. null: never."
   type        = number
   default     = null
 
@@ -229,7 +229,7 @@ variable "recording_days" {
 }
 
 variable "result_days" {
-  description = "Days until results leave the created output bucket. null: never."
+  description = "Days until results expire from the created output bucket. null: never."
   type        = number
   default     = null
 
@@ -242,24 +242,24 @@ variable "result_days" {
 # --- Instances --------------------------------------------------------------------------------------------------------
 
 variable "instance_types" {
-  description = "x86 GPU instance types, best first. Several make Spot capacity likelier. Each needs room for the model: 10 GiB of GPU memory for large-v3 with diarization."
+  description = "x86 GPU instance types, in order of preference. More types find Spot capacity more often. Each needs enough GPU memory for the model: 10 GiB for large-v3 with diarization."
   type        = list(string)
   default     = ["g6.xlarge", "g5.xlarge", "g6.2xlarge", "g5.2xlarge", "g6e.xlarge"]
   nullable    = false
 
   validation {
     condition     = length(var.instance_types) >= 1 && length(var.instance_types) <= 40
-    error_message = "instance_types must name 1 to 40 types."
+    error_message = "instance_types must contain 1 to 40 types."
   }
 
   validation {
     condition     = alltrue([for type in var.instance_types : can(regex("^(g5|g6|g6e|gr6|p[3-6][a-z]*(-[a-z0-9]+)?)\\.[a-z0-9-]+$", type))])
-    error_message = "instance_types must be of the families g5, g6, g6e, gr6 or p3 to p6: x86 with an NVIDIA GPU."
+    error_message = "instance_types must belong to the families g5, g6, g6e, gr6 or p3 to p6: x86 with an NVIDIA GPU."
   }
 }
 
 variable "ami_id" {
-  description = "AMI with NVIDIA driver, systemd, AWS CLI and SSM Agent. null: ami_ssm_parameter says which."
+  description = "AMI with NVIDIA driver, systemd, AWS CLI and SSM Agent. null: the AMI that ami_ssm_parameter names."
   type        = string
   default     = null
 
@@ -270,7 +270,7 @@ variable "ami_id" {
 }
 
 variable "ami_ssm_parameter" {
-  description = "SSM parameter that names the AMI, read at plan time. Default: AWS's Deep Learning Base AMI, Ubuntu 24.04 (Python 3.12)."
+  description = "SSM parameter with the AMI ID, read at plan time. Default: AWS Deep Learning Base AMI, Ubuntu 24.04 (Python 3.12)."
   type        = string
   default     = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
   nullable    = false
@@ -289,24 +289,24 @@ variable "root_device_name" {
 
   validation {
     condition     = startswith(var.root_device_name, "/dev/")
-    error_message = "root_device_name must begin with /dev/."
+    error_message = "root_device_name must start with /dev/."
   }
 }
 
 variable "root_volume_gib" {
-  description = "Encrypted gp3 root volume: system, virtual environment and model weights."
+  description = "Size of the encrypted gp3 root volume: system, virtual environment and model weights."
   type        = number
   default     = 100
   nullable    = false
 
   validation {
     condition     = var.root_volume_gib >= 75 && var.root_volume_gib <= 16384
-    error_message = "root_volume_gib must be from 75 to 16384: the AMI alone takes most of 65."
+    error_message = "root_volume_gib must be from 75 to 16384: the AMI alone uses most of 65."
   }
 }
 
 variable "root_volume_initialization_mib_per_second" {
-  description = "Speed at which EBS loads the AMI's snapshot into the root volume, 100 to 300: for AMIs with models in them, which are read in full at the start. null: as they are read, slowly."
+  description = "Rate at which EBS loads the AMI's snapshot into the root volume, 100 to 300. For AMIs that contain models, which are read in full at start-up. null: blocks load slowly, on first access."
   type        = number
   default     = null
 
@@ -317,7 +317,7 @@ variable "root_volume_initialization_mib_per_second" {
 }
 
 variable "scratch_volume_gib" {
-  description = "Encrypted gp3 volume for scratch files, for types without instance store. 0: instance store, which g5, g6, g6e and p types have."
+  description = "Size of an encrypted gp3 volume for scratch files, for types without instance store. 0: use the instance store, which g5, g6, g6e and p types have."
   type        = number
   default     = 0
   nullable    = false
@@ -339,17 +339,17 @@ variable "release_bucket" {
 }
 
 variable "release_key" {
-  description = "Key of the release archive: a .tar.gz with deploy/install.sh in it. Name the version in it; a new key rolls the fleet."
+  description = "Key of the release archive, a .tar.gz that contains deploy/install.sh. Include the version: a new key rolls the fleet."
   type        = string
 
   validation {
     condition     = can(regex("^[A-Za-z0-9!_.'()/+-]+\\.tar\\.gz$", var.release_key))
-    error_message = "release_key must end with .tar.gz and hold no spaces or wildcards."
+    error_message = "release_key must end with .tar.gz and contain no spaces or wildcards."
   }
 }
 
 variable "release_sha256" {
-  description = "SHA-256 of the release archive in hex; an instance whose copy differs gives up. null: not checked."
+  description = "SHA-256 of the release archive in hex. An instance whose download differs abandons its launch. null: not checked."
   type        = string
   default     = null
 
@@ -360,38 +360,53 @@ variable "release_sha256" {
 }
 
 variable "models_from" {
-  description = "Where instances get model weights: hub, s3://bucket/prefix of a mirror made with `transcriptd models mirror`, or none where the AMI has them."
+  description = "Source of the model weights: hub, s3://bucket/prefix of a mirror made with `transcriptd models mirror`, or cached if the AMI contains them. Instances verify them at each boot."
   type        = string
   default     = "hub"
   nullable    = false
 
   validation {
-    condition     = contains(["hub", "none"], var.models_from) || can(regex("^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._/-]+)?$", var.models_from))
-    error_message = "models_from must be hub, none, or s3://bucket/prefix."
+    condition     = contains(["hub", "cached"], var.models_from) || can(regex("^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._/-]+)?$", var.models_from))
+    error_message = "models_from must be hub, cached, or s3://bucket/prefix."
+  }
+
+  validation {
+    condition     = var.models_from != "hub" || !(var.egress_cidr_blocks == null ? var.create_vpc_endpoints : length(var.egress_cidr_blocks) == 0) || length(var.egress_prefix_list_ids) > 0
+    error_message = "models_from = \"hub\" needs internet access, and the instances have none: add egress_cidr_blocks, or use a mirror (s3://bucket/prefix) or the models of the AMI (cached)."
+  }
+
+  validation {
+    condition     = var.models_from != "hub" || !contains(["1", "on", "true", "yes"], lower(lookup(var.environment, "HF_HUB_OFFLINE", "")))
+    error_message = "models_from = \"hub\" and HF_HUB_OFFLINE in environment contradict each other: use a mirror (s3://bucket/prefix) or the models of the AMI (cached)."
+  }
+
+  validation {
+    condition     = var.models_from != "hub" || !startswith(lookup(var.environment, "TRANSCRIPTD_DIARIZATION_MODEL", ""), "pyannote/") || contains(keys(var.secrets), "HF_TOKEN")
+    error_message = "TRANSCRIPTD_DIARIZATION_MODEL names a gated pipeline: add HF_TOKEN to secrets, use a mirror, or remove the setting to use the embedded pipeline."
   }
 }
 
-variable "jobs_in_flight" {
-  description = "TRANSCRIPTD_JOBS_IN_FLIGHT: the most messages that one instance holds at once; fewer if they fill its GPUs."
+variable "max_jobs_in_flight" {
+  description = "TRANSCRIPTD_MAX_JOBS_IN_FLIGHT: maximum number of messages that one instance holds; fewer if they fill its GPUs."
   type        = number
   default     = 16
   nullable    = false
 
   validation {
-    condition     = var.jobs_in_flight >= 1 && var.jobs_in_flight <= 32 && floor(var.jobs_in_flight) == var.jobs_in_flight
-    error_message = "jobs_in_flight must be a whole number from 1 to 32."
+    condition     = var.max_jobs_in_flight >= 1 && var.max_jobs_in_flight <= 32 && floor(var.max_jobs_in_flight) == var.max_jobs_in_flight
+    error_message = "max_jobs_in_flight must be a whole number from 1 to 32."
   }
 }
 
 variable "environment" {
-  description = "Further settings of the daemon (docs/configuration.md), none of them secret: they are readable in the launch template."
+  description = "Further settings of the daemon (docs/configuration.md). No secrets: the values are readable in the launch template."
   type        = map(string)
   default     = {}
   nullable    = false
 
   validation {
     condition     = alltrue([for key in keys(var.environment) : can(regex("^(TRANSCRIPTD_[A-Z0-9_]+|WEBHOOK_URL|DEBUG|AWS_[A-Z0-9_]+|HF_[A-Z0-9_]+|OTEL_RESOURCE_ATTRIBUTES|OTEL_SERVICE_NAME)$", key)) && !contains(["HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"], key)])
-    error_message = "environment takes TRANSCRIPTD_…, WEBHOOK_URL, DEBUG, AWS_… and HF_… variables, OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME; secrets such as HF_TOKEN and WEBHOOK_SECRET go by reference into var.secrets."
+    error_message = "environment accepts TRANSCRIPTD_…, WEBHOOK_URL, DEBUG, AWS_… and HF_… variables, OTEL_RESOURCE_ATTRIBUTES and OTEL_SERVICE_NAME. Pass secrets such as HF_TOKEN and WEBHOOK_SECRET by reference in var.secrets."
   }
 
   validation {
@@ -399,39 +414,50 @@ variable "environment" {
     error_message = "environment values must be single lines."
   }
 
+  # The daemon also refuses these settings; checking them here saves booting an instance.
+  validation {
+    condition     = length(setintersection(keys(var.environment), ["WEBHOOK_URL", "TRANSCRIPTD_WEBHOOK_HOSTS"])) == 0 || contains(keys(var.secrets), "WEBHOOK_SECRET")
+    error_message = "WEBHOOK_URL and TRANSCRIPTD_WEBHOOK_HOSTS require WEBHOOK_SECRET in secrets: events are always signed."
+  }
+
+  validation {
+    condition     = startswith(lookup(var.environment, "WEBHOOK_URL", "https://"), "https://") || lookup(var.environment, "TRANSCRIPTD_WEBHOOK_ALLOW_HTTP", "") == "true"
+    error_message = "WEBHOOK_URL must be https. In a closed network, TRANSCRIPTD_WEBHOOK_ALLOW_HTTP = \"true\" allows http."
+  }
+
   validation {
     condition = length(setintersection(keys(var.environment), [
       "TRANSCRIPTD_QUEUE_URL", "TRANSCRIPTD_DLQ_URL", "TRANSCRIPTD_OUTBOX_URL", "TRANSCRIPTD_INPUT_BUCKETS",
-      "TRANSCRIPTD_OUTPUT_BUCKET", "TRANSCRIPTD_OUTPUT_PREFIX", "TRANSCRIPTD_SCRATCH_DIR", "TRANSCRIPTD_JOBS_IN_FLIGHT",
+      "TRANSCRIPTD_OUTPUT_BUCKET", "TRANSCRIPTD_OUTPUT_PREFIX", "TRANSCRIPTD_SCRATCH_DIR", "TRANSCRIPTD_MAX_JOBS_IN_FLIGHT",
       "TRANSCRIPTD_VISIBILITY_TIMEOUT_SECONDS", "TRANSCRIPTD_HEARTBEAT_SECONDS", "TRANSCRIPTD_DRAIN_TIMEOUT_SECONDS",
       "TRANSCRIPTD_HTTP_HOST", "TRANSCRIPTD_HTTP_PORT", "TRANSCRIPTD_HOST", "TRANSCRIPTD_AUTOSCALING_GROUP",
       "TRANSCRIPTD_TERMINATION_HOOK", "TRANSCRIPTD_IDLE_EXIT_SECONDS", "TRANSCRIPTD_CHECKPOINT_TAG",
     ])) == 0
-    error_message = "environment names a setting that the module sets itself; use the module's own variable."
+    error_message = "environment contains a setting that the module manages; use the module's variable for it."
   }
 }
 
 variable "secrets" {
-  description = "WEBHOOK_SECRET, HF_TOKEN and OTEL_EXPORTER_OTLP_HEADERS, by reference: variable => ARN of an SSM parameter or a Secrets Manager secret. The instance reads them at boot; they are never in user data or state."
+  description = "References to WEBHOOK_SECRET, HF_TOKEN and OTEL_EXPORTER_OTLP_HEADERS: variable => ARN of an SSM parameter or a Secrets Manager secret. Instances read the values at boot; user data and state never contain them."
   type        = map(string)
   default     = {}
   nullable    = false
 
   validation {
     condition     = length(setsubtract(keys(var.secrets), ["WEBHOOK_SECRET", "HF_TOKEN", "OTEL_EXPORTER_OTLP_HEADERS"])) == 0
-    error_message = "secrets are WEBHOOK_SECRET, HF_TOKEN and OTEL_EXPORTER_OTLP_HEADERS."
+    error_message = "secrets accepts only WEBHOOK_SECRET, HF_TOKEN and OTEL_EXPORTER_OTLP_HEADERS."
   }
 
   validation {
     condition     = alltrue([for arn in values(var.secrets) : can(regex("^arn:aws[a-z-]*:(ssm:[a-z0-9-]+:[0-9]{12}:parameter/|secretsmanager:[a-z0-9-]+:[0-9]{12}:secret:)[A-Za-z0-9/_+=.@-]+$", arn))])
-    error_message = "secrets must be ARNs (arn:…:parameter/… or arn:…:secret:…), never the secret itself."
+    error_message = "secrets must be ARNs (arn:…:parameter/… or arn:…:secret:…), never the values themselves."
   }
 }
 
 # --- Fleet ------------------------------------------------------------------------------------------------------------
 
 variable "min_size" {
-  description = "Instances that are always there. 0 costs nothing while there is no work, and the first job a cold start."
+  description = "Minimum number of instances. With 0 an empty queue costs nothing, but the first job waits for a cold start."
   type        = number
   default     = 0
   nullable    = false
@@ -443,7 +469,7 @@ variable "min_size" {
 }
 
 variable "max_size" {
-  description = "Most instances: the ceiling of the bill. Your account's quota of GPU vCPUs (On-Demand and Spot are two) must allow it."
+  description = "Maximum number of instances, which limits the cost. Your account's GPU vCPU quotas (separate for On-Demand and Spot) must allow it."
   type        = number
   default     = 10
   nullable    = false
@@ -455,7 +481,7 @@ variable "max_size" {
 }
 
 variable "on_demand_base_capacity" {
-  description = "Instances that are On-Demand before any is Spot. 1: somebody works even when Spot is short. 0: Spot alone."
+  description = "Number of On-Demand instances before any Spot instance. 1: one instance works even when Spot is short. 0: Spot only."
   type        = number
   default     = 1
   nullable    = false
@@ -467,7 +493,7 @@ variable "on_demand_base_capacity" {
 }
 
 variable "on_demand_percentage_above_base" {
-  description = "Share of On-Demand among the instances above the base, in percent."
+  description = "Percentage of On-Demand instances above the base capacity."
   type        = number
   default     = 0
   nullable    = false
@@ -481,7 +507,7 @@ variable "on_demand_percentage_above_base" {
 # --- Scaling ----------------------------------------------------------------------------------------------------------
 
 variable "mean_job_seconds" {
-  description = "Mean time that one instance takes for one job: transcriptd_job_duration_seconds in the metrics, after the first day; of types with several GPUs divided by their number."
+  description = "Mean processing time of a job on one instance. Take it from the metric transcriptd_job_duration_seconds after the first day; for types with several GPUs, divide it by their number."
   type        = number
   default     = 120
   nullable    = false
@@ -493,19 +519,19 @@ variable "mean_job_seconds" {
 }
 
 variable "acceptable_wait_seconds" {
-  description = "How long a job may wait while the fleet is warm. With mean_job_seconds it gives the backlog per instance that scaling keeps."
+  description = "Target for the queue wait in a warm fleet. Divided by mean_job_seconds, it is the backlog per instance that scaling maintains."
   type        = number
   default     = 600
   nullable    = false
 
   validation {
     condition     = var.acceptable_wait_seconds >= 60
-    error_message = "acceptable_wait_seconds must be at least 60: CloudWatch sees the queue once a minute."
+    error_message = "acceptable_wait_seconds must be at least 60: CloudWatch receives queue metrics once a minute."
   }
 }
 
 variable "idle_exit_minutes" {
-  description = "Without a job for so long an instance ends itself, unless the group would fall below min_size. Short saves GPU time that nobody uses, long saves cold starts: docs/capacity.md."
+  description = "An instance terminates itself after this long without a job, unless the group would fall below min_size. Short values save idle GPU time, long values save cold starts: docs/capacity.md."
   type        = number
   default     = 10
   nullable    = false
@@ -517,7 +543,7 @@ variable "idle_exit_minutes" {
 }
 
 variable "idle_alarm_minutes" {
-  description = "A fleet that has had nothing to do for so long should have ended itself: the alarm that says so."
+  description = "Raise the idle-fleet alarm when instances have had no work for this long and did not terminate themselves."
   type        = number
   default     = 60
   nullable    = false
@@ -532,14 +558,14 @@ variable "idle_alarm_minutes" {
 
 variable "deadlines" {
   description = <<-EOT
-    The chain of times that must fit into each other, in seconds. Each is shorter than the next that waits for it.
-      visibility        lease of a message and of each extension (TRANSCRIPTD_VISIBILITY_TIMEOUT_SECONDS)
-      heartbeat         period of extensions, at most a third of it (TRANSCRIPTD_HEARTBEAT_SECONDS)
-      drain             time for jobs to finish after SIGTERM (TRANSCRIPTD_DRAIN_TIMEOUT_SECONDS)
+    Deadlines in seconds. Each must be shorter than the deadline that waits for it.
+      visibility        visibility timeout of a message, and of each extension (TRANSCRIPTD_VISIBILITY_TIMEOUT_SECONDS)
+      heartbeat         interval of extensions, at most a third of visibility (TRANSCRIPTD_HEARTBEAT_SECONDS)
+      drain             time for jobs in progress to finish after SIGTERM (TRANSCRIPTD_DRAIN_TIMEOUT_SECONDS)
       stop              TimeoutStopSec of transcriptd.service
       termination_hook  heartbeat timeout of the termination hook
       launch_hook       heartbeat timeout of the launch hook: boot, install, models
-      spot_margin       how long before a Spot loss everything must be given back
+      spot_margin       how long before a Spot interruption all jobs must be released
   EOT
   type = object({
     visibility       = optional(number, 120)
@@ -560,34 +586,34 @@ variable "deadlines" {
 
   validation {
     condition     = var.deadlines.visibility <= 43200 && var.deadlines.visibility >= 60
-    error_message = "deadlines.visibility must be from 60 to 43200, where SQS ends every lease."
+    error_message = "deadlines.visibility must be from 60 to 43200, the maximum of SQS."
   }
 
   validation {
     condition     = var.deadlines.drain < var.deadlines.stop && var.deadlines.stop < var.deadlines.termination_hook
-    error_message = "deadlines must rise: drain < stop < termination_hook. Else systemd or EC2 kills a daemon that is still draining."
+    error_message = "deadlines must satisfy drain < stop < termination_hook. Otherwise systemd or EC2 kills a daemon that is still draining."
   }
 
   validation {
     condition     = var.deadlines.termination_hook >= 30 && var.deadlines.termination_hook <= 7200 && var.deadlines.launch_hook <= 7200
-    error_message = "deadlines of hooks must be from 30 to 7200, as EC2 Auto Scaling wants them."
+    error_message = "deadlines of hooks must be from 30 to 7200, the limits of EC2 Auto Scaling."
   }
 
   validation {
     condition     = var.deadlines.launch_hook > 900
-    error_message = "deadlines.launch_hook must exceed 900: the daemon alone gives its runner 900 s to load models."
+    error_message = "deadlines.launch_hook must exceed 900: the daemon allows its runner 900 s to load models."
   }
 
   validation {
     condition     = var.deadlines.spot_margin >= 10 && var.deadlines.spot_margin < 120
-    error_message = "deadlines.spot_margin must be from 10 to 119: the notice comes two minutes ahead."
+    error_message = "deadlines.spot_margin must be from 10 to 119: the interruption notice comes two minutes ahead."
   }
 }
 
 # --- Alarms -----------------------------------------------------------------------------------------------------------
 
 variable "alarm_topic_arns" {
-  description = "SNS topics that alarms and launch failures are sent to. Empty: the alarms exist and tell nobody."
+  description = "SNS topics for alarms and launch failures. Empty: the alarms exist but notify no one."
   type        = list(string)
   default     = []
   nullable    = false
@@ -599,7 +625,7 @@ variable "alarm_topic_arns" {
 }
 
 variable "oldest_message_alarm_seconds" {
-  description = "Age of the oldest waiting job that is an alarm. SQS leaves messages out that were received three times: poison shows in the dead-letter queue instead."
+  description = "Age of the oldest waiting job above which an alarm is raised. SQS excludes messages that were received three times or more; these appear in the dead-letter queue instead."
   type        = number
   default     = 3600
   nullable    = false

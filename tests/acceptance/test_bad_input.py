@@ -1,4 +1,5 @@
-"""Every kind of bad input, through the real daemon: its code, its words, its webhook, and nothing left on disk."""
+"""Every kind of bad input through the real daemon: its error code, its message, its webhook, and no leftovers on
+disk."""
 
 import json
 from collections.abc import Iterator
@@ -9,21 +10,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from daemon.embedded.recordings import make_video, sample_call
-from tests.acceptance.world import PATIENCE_SECONDS, SECRET, World, open_world, repeated_call
-from tests.media import make_wav
+from bench.waiting import PATIENCE_SECONDS
+from bench.world import SECRET, World, open_world
+from daemon.demo.recordings import make_video, sample_call
+from tests.support.media.files import make_wav, repeated_call
 
 
 @dataclass
 class Case:
     code: str
     words: str
-    body: str | None = None  # instead of a message made of the rest
+    body: str | None = None  # sent instead of a message built from the other fields
     job_id: str | None = "bad"
     key: str = "call.wav"
     bucket: str = "media"
     options: dict[str, Any] | None = None
-    more: dict[str, Any] = field(default_factory=dict)  # further fields of the message
+    more: dict[str, Any] = field(default_factory=dict)  # additional fields of the message
 
 
 TOKEN = "sig=f00dcafe"
@@ -61,7 +63,7 @@ CASES = {
     "too-long": Case("media_too_long", "60 s", key="long.wav"),
     "too-large": Case("object_too_large", "4000000", key="large.bin"),
     "key-dots": Case("object_missing", "s3://media/a/../call.wav", key="a/../call.wav"),
-    "key-climbs": Case("invalid_message", "climbs out", key="../results/call.wav"),
+    "key-climbs": Case("invalid_message", "leads out of its bucket", key="../results/call.wav"),
     "key-null": Case("object_missing", "s3://media/", key="call.wav\0.txt"),
     "key-line-break": Case("object_missing", "s3://media/", key=f"call.wav{FORGED}"),
     "key-backwards": Case("object_missing", "s3://media/", key="call\u202evaw.exe"),
@@ -111,7 +113,7 @@ def upload_recordings(world: World, folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def dead_letters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[World, dict[str, dict[str, Any]]]]:
-    """All cases at once through one daemon: name of the case → its dead letter."""
+    """Run all cases through one daemon and return the dead letters by case name."""
     with open_world(max_media_seconds="60", max_input_bytes="4000000") as world:
         world.settings |= {**PLANTED, "DEBUG": "true"}
         upload_recordings(world, tmp_path_factory.mktemp("recordings"))
@@ -125,7 +127,7 @@ def dead_letters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Wor
                     **case.more,
                 }
                 world.send(case.body or json.dumps(message), case=name)
-            world.wait_until_empty(120)
+            world.wait_until_empty()
             found = {letter["attributes"]["case"]["StringValue"]: letter for letter in world.dead_letters()}
             metrics = daemon.get("/metrics")
             assert daemon.stop() == 0
@@ -142,7 +144,7 @@ def test_bad_input_is_dead_lettered_with_its_reason(
     failure = letter["failure"]
     assert failure["code"] == case.code == letter["attributes"]["ErrorCode"]["StringValue"]
     assert case.words in failure["message"]
-    assert failure["attempt"] == 1, "it must not be tried twice"
+    assert failure["attempt"] == 1, "it must not be retried"
     assert "Traceback" in failure["traceback"]
     assert failure["original_message_id"]
     if case.body is not None:
@@ -169,7 +171,7 @@ def test_nothing_is_left_on_disk(dead_letters: tuple[World, dict[str, dict[str, 
     assert world.scratch_files() == []
 
 
-def test_nothing_is_written_elsewhere(dead_letters: tuple[World, dict[str, dict[str, Any]]]) -> None:
+def test_nothing_is_written_outside_the_outputs(dead_letters: tuple[World, dict[str, dict[str, Any]]]) -> None:
     world, _ = dead_letters
     assert {path.name for path in world.folder.iterdir()} == {"scratch", "daemon.log"}
     listed = world.aws.s3.list_objects_v2(Bucket=world.aws.output_bucket).get("Contents", [])
@@ -177,7 +179,7 @@ def test_nothing_is_written_elsewhere(dead_letters: tuple[World, dict[str, dict[
     assert [item["Key"] for item in listed if not item["Key"].startswith(below)] == []
 
 
-def test_the_log_is_one_json_object_a_line_without_secrets(
+def test_log_is_one_json_object_per_line_without_secrets(
     dead_letters: tuple[World, dict[str, dict[str, Any]]],
 ) -> None:
     world, found = dead_letters
@@ -186,14 +188,14 @@ def test_the_log_is_one_json_object_a_line_without_secrets(
     assert [entry for entry in entries if entry["event"] == "forged"] == []
     assert len([entry for entry in entries if entry["event"] == "job finished"]) == len(CASES)
     assert all(char.isprintable() for line in log.split("\n") for char in line)
-    told = (
+    output = (
         log
         + json.dumps(found)
         + json.dumps([seen.event["data"]["error"] for seen in world.seen if "error" in seen.event["data"]])
     )
     for secret in (SECRET, SECRET.removeprefix("whsec_"), *PLANTED.values()):
-        assert secret not in told
+        assert secret not in output
     bodies = json.dumps([letter["body"] for letter in found.values()])
-    assert TOKEN in bodies, "the original is untouched"
+    assert TOKEN in bodies, "the original is unchanged"
     assert TOKEN not in log
     assert TOKEN not in json.dumps([letter["failure"] for letter in found.values()])

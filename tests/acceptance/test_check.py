@@ -1,4 +1,5 @@
-"""`transcriptd check` as people run it: a process of its own, against an AWS that works, lacks things, or refuses."""
+"""`transcriptd check` as users run it: in a separate process, against an AWS that works, is incomplete, or denies
+access."""
 
 import io
 import json
@@ -8,28 +9,28 @@ import signal
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import ExitStack, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import pytest
 
-from daemon.embedded.aws import EmbeddedAws
-from daemon.embedded.models import whisper_base
-from daemon.embedded.receiver import SeenEvent, WebhookReceiver
-from daemon.tools.check.command import check
-from tests.acceptance.world import SECRET
-from tests.ec2 import INSTANCE_ID, FakeEc2
-from tests.gate import Gate
-from tests.tools import TIMEOUT_SECONDS, environment, run_tool, start_tool
+from bench.world import SECRET
+from daemon.cli.check.command import check
+from daemon.demo.aws import EmbeddedAws
+from daemon.demo.receiver import SeenEvent, WebhookReceiver
+from daemon.weights.packaged import whisper_base
+from tests.support.aws.ec2 import INSTANCE_ID, FakeEc2
+from tests.support.aws.gate import Gate
+from tests.support.command_line import TIMEOUT_SECONDS, environment, run_tool, start_tool
 
 TOKEN = "hf_planted-in-the-environment"
 
 
 @dataclass
 class Site:
-    """Everything that a daemon needs, set as it should be."""
+    """A complete and correct environment for a daemon."""
 
     aws: EmbeddedAws
     gate: Gate
@@ -56,13 +57,13 @@ class Site:
         return {name: value for name, value in variables.items() if value is not None}
 
     def run(self, *words: str, **changes: str | None) -> tuple[int, dict[str, list[dict[str, Any]]]]:
-        """The command in a process of its own: its exit status, and the findings by the name of their check."""
+        """Run the command in a separate process and return its exit status and the findings by check."""
         done = run_tool(self.environment(**changes), "check", "--json", *words)
         assert done.stderr == ""
         return done.returncode, findings_of(done.stdout)
 
     def check(self, *names: str, **changes: str | None) -> tuple[int, dict[str, list[dict[str, Any]]]]:
-        """The same for these checks alone, in this process: it saves a second each time."""
+        """Run only these checks, in this process, which saves a second each time."""
         printed = io.StringIO()
         variables = environment(self.environment(**changes))
         with mock.patch.dict(os.environ, variables, clear=True), redirect_stdout(printed):
@@ -108,16 +109,16 @@ def module_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 @pytest.fixture
-def site(module_site: Site) -> Iterator[Site]:
-    """Everything as it should be, whatever an earlier test did."""
-    site, aws = module_site, module_site.aws
+def site(module_site: Site, tmp_path: Path) -> Iterator[Site]:
+    """The environment, reset to a correct state before each test."""
+    site, aws = replace(module_site, folder=tmp_path), module_site.aws
     site.gate.denied, site.gate.held, site.gate.date_shift_seconds = {}, set(), 0.0
     site.gate.calls.clear()
     site.ec2.members, site.ec2.metadata_down = [INSTANCE_ID], False
     redrive_to(aws, 15)
     aws.sqs.set_queue_attributes(QueueUrl=aws.dlq_url, Attributes={"MessageRetentionPeriod": "1209600"})
     yield site
-    assert site.keys() == [], "nothing is left behind, whatever happens"
+    assert site.keys() == [], "no object is left behind"
     assert site.posted == [], "nothing is posted"
 
 
@@ -127,10 +128,10 @@ def redrive_to(aws: EmbeddedAws, receives: int | None) -> None:
     aws.sqs.set_queue_attributes(QueueUrl=aws.queue_url, Attributes={"RedrivePolicy": policy})
 
 
-# --- all is well ------------------------------------------------------------------------------------------------------
+# --- everything is correct --------------------------------------------------------------------------------------------
 
 
-def test_a_machine_that_can_work_passes(site: Site) -> None:
+def test_working_machine_passes(site: Site) -> None:
     site.aws.sqs.send_message(QueueUrl=site.aws.queue_url, MessageBody="a job that must not be touched")
     status, found = site.run()
     assert status == 0
@@ -139,13 +140,13 @@ def test_a_machine_that_can_work_passes(site: Site) -> None:
         assert set(statuses(found[name])) == {"pass"}, found[name]
     for name in ("queue", "dead-letters", "outbox"):
         assert set(statuses(found[name])) == {"pass", "skipped"}, found[name]
-        assert any("not tried" in each["found"] for each in found[name])
-    assert set(statuses(found["decoder"])) <= {"pass", "warn"}  # warn where the system has no user namespaces
+        assert any("not tested" in each["found"] for each in found[name])
+    assert set(statuses(found["decoder"])) <= {"pass", "warn"}  # a warning if the system has no user namespaces
     assert set(statuses(found["webhook"])) == {"pass"}
-    assert "501" in found["webhook"][-1]["found"], "the receiver knows no HEAD, and counts as reachable"
-    assert statuses(found["settings"]) == ["pass", "warn"]  # plain http, for tests
-    assert statuses(found["device"])[0] in ("pass", "warn")  # warn without a GPU
-    assert not (site.folder / "made").exists(), "a scratch directory that was not there is not left behind"
+    assert "501" in found["webhook"][-1]["found"], "the receiver does not support HEAD, and counts as reachable"
+    assert statuses(found["settings"]) == ["pass", "warn"]  # plain HTTP in tests
+    assert statuses(found["device"])[0] in ("pass", "warn")  # a warning without a GPU
+    assert not (site.folder / "made").exists(), "a scratch directory that did not exist is not left behind"
     (job,) = site.aws.sqs.receive_message(QueueUrl=site.aws.queue_url, AttributeNames=["All"])["Messages"]
     assert job["Attributes"]["ApproximateReceiveCount"] == "1"
     site.aws.sqs.delete_message(QueueUrl=site.aws.queue_url, ReceiptHandle=job["ReceiptHandle"])
@@ -153,11 +154,11 @@ def test_a_machine_that_can_work_passes(site: Site) -> None:
     assert len(conditional) == 3
 
 
-def test_it_is_read_by_people_too(site: Site) -> None:
+def test_output_is_readable(site: Site) -> None:
     done = run_tool(site.environment(), "check", "--only", "redrive", "host", "clock", "--skip", "clock")
     assert done.returncode == 0
     assert re.fullmatch(
-        r"pass    redrive +after 15 receives to transcriptd-dlq.*\n"
+        r"pass    redrive +SQS moves messages to transcriptd-dlq after 15 receives.*\n"
         rf"pass    host +instance {INSTANCE_ID}\n"
         r"pass    host +Auto Scaling group fleet, 1 instances\n3 pass\n",
         done.stdout,
@@ -170,13 +171,13 @@ def test_it_is_read_by_people_too(site: Site) -> None:
 # --- something is missing -----------------------------------------------------------------------------------------------
 
 
-def test_settings_that_cannot_be_read_are_told_as_run_tells_them(site: Site) -> None:
+def test_invalid_settings_are_reported_as_by_run(site: Site) -> None:
     wrong = site.environment(TRANSCRIPTD_HEARTBEAT_SECONDS="100", TRANSCRIPTD_MAX_ATTEMPTS="0")
     run, checked = run_tool(wrong, "run"), run_tool(wrong, "check", "--json", "--only", "settings", "disk")
     assert (run.returncode, checked.returncode) == (78, 78)
     found = findings_of(checked.stdout)
-    told = json.loads(run.stdout)
-    assert (told["level"], told["event"], told["error"]) == (
+    entry = json.loads(run.stdout)
+    assert (entry["level"], entry["event"], entry["error"]) == (
         "CRITICAL",
         "settings refused",
         found["settings"][0]["found"],
@@ -187,16 +188,16 @@ def test_settings_that_cannot_be_read_are_told_as_run_tells_them(site: Site) -> 
 
 
 def test_the_region_is_read_where_the_unit_has_it(site: Site) -> None:
-    """AWS_REGION alone, as in the unit's environment; and its absence is told in words."""
+    """AWS_REGION alone is enough, as in the unit's environment, and a missing region is reported."""
     alone = run_tool(site.environment(AWS_DEFAULT_REGION=None), "check", "--only", "queue")
     assert alone.returncode == 0, alone.stdout
     run = run_tool(site.environment(AWS_REGION=None, AWS_DEFAULT_REGION=None), "run")
-    told = json.loads(run.stdout.splitlines()[-1])
-    assert (run.returncode, told["event"]) == (78, "settings refused")
-    assert "set AWS_REGION" in told["error"]
+    entry = json.loads(run.stdout.splitlines()[-1])
+    assert (run.returncode, entry["event"]) == (78, "settings refused")
+    assert "set AWS_REGION" in entry["error"]
 
 
-def test_a_missing_bucket_and_missing_queues(site: Site) -> None:
+def test_missing_bucket_and_queues(site: Site) -> None:
     names = ("queue", "redrive", "dead-letters", "outbox", "output", "inputs")
     status, found = site.run(
         "--only",
@@ -213,24 +214,24 @@ def test_a_missing_bucket_and_missing_queues(site: Site) -> None:
     assert "input bucket media" in found["inputs"][0]["found"]
     assert "gone-media" in only_failure(found["inputs"])
     assert statuses(found["outbox"]) == ["fail"]
-    assert statuses(found["redrive"]) == ["skipped"], "what another check says is not said twice"
+    assert statuses(found["redrive"]) == ["skipped"], "each finding is reported by one check only"
 
 
 @pytest.mark.parametrize(
     ("receives", "status"),
     [(None, "warn"), (3, "fail"), (7, "warn"), (15, "pass")],
 )
-def test_the_redrive_policy(site: Site, receives: int | None, status: str) -> None:
+def test_redrive_policy(site: Site, receives: int | None, status: str) -> None:
     redrive_to(site.aws, receives)
     exit_status, found = site.check("redrive")
     assert statuses(found["redrive"]) == [status]
     assert exit_status == (status == "fail")
 
 
-def test_a_full_disk_and_one_that_cannot_be_written_to(site: Site, tmp_path: Path) -> None:
+def test_full_disk_and_read_only_disk(site: Site, tmp_path: Path) -> None:
     status, found = site.check("disk", TRANSCRIPTD_MIN_FREE_BYTES=str(10**18))
     assert (status, statuses(found["disk"])) == (1, ["fail"])
-    assert "no message would be received" in only_failure(found["disk"])
+    assert "the daemon would receive no messages" in only_failure(found["disk"])
     (tmp_path / "file").touch()
     status, found = site.check("disk", TRANSCRIPTD_SCRATCH_DIR=str(tmp_path / "file" / "scratch"))
     assert status == 1
@@ -248,13 +249,13 @@ def put_in_cache(home: Path, repository: str, file: str) -> None:
     (folder / "refs" / "main").write_text("abc")
 
 
-def test_a_gated_pipeline_in_the_cache_needs_no_token(site: Site, tmp_path: Path) -> None:
+def test_gated_pipeline_in_the_cache_needs_no_token(site: Site, tmp_path: Path) -> None:
     put_in_cache(tmp_path, PYANNOTE, "config.yaml")
     status, found = site.run("--only", "diarization", TRANSCRIPTD_DIARIZATION_MODEL=PYANNOTE, HF_HOME=str(tmp_path))
     assert (status, statuses(found["diarization"])) == (0, ["pass"])
 
 
-def test_models_that_are_not_there(site: Site, tmp_path: Path) -> None:
+def test_missing_models(site: Site, tmp_path: Path) -> None:
     put_in_cache(tmp_path, "Systran/faster-whisper-base", "model.bin")
     status, found = site.run(
         *("--only", "models", "diarization"),
@@ -271,13 +272,13 @@ def test_models_that_are_not_there(site: Site, tmp_path: Path) -> None:
     assert "HF_TOKEN is not set" in only_failure(found["diarization"])
 
 
-def test_cuda_asked_for_by_name_where_there_is_none(site: Site) -> None:
+def test_cuda_required_but_missing(site: Site) -> None:
     status, found = site.check("device", TRANSCRIPTD_DEVICES="cuda", CUDA_VISIBLE_DEVICES="")
     assert status == 1
     assert "TRANSCRIPTD_DEVICES=cpu" in only_failure(found["device"])
 
 
-def test_an_instance_without_metadata_and_a_group_without_it(site: Site) -> None:
+def test_instance_without_metadata_and_group_without_the_instance(site: Site) -> None:
     site.ec2.members = []
     assert statuses(site.check("host")[1]["host"]) == ["pass", "warn"]
     site.ec2.members = None
@@ -286,7 +287,7 @@ def test_an_instance_without_metadata_and_a_group_without_it(site: Site) -> None
     assert "TRANSCRIPTD_HOST=none" in only_failure(site.check("host")[1]["host"])
 
 
-# --- something refuses --------------------------------------------------------------------------------------------------
+# --- access denied ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -294,56 +295,56 @@ def test_an_instance_without_metadata_and_a_group_without_it(site: Site) -> None
     [
         ("s3:PUT:*", "s3:PutObject", "s3:PutObject"),
         ("s3:PUT:*", "kms:GenerateDataKey", "denied by KMS"),
-        ("s3:GET:.transcriptd-check-*", "s3:GetObject", "Allow the role s3:GetObject"),
-        ("s3:GET:results", "s3:ListBucket", "Allow the role s3:ListBucket"),
+        ("s3:GET:.transcriptd-check-*", "s3:GetObject", "Grant the role s3:GetObject"),
+        ("s3:GET:results", "s3:ListBucket", "Grant the role s3:ListBucket"),
     ],
 )
-def test_s3_that_refuses_a_call(site: Site, call: str, action: str, expected: str) -> None:
+def test_denied_s3_call(site: Site, call: str, action: str, expected: str) -> None:
     site.gate.denied[call] = action
     status, found = site.check("output")
     assert status == 1
     assert expected in only_failure(found["output"])
-    assert "s3:POST:results" in site.gate.calls, "what may have been written is deleted"
+    assert "s3:POST:results" in site.gate.calls, "an object that may have been written is deleted"
 
 
-def test_s3_that_refuses_to_delete(site: Site) -> None:
+def test_s3_that_denies_deleting(site: Site) -> None:
     site.gate.denied["s3:POST:results"] = "s3:DeleteObject"
     status, found = site.check("output")
     assert status == 1
     left = re.search(r"s3://results/(\S+), which may be left behind", only_failure(found["output"]))
     assert left is not None
-    assert site.keys() == [left[1]], "it says what it leaves behind"
+    assert site.keys() == [left[1]], "it reports the object it leaves behind"
     site.aws.s3.delete_object(Bucket="results", Key=left[1])
 
 
-def test_an_input_bucket_that_refuses(site: Site) -> None:
+def test_input_bucket_that_denies_access(site: Site) -> None:
     site.gate.denied["s3:GET:.transcriptd-check-*"] = "s3:GetObject"
-    assert "Allow the role s3:GetObject" in only_failure(site.check("inputs")[1]["inputs"])
+    assert "Grant the role s3:GetObject" in only_failure(site.check("inputs")[1]["inputs"])
     site.gate.denied["s3:HEAD:*"] = "s3:ListBucket"
-    assert "Allow the role s3:ListBucket" in only_failure(site.check("inputs")[1]["inputs"])
+    assert "Grant the role s3:ListBucket" in only_failure(site.check("inputs")[1]["inputs"])
 
 
-def test_queues_that_refuse(site: Site) -> None:
+def test_queues_that_deny_access(site: Site) -> None:
     site.gate.denied |= {f"sqs:{name}": f"sqs:{name}" for name in ("DeleteMessage", "ChangeMessageVisibility")}
     status, found = site.check("queue", "outbox")
     assert status == 1
     for name in ("queue", "outbox"):
         failures = [each for each in found[name] if each["status"] == "fail"]
         assert [each["fix"] for each in failures] == [
-            "Allow the role sqs:ChangeMessageVisibility on it.",
-            "Allow the role sqs:DeleteMessage on it.",
+            "Grant the role sqs:ChangeMessageVisibility on it.",
+            "Grant the role sqs:DeleteMessage on it.",
         ]
     site.gate.denied = {"sqs:GetQueueAttributes": "sqs:GetQueueAttributes"}
     status, found = site.check("queue", "redrive", "dead-letters", "outbox")
     assert status == 1
-    assert "Allow the role sqs:GetQueueAttributes" in only_failure(found["queue"])
-    # What the daemon's role need not be allowed is no failure of the daemon.
+    assert "Grant the role sqs:GetQueueAttributes" in only_failure(found["queue"])
+    # Permissions that the daemon's role does not need are no failure of the daemon.
     assert statuses(found["dead-letters"]) == ["skipped"]
     assert statuses(found["outbox"]) == ["skipped", "pass", "skipped"]
 
 
 @pytest.mark.parametrize(("shift", "status"), [(120, "warn"), (-3600, "fail")])
-def test_a_clock_that_is_wrong(site: Site, shift: float, status: str) -> None:
+def test_wrong_clock(site: Site, shift: float, status: str) -> None:
     site.gate.date_shift_seconds = shift
     exit_status, found = site.check("clock")
     assert statuses(found["clock"]) == [status]
@@ -351,14 +352,14 @@ def test_a_clock_that_is_wrong(site: Site, shift: float, status: str) -> None:
     assert ("behind" if shift > 0 else "ahead of") in found["clock"][0]["found"]
 
 
-def test_an_aws_that_is_not_there(site: Site) -> None:
+def test_unreachable_aws(site: Site) -> None:
     status, found = site.check("queue", "inputs", "clock", AWS_ENDPOINT_URL="http://127.0.0.1:1")
     assert status == 1
     for name in ("queue", "inputs", "clock"):
-        assert "no answer" in only_failure(found[name])
+        assert "no response" in only_failure(found[name])
 
 
-def test_a_shell_without_credentials_or_region(site: Site, tmp_path: Path) -> None:
+def test_shell_without_credentials_or_region(site: Site, tmp_path: Path) -> None:
     nothing = {"AWS_CONFIG_FILE": str(tmp_path / "none"), "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none")}
     found = site.check("queue", **nothing, AWS_ACCESS_KEY_ID=None)[1]
     assert "no AWS credentials" in only_failure(found["queue"])
@@ -366,12 +367,14 @@ def test_a_shell_without_credentials_or_region(site: Site, tmp_path: Path) -> No
     assert "Set AWS_REGION" in only_failure(found["queue"])
 
 
-def test_a_webhook_that_cannot_be_reached(site: Site) -> None:
+def test_unreachable_webhook(site: Site) -> None:
     def webhook(**changes: str | None) -> str:
         return only_failure(site.check("webhook", **changes)[1]["webhook"])
 
     assert "Check the URL" in webhook(WEBHOOK_URL="http://127.0.0.1:1/hook")
-    assert "Cannot connect" in webhook(WEBHOOK_URL=site.receiver.url.replace("http:", "https:")), "no TLS there"
+    assert "Cannot connect" in webhook(WEBHOOK_URL=site.receiver.url.replace("http:", "https:")), (
+        "the port does not speak TLS"
+    )
     private = site.receiver.url.replace("http:", "https:")
     assert "not public" in webhook(WEBHOOK_URL=private, TRANSCRIPTD_WEBHOOK_ALLOW_HTTP=None)
     assert "openssl rand" in webhook(WEBHOOK_SECRET="whsec_c2hvcnQ=")
@@ -381,7 +384,7 @@ def test_a_webhook_that_cannot_be_reached(site: Site) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_check_that_is_stopped_leaves_nothing_behind(site: Site, number: signal.Signals) -> None:
+def test_stopped_check_leaves_nothing_behind(site: Site, number: signal.Signals) -> None:
     site.gate.held = {"s3:GET:.transcriptd-check-*"}
     process = start_tool(site.environment(), "check", "--only", "output")
     assert site.gate.wait_for("s3:GET:.transcriptd-check-*", TIMEOUT_SECONDS)
@@ -398,12 +401,12 @@ def test_no_secret_is_printed(site: Site) -> None:
         "AWS_SECRET_ACCESS_KEY": "planted/aws/secret/key",
         "AWS_SESSION_TOKEN": "planted-session-token",
         "WEBHOOK_URL": "http://user:planted-password@127.0.0.1:1/planted-in-the-path?token=planted-in-the-query",
-        "TRANSCRIPTD_DIARIZATION_MODEL": TOKEN,  # a mistake that the check quotes
+        "TRANSCRIPTD_DIARIZATION_MODEL": TOKEN,  # an invalid value that the check mentions
     }
     done = run_tool(site.environment(**planted), "check", "--skip", "device", "models")
     assert done.returncode == 1
     _, found = site.check("diarization", "webhook", **planted)
     for text in (done.stdout + done.stderr, json.dumps(found)):
         assert "http://127.0.0.1:1" in text
-        assert "***" in text, "the mistake is told without its value"
+        assert "***" in text, "the invalid setting is reported without its value"
         assert not re.search(f"planted|{re.escape(SECRET)}|{re.escape(SECRET[6:])}", text)

@@ -1,14 +1,16 @@
-"""The real daemon, with real signals: the main job, what it says while it runs, and how it leaves."""
+"""The real daemon with real signals: a job from message to outputs, the daemon's logs and metrics, and its shutdown."""
 
 import json
 import signal
-import time
 from collections.abc import Iterator
+from datetime import datetime
 
 import pytest
 
-from daemon.embedded.recordings import sample_call
-from tests.acceptance.world import PATIENCE_SECONDS, World, open_world, repeated_call
+from bench.waiting import PATIENCE_SECONDS, wait_for
+from bench.world import World, open_world
+from daemon.demo.recordings import sample_call
+from tests.support.media.files import repeated_call
 
 
 @pytest.fixture
@@ -18,7 +20,7 @@ def world() -> Iterator[World]:
         yield world
 
 
-def test_a_job_becomes_outputs_events_metrics_and_one_summary_line(world: World) -> None:
+def test_job_produces_outputs_events_metrics_and_one_summary_line(world: World) -> None:
     with world.daemon(webhook_progress_seconds="0.1", input_buckets="media") as daemon:
         assert daemon.wait_until_ready(PATIENCE_SECONDS), daemon.log_tail()
         world.publish("job-1", "call.wav", metadata={"tenant": 7}, options={"initial_prompt": "warn"})
@@ -56,10 +58,10 @@ def test_a_job_becomes_outputs_events_metrics_and_one_summary_line(world: World)
     assert data["warnings"] == [warning]
 
     assert ready["ready"] is True
-    assert set(ready["checks"]) == {"phase", "runner", "disk", "poll", "sqs", "s3"}
+    assert set(ready["checks"]) == {"phase", "runner", "disk", "poll", "brake", "sqs", "s3"}
     assert ready["checks"]["runner"]["devices"]["cpu"]["state"] == "ready"
     for line in (
-        'transcriptd_jobs_total{outcome="deleted",reason="published"} 1.0',
+        'transcriptd_deliveries_total{outcome="published",reason="published"} 1.0',
         "transcriptd_audio_seconds_total 30.0",
         'transcriptd_stage_duration_seconds_count{stage="decode"} 1.0',
         'transcriptd_warnings_total{code="scripted"} 1.0',
@@ -70,14 +72,14 @@ def test_a_job_becomes_outputs_events_metrics_and_one_summary_line(world: World)
     entries = list(daemon.log_entries())
     assert [entry for entry in entries if entry["event"] == "unstructured"] == []
     (summary,) = daemon.log_entries("job finished")
-    assert summary["outcome"] == "deleted"
+    assert summary["outcome"] == "published"
     assert summary["job_id"] == "job-1"
     assert summary["stages_seconds"]["decode"] > 0
     about = [entry for entry in entries if entry["event"] in ("job started", "job finished")]
     assert all(entry["job_id"] == "job-1" for entry in about)
 
 
-def test_a_presigned_audio_url_is_in_the_page_and_nowhere_else(world: World) -> None:
+def test_presigned_audio_url_is_in_the_page_and_nowhere_else(world: World) -> None:
     presigned = "https://media.example.com/call.wav?X-Amz-Signature=planted"
     with world.daemon() as daemon:
         assert daemon.wait_until_ready(PATIENCE_SECONDS), daemon.log_tail()
@@ -103,7 +105,7 @@ def test_a_redelivered_finished_job_is_recognised(world: World) -> None:
         world.seen.clear()
         world.publish("job-1", "call.wav")
         world.wait_until_empty()
-        assert world.seen == [], "it is on record that the receiver knows"
+        assert world.seen == [], "the delivery of the webhook is recorded"
         world.aws.s3.delete_object(Bucket="results", Key="transcripts/job-1/webhook.json")
         world.publish("job-1", "call.wav")
         again = world.wait_for("job-1", "job.completed")
@@ -113,11 +115,11 @@ def test_a_redelivered_finished_job_is_recognised(world: World) -> None:
     del before["webhook.json"]
     assert before.items() <= world.outputs("job-1").items()
     assert again["data"]["output"] == first["data"]["output"]
-    assert 'transcriptd_jobs_total{outcome="deleted",reason="duplicate"} 2.0' in metrics
+    assert 'transcriptd_deliveries_total{outcome="published",reason="duplicate"} 2.0' in metrics
     assert 'transcriptd_stage_duration_seconds_count{stage="download"} 1.0' in metrics, "recognised before any download"
 
 
-def test_an_odd_prefix_is_taken_literally(world: World) -> None:
+def test_unusual_prefix_is_taken_literally(world: World) -> None:
     prefix = "x//%2e%2e\\..\\ü+ &語/"
     with world.daemon() as daemon:
         assert daemon.wait_until_ready(PATIENCE_SECONDS)
@@ -129,7 +131,7 @@ def test_an_odd_prefix_is_taken_literally(world: World) -> None:
     assert names == {"manifest.json", "transcript.json", "transcript.md", "webhook.json"}
 
 
-def test_a_job_id_used_twice_for_different_recordings_is_refused(world: World) -> None:
+def test_job_id_reused_for_another_recording_is_rejected(world: World) -> None:
     world.upload("other.wav", sample_call())
     with world.daemon() as daemon:
         assert daemon.wait_until_ready(PATIENCE_SECONDS)
@@ -140,29 +142,32 @@ def test_a_job_id_used_twice_for_different_recordings_is_refused(world: World) -
     assert failed["data"]["error"]["code"] == "job_id_conflict"
 
 
-def test_sigterm_lets_the_job_in_hand_finish(world: World) -> None:
+def test_sigterm_lets_the_job_in_progress_finish(world: World) -> None:
     with world.daemon() as daemon:
         assert daemon.wait_until_ready(PATIENCE_SECONDS)
-        world.publish("job-1", "call.wav", options={"initial_prompt": "sleep 3"})
+        gate = world.folder / "gate"
+        world.publish("job-1", "call.wav", options={"initial_prompt": f"until {gate}"})
         world.wait_for("job-1", "job.started")
         daemon.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: any(daemon.log_entries("draining")), "draining")
         world.publish("job-2", "call.wav")
+        gate.touch()
         assert daemon.process.wait(PATIENCE_SECONDS) == 0
     assert "manifest.json" in world.outputs("job-1")
     assert world.events("job-2") == []
-    assert world.queue_depth() == (1, 0), "what was not begun is there for another daemon"
+    assert world.queue_depth() == (1, 0), "the job that was not started is available to another daemon"
 
 
 @pytest.mark.parametrize("how", ["deadline", "second signal"])
-def test_what_cannot_finish_is_released(world: World, how: str) -> None:
+def test_job_that_cannot_finish_in_time_is_released(world: World, how: str) -> None:
     with world.daemon(drain_timeout_seconds="1" if how == "deadline" else "300") as daemon:
         assert daemon.wait_until_ready(PATIENCE_SECONDS)
-        world.publish("job-1", "call.wav", options={"initial_prompt": "sleep 60"})
+        world.publish("job-1", "call.wav", options={"initial_prompt": "sleep 3600"})
         world.wait_for("job-1", "job.progress")
         daemon.process.send_signal(signal.SIGTERM)
         if how == "second signal":
-            time.sleep(1.5)
-            for _ in range(5):  # impatience must not deadlock it
+            wait_for(lambda: any(daemon.log_entries("draining")), "draining")
+            for _ in range(5):  # repeated signals must not deadlock it
                 daemon.process.send_signal(signal.SIGTERM)
         assert daemon.process.wait(PATIENCE_SECONDS) == 1
     assert world.queue_depth() == (1, 0)
@@ -173,8 +178,8 @@ def test_what_cannot_finish_is_released(world: World, how: str) -> None:
 
 
 @pytest.mark.parametrize(("after_seconds", "kept"), [("0", 1), ("600", 0)])
-def test_a_first_delivery_leaves_no_checkpoints(world: World, after_seconds: str, kept: int) -> None:
-    """Nor does it store any where it is done sooner than they are worth it."""
+def test_completed_first_delivery_leaves_no_checkpoints(world: World, after_seconds: str, kept: int) -> None:
+    """Nor does it store any checkpoint if it finishes before they are worth storing."""
     with world.daemon(checkpoint_after_seconds=after_seconds) as daemon:
         world.publish("kept", "call.wav", options={"initial_prompt": "resume 0"})
         world.wait_for("kept", "job.completed")
@@ -183,18 +188,20 @@ def test_a_first_delivery_leaves_no_checkpoints(world: World, after_seconds: str
     assert not [name for name in world.outputs("kept") if name.startswith("checkpoints/")]
 
 
-def test_a_part_that_was_done_early_is_stored_in_time(world: World) -> None:
+def test_early_checkpoint_is_stored_in_time(world: World) -> None:
     with world.daemon(checkpoint_after_seconds="2", drain_timeout_seconds="0") as daemon:
         world.publish("job-1", "call.wav", options={"initial_prompt": "resume 600"})
-        world.wait_for("job-1", "job.started")
-        began = time.monotonic()
         world.wait_until_kept("job-1")
-        assert time.monotonic() - began > 1
         assert daemon.stop() == 1
+        (started,) = daemon.log_entries("job started")
+    listed = world.aws.s3.list_objects_v2(Bucket="results", Prefix="transcripts/job-1/checkpoints/")["Contents"]
+    (kept_at,) = (each["LastModified"] for each in listed if each["Key"].endswith("/asr-00000.json"))
+    # S3 reports whole seconds.
+    assert (kept_at - datetime.fromisoformat(started["timestamp"])).total_seconds() > 2 - 1
 
 
 def test_another_daemon_continues_from_the_checkpoints(world: World) -> None:
-    world.publish("job-1", "call.wav", options={"initial_prompt": "resume 60"})
+    world.publish("job-1", "call.wav", options={"initial_prompt": "resume 3600"})
     with world.daemon("first", drain_timeout_seconds="0", checkpoint_after_seconds="0") as daemon:
         world.wait_until_kept("job-1")
         assert daemon.stop() == 1
@@ -210,7 +217,7 @@ def test_another_daemon_continues_from_the_checkpoints(world: World) -> None:
     assert not [name for name in outputs if name.startswith("checkpoints/")], "removed after the manifest"
 
 
-def test_a_runner_crash_costs_an_attempt_and_the_attempts_end_in_the_dead_letter_queue(world: World) -> None:
+def test_runner_crash_costs_an_attempt_and_the_last_one_dead_letters_the_job(world: World) -> None:
     with world.daemon(retry_base_seconds="0.1", max_attempts="2", runner_restart_base_seconds="0.1") as daemon:
         assert daemon.wait_until_ready(PATIENCE_SECONDS)
         world.publish("job-1", "call.wav", options={"initial_prompt": "sigkill"})
@@ -221,13 +228,13 @@ def test_a_runner_crash_costs_an_attempt_and_the_attempts_end_in_the_dead_letter
     assert failed["data"]["error"]["code"] == "runner_crashed"
     (letter,) = world.dead_letters()
     assert letter["failure"]["attempt"] == 2
-    assert 'transcriptd_jobs_total{outcome="retried",reason="runner_crashed"} 1.0' in metrics
+    assert 'transcriptd_deliveries_total{outcome="retried",reason="runner_crashed"} 1.0' in metrics
     assert 'transcriptd_runner_restarts_total{device="cpu",reason="signal"} 2.0' in metrics
 
 
 @pytest.mark.parametrize("megabytes", [8, 40])
 def test_large_objects_arrive_whole(world: World, megabytes: int) -> None:
-    """In parallel parts of 16 MiB: the decoder reads the same samples from the sum of them."""
+    """Downloads use parallel parts of 16 MiB; the decoder reads the same samples from the assembled file."""
     times = megabytes * 1024 * 1024 // sample_call().stat().st_size
     world.upload("large.wav", repeated_call(world.folder / "large.wav", times))
     with world.daemon() as daemon:
@@ -238,16 +245,16 @@ def test_large_objects_arrive_whole(world: World, megabytes: int) -> None:
     assert manifest["duration_seconds"] == pytest.approx(30 * times)
 
 
-def test_settings_that_cannot_work_are_refused_with_their_own_status(world: World) -> None:
+def test_unusable_settings_have_their_own_exit_status(world: World) -> None:
     with world.daemon(heartbeat_seconds="100") as daemon:
         assert daemon.process.wait(PATIENCE_SECONDS) == 78
     assert "at most a third" in daemon.log_path.read_text()
 
 
-def test_a_runner_that_cannot_start_ends_the_daemon_before_it_receives(world: World) -> None:
+def test_runner_that_cannot_start_ends_the_daemon_before_it_receives(world: World) -> None:
     world.publish("job-1", "call.wav")
     settings = {
-        "pipeline": "tests.pipelines.scripted:RaisesInSetup",
+        "pipeline": "bench.scripted_pipeline:RaisesInSetup",
         "runner_start_attempts": "2",
         "runner_restart_base_seconds": "0.1",
     }
@@ -258,7 +265,7 @@ def test_a_runner_that_cannot_start_ends_the_daemon_before_it_receives(world: Wo
     assert "no such model" in line["error"]
 
 
-def test_what_is_taken_out_is_in_no_output_and_no_log() -> None:
+def test_redacted_text_is_in_no_output_and_no_log() -> None:
     with open_world() as world:
         world.upload("call.wav", sample_call())
         prompt = "say Mail jane@example.com or dial 415-555-2671, dammit shit."

@@ -1,6 +1,6 @@
-"""Every query of every dashboard, asked of a real Prometheus that watched a real fleet: it is taken, and finds data.
+"""Every query of every dashboard against a real Prometheus that scraped a real fleet: it is valid and returns data.
 
-The fleet did real jobs, one of them with real models, and failed in every way that can be forced.
+The fleet ran real jobs, one of them with real models, and failed in every way that can be provoked.
 """
 
 import math
@@ -12,19 +12,19 @@ from typing import Any
 
 import pytest
 
-from daemon.embedded.models import whisper_base
+from daemon.weights.packaged import whisper_base
 from deploy.monitoring.dashboards.generate import dashboards
-from tests.grafana import DashboardQuery, Look, queries_of
-from tests.media import make_wav, speech
-from tests.observed import KEPT, PRODUCTION, SPOT, Fleet, open_fleet
-from tests.programs import require_program
-from tests.prometheus import QueryRefused, Series
+from tests.support.media.files import make_wav, speech
+from tests.support.monitoring.fleet import KEPT, PRODUCTION, SPOT, Fleet, open_fleet
+from tests.support.monitoring.grafana import DashboardQuery, Look, queries_of
+from tests.support.monitoring.prometheus import QueryRefused, Series
+from tests.support.programs import require_program
 
 STAGING, REAL = "staging", "i-0real"
 STEP_SECONDS = 2.0
-ALERTS = {"TranscriptdRunnerCrashLoop", "TranscriptdGpuErrors", "TranscriptdLeasesLost"}  # among those that fire
+ALERTS = {"TranscriptdRunnerCrashLoop", "TranscriptdGpuErrors", "TranscriptdLeasesLost"}  # among the alerts that fire
 
-# Queries that cannot find data here, by title, each with its reason. There is none.
+# Queries that cannot return data here, by title, each with its reason. There are none.
 WITHOUT_DATA: dict[str, str] = {}
 
 DASHBOARDS = {each["uid"]: each for each in dashboards()}
@@ -59,10 +59,10 @@ def seen() -> Iterator[Seen]:
         fleet.lose_and_leave()
         fleet.world.wait_until_empty()
         fleet.world.wait_for("real", "job.completed")
-        # A busy machine may miss scrapes: what is looked for below has to have been seen.
+        # A busy machine may miss scrapes: the test needs samples of the events it looks for.
         for seen in (
-            f'transcriptd_jobs_total{{instance="{REAL}", reason="published"}} > 0',
-            f'transcriptd_jobs_total{{instance="{KEPT}", outcome="abandoned"}} > 0',
+            f'transcriptd_deliveries_total{{instance="{REAL}", reason="published"}} > 0',
+            f'transcriptd_deliveries_total{{instance="{KEPT}", outcome="abandoned"}} > 0',
             *(f'ALERTS{{alertname="{alert}", alertstate="firing"}}' for alert in ALERTS),
         ):
             fleet.prometheus.wait_until(seen)
@@ -71,7 +71,7 @@ def seen() -> Iterator[Seen]:
 
 
 def start_staging(fleet: Fleet) -> None:
-    """Another environment, with a queue of its own, and real models."""
+    """Start a second environment with its own queue and real models."""
     aws = fleet.world.aws
     queue_url = aws.sqs.create_queue(QueueName="staging")["QueueUrl"]
     real = {
@@ -92,17 +92,17 @@ def has_data(found: list[Series]) -> bool:
 
 
 @pytest.mark.parametrize("uid", DASHBOARDS)
-def test_every_query_is_taken_and_finds_data(seen: Seen, uid: str) -> None:
+def test_every_query_is_valid_and_returns_data(seen: Seen, uid: str) -> None:
     look = seen.look()
     asked = [query for query in queries_of(DASHBOARDS[uid]) if query.kind != "variable"]
     assert len(asked) > 10
     answers = {query.title: seen.asked(query, look) for query in asked}
     assert {title for title, found in answers.items() if not has_data(found)} == WITHOUT_DATA.keys() & answers.keys()
     instances = {series.labels.get("instance") for found in answers.values() for series in found}
-    assert instances <= {KEPT, SPOT, None}, "of another environment"
+    assert instances <= {KEPT, SPOT, None}, "series of another environment"
 
 
-def test_a_query_without_data_and_one_that_is_wrong_are_told(seen: Seen) -> None:
+def test_query_without_data_and_invalid_query_are_reported(seen: Seen) -> None:
     nothing = DashboardQuery(
         "no such metric", "panel", 'rate(transcriptd_nonsense_total{deployment="$environment"}[1m])'
     )
@@ -116,7 +116,7 @@ def test_a_query_without_data_and_one_that_is_wrong_are_told(seen: Seen) -> None
         seen.look().filled('up{instance="$instnace"}')
 
 
-def test_variables_offer_what_there_is(seen: Seen) -> None:
+def test_variables_offer_existing_values(seen: Seen) -> None:
     queries = {query.title: query.expression for query in queries_of(DASHBOARDS["transcriptd-instance"])}
 
     def offered(variable: str, **chosen: Any) -> set[str]:
@@ -132,13 +132,13 @@ def test_variables_offer_what_there_is(seen: Seen) -> None:
 
 
 def panel(seen: Seen, uid: str, title: str, **chosen: Any) -> list[Series]:
-    """What the panel's first query found."""
+    """Return the result of the panel's first query."""
     (query,) = (each for each in queries_of(DASHBOARDS[uid]) if each.title == f"{uid}: {title} A")
     return seen.asked(query, seen.look(**chosen))
 
 
 def test_what_was_done_to_the_fleet_is_seen(seen: Seen) -> None:
-    """That there is data does not say that it is right: some of it, known beforehand."""
+    """Data may exist and still be wrong, so compare some of it with known values."""
     firing = {series.labels["alertname"] for series in panel(seen, "transcriptd-fleet", "Alerts, and what to do")}
     assert firing >= ALERTS
     (count,) = panel(seen, "transcriptd-fleet", "Alerts firing")
@@ -158,7 +158,7 @@ def test_what_was_done_to_the_fleet_is_seen(seen: Seen) -> None:
         ("retried", "device_fault"),
         ("dead_lettered", "runner_crashed"),
     } <= reasons
-    assert all(series.labels["cure"] == series.labels["whose"] == series.labels["reason"] for series in failures)
+    assert all(series.labels["hint"] == series.labels["owner"] == series.labels["reason"] for series in failures)
 
     (lost,) = panel(seen, "transcriptd-delivery", "Leases lost, 1 h")
     assert lost.points[0][1] >= 1
@@ -168,7 +168,7 @@ def test_what_was_done_to_the_fleet_is_seen(seen: Seen) -> None:
     assert {(series.labels["instance"], series.labels["kind"]) for series in taken} == {(SPOT, "spot")}
 
 
-def test_annotations_mark_the_moment(seen: Seen) -> None:
+def test_annotations_mark_the_time_of_the_event(seen: Seen) -> None:
     queries = {query.title: query for query in queries_of(DASHBOARDS["transcriptd-fleet"])}
     starts = seen.asked(queries["annotation Daemon starts"], seen.look())
     moments = {series.labels["instance"]: series.points[0][1] / 1000 for series in starts}

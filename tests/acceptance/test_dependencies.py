@@ -1,6 +1,7 @@
-"""Each dependency fails, crawls, throttles, hangs and lies under the real daemon: it waits, and gets on by itself.
+"""Each dependency fails, slows down, throttles, hangs and returns garbage under the real daemon, which waits and
+recovers.
 
-One daemon lives through everything: it must neither end, nor hang, nor spin, nor lose a job, nor charge it an attempt.
+One daemon survives everything: it must not exit, hang, spin, lose a job, or charge a job an attempt.
 """
 
 import json
@@ -13,16 +14,17 @@ from typing import Any
 
 import pytest
 
-from daemon.embedded.process import DaemonProcess
-from tests.acceptance.world import PATIENCE_SECONDS, World, open_world
+from bench.waiting import PATIENCE_SECONDS
+from bench.world import World, open_world
+from daemon.demo.process import DaemonProcess
 from tests.chaos import proxy as proxy_module
 from tests.chaos.proxy import Lie, Proxy
 from tests.chaos.schedule import Fault
-from tests.media import chirp, make_wav
-from tests.receiver import OK, Behaviour, Receiver, threaded_receiver
+from tests.support.media.files import chirp, make_wav
+from tests.support.webhooks.receiver import OK, Behaviour, Receiver, threaded_receiver
 
 SETTINGS: dict[str, Any] = {
-    "visibility_timeout_seconds": 30,  # what an answer was lost for comes back after so long
+    "visibility_timeout_seconds": 30,  # a message whose response was lost reappears after this time
     "heartbeat_seconds": "3",
     "queue_timeout_seconds": "1",
     "queue_backoff_max_seconds": "1",
@@ -34,13 +36,13 @@ SETTINGS: dict[str, Any] = {
     "webhook_attempts": "3",
     "webhook_backoff_min_seconds": "0.1",
     "webhook_backoff_max_seconds": "0.5",
-    "webhook_schedule_seconds": ",".join(map(str, range(1, 60))),
-    "jobs_in_flight": "8",
+    "outbox_retry_schedule_seconds": ",".join(map(str, range(1, 60))),
+    "max_jobs_in_flight": "8",
 }
-ENOUGH_CALLS = 4  # that went wrong: each but the first came after another had ended
-# What all parts together may send with back-off and jitter; a loop without them makes hundreds of calls a second.
+ENOUGH_CALLS = 4  # failed calls: each but the first was made after another one had failed
+# All parts together may send this many with backoff and jitter; a loop without them makes hundreds of calls a second.
 MOST_CALLS_A_SECOND = 10
-LIVE_SECONDS = 20.0  # a bound on life, not a measure of speed
+LIVE_SECONDS = 20.0  # prevents a hang; does not measure speed
 
 
 @dataclass
@@ -53,7 +55,7 @@ class Site:
         self.world.publish(job_id, "call.wav", **fields)
 
     def wait_until(self, true: Callable[[], bool], what: str) -> None:
-        """The daemon must live and answer all the while."""
+        """Wait for the condition while the daemon stays alive and responsive."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not true():
             assert time.monotonic() < deadline, (what, self.daemon.log_tail())
@@ -65,7 +67,7 @@ class Site:
         assert self.daemon.get("/healthz", LIVE_SECONDS)
 
     def suffer(self, calls: str, fault: Fault | Lie) -> None:
-        """Let calls go wrong until enough of them did; they must not have been too many. The fault goes on."""
+        """Let calls fail until enough of them did, and assert that they were not too many. The fault continues."""
         before, began_at = self.proxy.faults_injected[fault], time.monotonic()
         self.proxy.fail(calls, fault, PATIENCE_SECONDS, "daemon")
         self.wait_until(lambda: self.proxy.faults_injected[fault] >= before + ENOUGH_CALLS, f"{fault} at {calls}")
@@ -74,7 +76,8 @@ class Site:
         assert made <= MOST_CALLS_A_SECOND * (time.monotonic() - began_at)
 
     def assert_finished(self, *job_ids: str) -> None:
-        """Each job is completed and told, none was charged an attempt or given up, and no message is left."""
+        """Assert that each job completed and sent its webhook, none was charged an attempt or dropped, and no message
+        remains."""
         for job_id in job_ids:
             self.world.wait_for(job_id, "job.completed")
             assert json.loads(self.world.outputs(job_id)["manifest.json"])["attempt"] == 1
@@ -98,7 +101,7 @@ def site() -> Iterator[Site]:
         patch.setattr(proxy_module, "LATENCY_SECONDS", 0.5)
         world = stack.enter_context(open_world(**SETTINGS))
         world.upload("call.wav", make_wav(world.folder / "call.wav", chirp(1.0)))
-        # Outages raise SQS's own count of receives; its backstop is not what is tested here.
+        # Outages raise SQS's own receive count; its redrive limit is not tested here.
         world.aws.sqs.set_queue_attributes(QueueUrl=world.aws.queue_url, Attributes={"RedrivePolicy": ""})
         proxy = stack.enter_context(Proxy(world.aws.endpoint_url, ["daemon"], lambda _: None))
         world.settings["AWS_ENDPOINT_URL"] = proxy.urls["daemon"]
@@ -111,8 +114,8 @@ def site() -> Iterator[Site]:
 
 
 @pytest.mark.parametrize("fault", [Fault.ERROR, Fault.THROTTLED, Fault.BLACK_HOLE, *Lie])
-def test_sqs_is_waited_for(site: Site, fault: Fault | Lie) -> None:
-    """A job in hand keeps its lease or its outcome; another one arrives while nothing can be received."""
+def test_daemon_survives_sqs_outages(site: Site, fault: Fault | Lie) -> None:
+    """A job in progress keeps its lease or its outcome; another one arrives while nothing can be received."""
     in_hand, waiting = f"in-hand-{fault.name}", f"waiting-{fault.name}"
     site.publish(in_hand, options={"initial_prompt": "sleep 1"})
     site.world.wait_for(in_hand, "job.started")
@@ -123,13 +126,13 @@ def test_sqs_is_waited_for(site: Site, fault: Fault | Lie) -> None:
     finally:
         site.proxy.calm()
     site.assert_finished(in_hand, waiting)
-    assert len(list(site.daemon.log_entries("queue unavailable"))) == outages + 1, "told once, not once a try"
+    assert len(list(site.daemon.log_entries("queue unavailable"))) == outages + 1, "logged once, not once per attempt"
 
 
 @pytest.mark.parametrize(
     "fault", [Fault.ERROR, Fault.SLOW_DOWN, Fault.BLACK_HOLE, Fault.CUT_ANSWER, Lie.PAGE, Lie.EMPTY]
 )
-def test_s3_is_waited_for(site: Site, fault: Fault | Lie) -> None:
+def test_daemon_survives_s3_outages(site: Site, fault: Fault | Lie) -> None:
     job_id = f"s3-{fault.name}"
     site.publish(f"{job_id}-in-hand", options={"initial_prompt": "sleep 1"})
     site.world.wait_for(f"{job_id}-in-hand", "job.started")
@@ -142,7 +145,7 @@ def test_s3_is_waited_for(site: Site, fault: Fault | Lie) -> None:
 
 
 @pytest.mark.parametrize("calls", ["sqs:*", "s3:*"])
-def test_slow_answers_are_waited_for(site: Site, calls: str) -> None:
+def test_daemon_survives_slow_responses(site: Site, calls: str) -> None:
     job_id = f"slow-{calls[:-2]}"
     site.publish(job_id)
     try:
@@ -162,8 +165,8 @@ WEBHOOK_OUTAGES = {
 }
 
 
-def test_webhook_receivers_are_waited_for(site: Site) -> None:
-    """All outages at once: no receiver delays another's job, and each is told as soon as it is back."""
+def test_daemon_survives_outages_of_webhook_receivers(site: Site) -> None:
+    """All outages at once: no receiver delays another's job, and each gets its events as soon as it recovers."""
     world = site.world
     with ExitStack() as stack:
         receivers = {
@@ -180,7 +183,7 @@ def test_webhook_receivers_are_waited_for(site: Site) -> None:
         for name, receiver in {**receivers, "slow": slow}.items():
             site.publish(f"told-{name}", webhook={"url": receiver.url})
         site.wait_until(lambda: all(len(finals(receiver)) >= 3 for receiver in receivers.values()), "three tries each")
-        site.wait_until(lambda: len(finals(slow)) == 1, "a slow receiver is told")
+        site.wait_until(lambda: len(finals(slow)) >= 1, "the slow receiver got its events")
         world.wait_until_empty()
         for name, receiver in receivers.items():
             assert len(receiver.events) <= MOST_CALLS_A_SECOND * (time.monotonic() - began_at)
@@ -191,13 +194,13 @@ def test_webhook_receivers_are_waited_for(site: Site) -> None:
             record = world.outputs(f"told-{name}").get("webhook.json")
             return record is not None and json.loads(record)["result"] == "delivered"
 
-        site.wait_until(lambda: all(delivered(name) for name in (*receivers, "slow")), "every receiver is told")
+        site.wait_until(lambda: all(delivered(name) for name in (*receivers, "slow")), "every receiver got its events")
         assert all(len(set(finals(receiver))) == 1 for receiver in (*receivers.values(), slow))
         assert world.dead_letters() == []
         site.assert_alive()
 
 
-def test_a_stalled_poll_fails_readiness_until_it_gets_on(site: Site) -> None:
+def test_stalled_poll_fails_readiness_until_it_recovers(site: Site) -> None:
     site.wait_until(lambda: site.report()[0], "ready before")
     site.proxy.fail("sqs:*", Fault.BLACK_HOLE, PATIENCE_SECONDS, "daemon")
     try:

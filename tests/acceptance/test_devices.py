@@ -1,4 +1,4 @@
-"""The real daemon with two devices: both work, and what kills one of them leaves the other's job alone."""
+"""The real daemon with two devices: both work, and a crash of one does not affect the other's job."""
 
 import json
 import os
@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from daemon.embedded.process import DaemonProcess
-from daemon.embedded.recordings import sample_call
-from tests.acceptance.world import PATIENCE_SECONDS, World, open_world
-from tests.samples import scraped
+from bench.waiting import PATIENCE_SECONDS, wait_for
+from bench.world import World, open_world
+from daemon.demo.process import DaemonProcess
+from daemon.demo.recordings import sample_call
+from tests.support.monitoring.samples import scraped
 
 
 @pytest.fixture
@@ -26,29 +27,34 @@ def devices(daemon: DaemonProcess) -> dict[str, Any]:
     return found
 
 
-def test_two_devices_share_the_queue_and_one_that_dies_takes_only_its_own_job(world: World) -> None:
+def test_two_devices_share_the_queue_and_a_crash_affects_one_job(world: World) -> None:
     def begun() -> dict[str, str]:
-        """Job → the device that it is on."""
+        """Return the device that each job runs on."""
         return {line["job_id"]: line["device"] for line in daemon.log_entries("talking")}
 
     with world.daemon(
         devices="cpu,cpu",
         retry_base_seconds="0.1",
         checkpoint_after_seconds="0",
-        pipeline="tests.pipelines.talking:TalkingPipeline",
+        pipeline="tests.support.pipelines.talking:TalkingPipeline",
     ) as daemon:
         assert daemon.wait_until_ready(PATIENCE_SECONDS), daemon.log_tail()
-        world.wait_until(lambda: [it["state"] for it in devices(daemon).values()] == ["ready", "ready"], "both ready")
+        wait_for(
+            lambda: [it["state"] for it in devices(daemon).values()] == ["ready", "ready"], "both devices are ready"
+        )
         world.publish("victim", "call.wav", options={"initial_prompt": "resume 600"})
         world.wait_until_kept("victim")
-        world.publish("neighbour", "call.wav", options={"initial_prompt": "sleep 5"})
-        world.wait_until(lambda: set(begun()) == {"victim", "neighbour"}, "both begun")
+        gate = world.folder / "gate"
+        world.publish("neighbour", "call.wav", options={"initial_prompt": f"until {gate}"})
+        wait_for(lambda: set(begun()) == {"victim", "neighbour"}, "both jobs have started")
         on = begun()
         assert set(on.values()) == {"cpu:0", "cpu:1"}
         assert [it["state"] for it in devices(daemon).values()] == ["busy", "busy"]
         (started,) = [line for line in daemon.log_entries("runner starting") if line["device"] == on["victim"]]
         os.kill(started["runner_pid"], signal.SIGKILL)
+        world.wait_for("victim", "job.completed")
         assert world.events("neighbour")[-1].event["type"] != "job.completed"
+        gate.touch()
         for job_id in on:
             world.wait_for(job_id, "job.completed")
         world.wait_until_empty()

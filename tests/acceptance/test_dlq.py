@@ -1,7 +1,8 @@
-"""`transcriptd dlq` against a dead-letter queue: nothing is hidden, nothing is lost, nothing goes that was not meant."""
+"""`transcriptd dlq` against a dead-letter queue: no message is hidden or lost, and none is deleted by mistake."""
 
 import json
 import signal
+import subprocess
 import time
 import uuid
 from collections.abc import Iterator
@@ -9,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from daemon.crashpoints import VARIABLE
-from daemon.dead_letter import attributes_of_copy
-from daemon.embedded.recordings import sample_call
-from tests.acceptance.world import World, open_world
-from tests.tools import TIMEOUT_SECONDS, run_tool, start_tool
+from bench.world import World, open_world
+from daemon.aws.dead_letter import attributes_of_copy
+from daemon.demo.recordings import sample_call
+from tests.chaos.proxy import Proxy
+from tests.chaos.schedule import Moment
+from tests.support.command_line import TIMEOUT_SECONDS, run_tool, start_tool
 
 TRACE: dict[str, Any] = {"trace": {"DataType": "String", "StringValue": "abc"}}
 TEN: dict[str, Any] = {f"a{number}": {"DataType": "Binary", "BinaryValue": bytes([number])} for number in range(10)}
@@ -28,7 +30,7 @@ def module_world() -> Iterator[World]:
 
 @pytest.fixture
 def world(module_world: World) -> World:
-    """With queues of its own: what an earlier test left in flight does not come back here."""
+    """A world with new queues, so that messages an earlier test left in flight do not reappear here."""
     aws = module_world.aws
     aws.queue_url, aws.dlq_url = (
         aws.sqs.create_queue(QueueName=f"{kind}-{uuid.uuid4().hex}")["QueueUrl"] for kind in ("jobs", "dead")
@@ -41,25 +43,26 @@ def body_of(job_id: str, **options: Any) -> str:
 
 
 def bury(world: World, body: str, code: str | None = "object_missing", attributes: Any = None, **failure: Any) -> str:
-    """Put a message into the dead-letter queue as the daemon does; without a code as a stranger does. Its id."""
+    """Put a message into the dead-letter queue as the daemon does, or, without a code, as another sender would. Return
+    its ID."""
     copy = attributes or {}
     if code is not None:
-        told = {"code": code, "message": f"{code} it was", "traceback": "Traceback: here\n", "attempt": 2}
-        told |= {"worker_id": "w-1", "original_message_id": "o-1", "failed_at": "2026-11-22T13:24:05Z", **failure}
-        copy = attributes_of_copy(body, copy, told)
+        record = {"code": code, "message": f"{code} it was", "traceback": "Traceback: here\n", "attempt": 2}
+        record |= {"worker_id": "w-1", "original_message_id": "o-1", "failed_at": "2026-11-22T13:24:05Z", **failure}
+        copy = attributes_of_copy(body, copy, record)
     sent = world.aws.sqs.send_message(QueueUrl=world.aws.dlq_url, MessageBody=body, MessageAttributes=copy)
     return str(sent["MessageId"])
 
 
 def counts(world: World, url: str) -> tuple[int, int]:
-    """Messages visible, and in flight."""
+    """Return the numbers of visible and in-flight messages."""
     names: Any = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
     found: Any = world.aws.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
     return int(found[names[0]]), int(found[names[1]])
 
 
 def taken(world: World, url: str) -> list[dict[str, Any]]:
-    """All visible messages of a queue, taken off it."""
+    """Receive and delete all visible messages of a queue."""
     found: list[dict[str, Any]] = []
     while messages := world.aws.sqs.receive_message(
         QueueUrl=url, MaxNumberOfMessages=10, MessageAttributeNames=["All"], WaitTimeSeconds=0
@@ -81,7 +84,7 @@ def dlq(world: World, *words: str, typed: str = "", **variables: str) -> Any:
 # --- with the real daemon -------------------------------------------------------------------------------------------
 
 
-def test_a_dead_letter_is_listed_shown_mended_and_completes(world: World) -> None:
+def test_dead_letter_is_listed_shown_fixed_and_completes(world: World) -> None:
     world.publish("mend", "call.wav", options={"initial_prompt": "raise"})
     with world.daemon(max_attempts="1"):
         world.wait_for("mend", "job.failed")
@@ -111,10 +114,10 @@ def test_the_attempts_of_a_redriven_message_start_anew(world: World) -> None:
         world.wait_until_empty()
         redriven = dlq(world, "redrive", "--reason", "internal_error")
         assert redriven.returncode == 0, redriven.stderr
-        assert "attempts start anew" in redriven.stderr
+        assert "attempt count reset" in redriven.stderr
         world.wait_until_empty()
     (letter,) = world.dead_letters()
-    assert letter["failure"]["attempt"] == 2, "two attempts again, neither none nor one"
+    assert letter["failure"]["attempt"] == 2, "the message has two attempts again"
     deliveries = json.loads(world.outputs("anew")["checkpoints/deliveries.json"])["deliveries"]
     assert [each["outcome"] for each in deliveries] == ["retried", "dead_lettered"] * 2
     assert len({each["message_id"] for each in deliveries}) == 2
@@ -123,7 +126,7 @@ def test_the_attempts_of_a_redriven_message_start_anew(world: World) -> None:
 # --- list and show --------------------------------------------------------------------------------------------------
 
 
-def test_what_strangers_left_is_shown_and_nothing_stays_hidden(world: World) -> None:
+def test_foreign_messages_are_shown_and_nothing_stays_hidden(world: World) -> None:
     bury(world, body_of("known"))
     bury(world, "garbage \x85\u202e \u009b31m", code=None)
     bury(world, body_of("plain"), code=None, attributes=TRACE)
@@ -138,26 +141,26 @@ def test_what_strangers_left_is_shown_and_nothing_stays_hidden(world: World) -> 
         ("known", "object_missing"),
         ("plain", "no-reason"),
     ]
-    assert counts(world, world.aws.dlq_url) == (4, 0), "given back at once"
+    assert counts(world, world.aws.dlq_url) == (4, 0), "released at once"
     for entry in entries:
         shown = dlq(world, "show", entry["message_id"])
         assert shown.returncode == 0, shown.stderr
-        assert not set("\x85\u202e\u009b") & set(shown.stdout), "nothing that could command a terminal"
+        assert not set("\x85\u202e\u009b") & set(shown.stdout), "no control characters"
     assert dlq(world, "list").stdout.count("no-reason") == 3
 
 
-def test_the_listing_says_what_it_did_not_see(world: World) -> None:
+def test_listing_reports_what_it_did_not_see(world: World) -> None:
     for number in range(3):
         bury(world, body_of(f"j{number}"))
     world.aws.sqs.receive_message(QueueUrl=world.aws.dlq_url, MaxNumberOfMessages=1, VisibilityTimeout=600)
     listed = dlq(world, "list", "--json")
     assert len(listed.stdout.splitlines()) == 2
-    assert "the queue has about 3, 1 of them in the hands of others" in listed.stderr
+    assert "the queue has about 3, 1 of them held by other consumers" in listed.stderr
     limited = dlq(world, "list", "--limit", "1")
-    assert "--limit 1 was reached" in limited.stderr
+    assert "--limit 1 reached" in limited.stderr
 
 
-def test_only_the_address_of_the_queue_is_needed(world: World) -> None:
+def test_only_the_queue_url_is_needed(world: World) -> None:
     bury(world, body_of("one"))
     aws = {name: value for name, value in world.aws.environment.items() if name.startswith("AWS_")}
     assert run_tool(aws, "dlq", "list", "--dlq-url", world.aws.dlq_url).returncode == 0
@@ -169,19 +172,19 @@ def test_only_the_address_of_the_queue_is_needed(world: World) -> None:
     assert "Traceback" not in absent.stderr
 
 
-def test_an_unknown_id_is_said(world: World) -> None:
+def test_unknown_id_is_reported(world: World) -> None:
     bury(world, body_of("one"))
     for action in ("show", "redrive", "purge"):
         done = dlq(world, action, "none")
         assert done.returncode == 1
-        assert "none was not seen: 1 of about 1" in done.stderr
+        assert "none not found: 1 of about 1" in done.stderr
     assert counts(world, world.aws.dlq_url) == (1, 0)
 
 
 # --- redrive --------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_redriven_is_the_original(world: World) -> None:
+def test_redriven_message_is_the_original(world: World) -> None:
     body = ' {"job_id": "exact",  "input": {"bucket":"media", "key":"call.wav"}}'
     bury(world, body, attributes=TEN)
     bury(world, body_of("other"), code="no_audio_stream")
@@ -193,7 +196,7 @@ def test_what_is_redriven_is_the_original(world: World) -> None:
     assert jobs_of(taken(world, world.aws.dlq_url)) == ["other"]
 
 
-def test_one_message_that_sqs_refuses_does_not_hold_up_the_others(world: World) -> None:
+def test_message_that_sqs_rejects_does_not_block_others(world: World) -> None:
     bury(world, body_of("first"))
     bury(world, body_of("last"))
     forged = {"code": "c", "original_message_id": "m", "more_attributes": {"a": {"StringValue": "has no type"}}}
@@ -201,13 +204,13 @@ def test_one_message_that_sqs_refuses_does_not_hold_up_the_others(world: World) 
     bury(world, body_of("bad"), code=None, attributes=attributes)
     done = dlq(world, "redrive", "--all", "--rate", "1000")
     assert done.returncode == 1, done.stderr
-    assert "stays: SQS does not take it" in done.stderr
+    assert "not redriven: rejected by SQS" in done.stderr
     assert "2 of 3 redriven" in done.stderr
     assert jobs_of(taken(world, world.aws.queue_url)) == ["first", "last"]
     assert jobs_of(taken(world, world.aws.dlq_url)) == ["bad"]
 
 
-def test_a_dry_run_sends_nothing(world: World) -> None:
+def test_dry_run_sends_nothing(world: World) -> None:
     bury(world, body_of("dry"))
     done = dlq(world, "redrive", "--all", "--dry-run", "--set", "options.subtitles.max_lines=1")
     assert done.returncode == 0, done.stderr
@@ -216,14 +219,14 @@ def test_a_dry_run_sends_nothing(world: World) -> None:
     assert counts(world, world.aws.dlq_url) == (1, 0)
 
 
-def test_an_edit_that_the_daemon_would_refuse_sends_nothing(world: World) -> None:
+def test_edit_that_the_daemon_would_reject_sends_nothing(world: World) -> None:
     bury(world, body_of("a"))
     bury(world, body_of("b", diarise=True), code="unknown_field")
     wrong = dlq(world, "redrive", "--all", "--set", "options.model=large-v9")
     assert wrong.returncode == 2
     assert 'did you mean "large-v' in wrong.stderr
     half = dlq(world, "redrive", "--all", "--set", "options.diarize=true")
-    assert half.returncode == 2, "one of the two is still misspelt"
+    assert half.returncode == 2, "one of the two fields is still misspelt"
     assert 'did you mean "diarize"?' in half.stderr
     assert counts(world, world.aws.queue_url) == (0, 0)
     assert counts(world, world.aws.dlq_url) == (2, 0)
@@ -234,24 +237,30 @@ def test_an_edit_that_the_daemon_would_refuse_sends_nothing(world: World) -> Non
 
 
 @pytest.mark.parametrize("words", [(), ("a", "--all"), ("--all", "--reason", "x"), ("a", "--older-than", "1s")])
-def test_a_selection_has_one_meaning(world: World, words: tuple[str, ...]) -> None:
+def test_ambiguous_selection_is_rejected(world: World, words: tuple[str, ...]) -> None:
     bury(world, body_of("a"))
     for action in ("redrive", "purge"):
         assert dlq(world, action, *words).returncode == 2
     assert counts(world, world.aws.dlq_url) == (1, 0)
 
 
-def test_a_kill_between_send_and_delete_leaves_a_duplicate_never_a_loss(world: World) -> None:
+def test_kill_between_send_and_delete_leaves_a_duplicate_never_a_loss(world: World) -> None:
     for name in "abc":
         bury(world, body_of(name))
-    killed = dlq(world, "redrive", "a", "b", "c", "--rate", "1000", **{VARIABLE: "redriven:b"})
-    assert killed.returncode == -signal.SIGKILL
+    redriving: list[subprocess.Popen[str]] = []
+    with Proxy(world.aws.endpoint_url, ["tool"], lambda _: redriving[0].kill()) as proxy:
+        proxy.trap("sqs:SendMessage", Moment.AFTER, skip=1)
+        variables = {**world.aws.environment, "AWS_ENDPOINT_URL": proxy.urls["tool"]}
+        with start_tool(variables, "dlq", "redrive", "a", "b", "c", "--rate", "1") as process:
+            redriving.append(process)
+            process.communicate(timeout=TIMEOUT_SECONDS)
+    assert process.returncode == -signal.SIGKILL
     sent = jobs_of(taken(world, world.aws.queue_url))
     assert sent == ["a", "b"]
     assert sum(counts(world, world.aws.dlq_url)) == 2, "b, which is there twice now, and c"
 
 
-def test_ctrl_c_stops_after_the_message_in_hand(world: World) -> None:
+def test_ctrl_c_stops_after_the_current_message(world: World) -> None:
     names = [f"j{number}" for number in range(4)]
     for name in names:
         bury(world, body_of(name))
@@ -262,7 +271,7 @@ def test_ctrl_c_stops_after_the_message_in_hand(world: World) -> None:
         _, said = process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 130, said
     assert "1 of 4 redriven" in said
-    assert counts(world, world.aws.dlq_url) == (3, 0), "given back at once"
+    assert counts(world, world.aws.dlq_url) == (3, 0), "released at once"
     sent, left = taken(world, world.aws.queue_url), taken(world, world.aws.dlq_url)
     assert sorted(jobs_of(sent) + jobs_of(left)) == names
 
@@ -270,22 +279,22 @@ def test_ctrl_c_stops_after_the_message_in_hand(world: World) -> None:
 # --- purge ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_purge_asks_for_the_number(world: World) -> None:
+def test_purge_asks_for_the_number(world: World) -> None:
     for name in "ab":
         bury(world, body_of(name))
     for typed in ("", "y\n", "3\n"):
         refused = dlq(world, "purge", "--all", typed=typed)
         assert refused.returncode == 1
-        assert "This deletes 2 for good" in refused.stderr
+        assert "This deletes 2 permanently" in refused.stderr
         assert counts(world, world.aws.dlq_url) == (2, 0)
     assert dlq(world, "purge", "--all", typed="2\n").returncode == 0
     assert counts(world, world.aws.dlq_url) == (0, 0)
 
 
 @pytest.mark.parametrize("words", [("purge", "--all"), ("list",)])
-def test_ctrl_c_gives_everything_back(world: World, words: tuple[str, ...]) -> None:
+def test_ctrl_c_releases_everything(world: World, words: tuple[str, ...]) -> None:
     bury(world, body_of("kept"))
-    # It is counted and not received: the listing goes on looking for it.
+    # The message is counted but not received, so the listing keeps looking for it.
     world.aws.sqs.send_message(QueueUrl=world.aws.dlq_url, MessageBody="later", DelaySeconds=900)
     with start_tool(world.aws.environment, "dlq", *words) as process:
         if words == ("list",):
@@ -300,22 +309,22 @@ def test_ctrl_c_gives_everything_back(world: World, words: tuple[str, ...]) -> N
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == (130 if words == ("list",) else 1), said
-    assert ("stopped before all were seen" if words == ("list",) else "nothing was deleted") in said
+    assert ("stopped before all were read" if words == ("list",) else "nothing was deleted") in said
     assert counts(world, world.aws.dlq_url) == (1, 0)
 
 
-def test_what_arrives_while_a_purge_asks_stays(world: World) -> None:
+def test_messages_that_arrive_during_the_confirmation_stay(world: World) -> None:
     bury(world, body_of("old"))
     with start_tool(world.aws.environment, "dlq", "purge", "--all") as process:
         assert process.stderr
-        assert "1 chosen" in process.stderr.readline()
+        assert "1 selected" in process.stderr.readline()
         bury(world, body_of("new"))
         process.communicate("1\n", timeout=TIMEOUT_SECONDS)
     assert process.returncode == 0
     assert jobs_of(taken(world, world.aws.dlq_url)) == ["new"]
 
 
-def test_a_purge_by_reason_and_age(world: World) -> None:
+def test_purge_by_reason_and_age(world: World) -> None:
     bury(world, body_of("kept"), code="out_of_memory")
     bury(world, body_of("gone"))
     young = dlq(world, "purge", "--older-than", "7d", "--yes")

@@ -1,14 +1,16 @@
-"""How many messages the real daemon holds at once: what its runner can use, and has memory for."""
+"""How many messages the real daemon holds at once: as many as its runner can use and has memory for."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from daemon.embedded.process import DaemonProcess
-from daemon.embedded.recordings import sample_call
-from tests.acceptance.world import PATIENCE_SECONDS, World, open_world, repeated_call
-from tests.samples import scraped
+from bench.waiting import PATIENCE_SECONDS, wait_for
+from bench.world import World, open_world
+from daemon.demo.process import DaemonProcess
+from daemon.demo.recordings import sample_call
+from tests.support.media.files import repeated_call
+from tests.support.monitoring.samples import scraped
 
 # Two batches are 8 chunks: as many calls of 30 s, or one recording of 4 min.
 BATCH_SIZE = 4
@@ -24,7 +26,7 @@ def world() -> Iterator[World]:
 
 
 def publish(world: World, job_id: str, key: str, gate: Path) -> None:
-    """A job that ends once there is a file at the gate."""
+    """Publish a job that ends once there is a file at the gate."""
     world.publish(job_id, key, options={"initial_prompt": f"until {gate}"})
 
 
@@ -33,14 +35,14 @@ def wait_until_shown(world: World, daemon: DaemonProcess, **values: float) -> No
         found = scraped(daemon.get("/metrics"))
         return all(found[f"transcriptd_{name}"] == value for name, value in values.items())
 
-    world.wait_until(shown, f"{values} shown")
+    wait_for(shown, f"{values} shown")
 
 
 def live_on(world: World, daemon: DaemonProcess) -> None:
-    """Return when the daemon has had the time for three empty receives, or for as many as it wants."""
+    """Wait until the daemon has had time for three empty receives, or as many as it would make."""
     ticks = "transcriptd_event_loop_lag_seconds_count"  # two a second
     enough = scraped(daemon.get("/metrics"))[ticks] + 6
-    world.wait_until(lambda: scraped(daemon.get("/metrics"))[ticks] >= enough, "gone on")
+    wait_for(lambda: scraped(daemon.get("/metrics"))[ticks] >= enough, "the daemon has continued")
 
 
 def wait_for_all(world: World, job_ids: list[str]) -> None:
@@ -55,20 +57,20 @@ def test_short_recordings_are_held_until_they_fill_the_batches(world: World) -> 
         publish(world, job_id, "30s.wav", gate)
     with world.daemon() as daemon:
         assert daemon.wait_until_ready(PATIENCE_SECONDS), daemon.log_tail()
-        wait_until_shown(world, daemon, jobs_in_flight=8, jobs_in_flight_room=0, audio_in_flight_seconds=240)
+        wait_until_shown(world, daemon, jobs_in_flight=8, receive_capacity=0, audio_in_flight_seconds=240)
         live_on(world, daemon)
         assert world.queue_depth() == (4, 8)
         gate.touch()
         wait_for_all(world, jobs)
 
 
-def test_of_long_recordings_two_are_held(world: World) -> None:
+def test_two_long_recordings_are_held(world: World) -> None:
     gate, jobs = world.folder / "gate", [f"job-{number}" for number in range(4)]
     for job_id in jobs:
         publish(world, job_id, "300s.wav", gate)
     with world.daemon() as daemon:
         assert daemon.wait_until_ready(PATIENCE_SECONDS), daemon.log_tail()
-        wait_until_shown(world, daemon, jobs_in_flight=2, jobs_in_flight_room=0, audio_in_flight_seconds=600)
+        wait_until_shown(world, daemon, jobs_in_flight=2, receive_capacity=0, audio_in_flight_seconds=600)
         live_on(world, daemon)
         assert world.queue_depth() == (2, 2)
         gate.touch()
@@ -77,13 +79,14 @@ def test_of_long_recordings_two_are_held(world: World) -> None:
 
 def test_nothing_is_received_while_a_job_waits_for_memory(world: World) -> None:
     first, then = world.folder / "first", world.folder / "then"
-    with world.daemon(audio_in_flight_seconds="150") as daemon:
+    with world.daemon(max_audio_in_flight_seconds="150") as daemon:
         assert daemon.wait_until_ready(PATIENCE_SECONDS), daemon.log_tail()
         publish(world, "inside", "120s.wav", first)
         wait_until_shown(world, daemon, audio_in_flight_seconds=120)
         publish(world, "waiting", "60s.wav", then)
-        wait_until_shown(world, daemon, jobs_waiting=1, jobs_in_flight=2, jobs_in_flight_room=0)
-        publish(world, "queued", "30s.wav", then)  # 6 of 8 chunks are in hand: but for the memory there is room
+        wait_until_shown(world, daemon, jobs_waiting=1, jobs_in_flight=2, receive_capacity=0)
+        # 6 of 8 chunks are in progress, so there would be capacity but for the memory.
+        publish(world, "queued", "30s.wav", then)
         live_on(world, daemon)
         assert world.queue_depth() == (1, 2)
         first.touch()
@@ -92,9 +95,9 @@ def test_nothing_is_received_while_a_job_waits_for_memory(world: World) -> None:
         wait_for_all(world, ["inside", "waiting", "queued"])
 
 
-def test_a_recording_longer_than_fits_runs_by_itself(world: World) -> None:
+def test_recording_longer_than_the_limit_runs_alone(world: World) -> None:
     gate, jobs = world.folder / "gate", ["short", "huge"]
-    with world.daemon(audio_in_flight_seconds="100") as daemon:
+    with world.daemon(max_audio_in_flight_seconds="100") as daemon:
         assert daemon.wait_until_ready(PATIENCE_SECONDS), daemon.log_tail()
         publish(world, "huge", "120s.wav", gate)
         wait_until_shown(world, daemon, audio_in_flight_seconds=120)

@@ -1,4 +1,4 @@
-"""The main job with the real models: what `make demo` promises, and a recording in which nobody speaks."""
+"""The main scenario with the real models: what `make demo` shows, and a recording without speech."""
 
 import json
 import re
@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import srt
 
-from daemon.embedded.models import whisper_base
-from daemon.embedded.recordings import sample_call
-from daemon.log_schema import json_schema
-from tests.acceptance.world import SECRET, World, open_world
-from tests.media import make_audio, make_tracks, make_wav, silence, speech
+from bench.waiting import wait_for
+from bench.world import SECRET, World, open_world
+from daemon.demo.process import DaemonProcess
+from daemon.demo.recordings import sample_call
+from daemon.telemetry.log_schema import json_schema
+from daemon.weights.packaged import whisper_base
+from tests.support.media.files import make_audio, make_tracks, make_wav, silence, speech
 
 REAL: dict[str, Any] = {
     "pipeline": "daemon.pipeline.whisperx_pipeline:WhisperXPipeline",
@@ -36,31 +38,31 @@ def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_demo_shows_everything_and_exits_0() -> None:
+def test_demo_shows_everything_and_exits_0() -> None:
     done = demo()
     assert done.returncode == 0, done.stdout + done.stderr
     for words in (
-        "a telephone call: asr",  # progress, as plain lines: this is no terminal
+        "a telephone call: asr",  # progress as plain lines, because the output is no terminal
         "SPEAKER_00 Hello.",
         "SPEAKER_01 Hello.",
         "s3://results/transcripts/demo-call/manifest.json",
         "job.started ✓ job.completed ✓",
         "job.started ✓ job.failed ✓",
         "no_audio_stream: the file has no audio stream",
-        "transcriptd_jobs_total{outcome=deleted, reason=published} 2",
+        "transcriptd_deliveries_total{outcome=published, reason=published} 2",
         "everything happened as it should",
     ):
         assert words in done.stdout
 
 
 def test_the_demo_fails_when_something_did_not_happen(tmp_path: Path) -> None:
-    """Silence in place of speech: the jobs succeed, but there is no transcript to show."""
+    """With silence instead of speech the jobs succeed, but there is no transcript to show."""
     done = demo(str(make_wav(tmp_path / "silence.wav", silence(3))))
     assert done.returncode == 1
     assert "✗ the transcript is empty" in done.stdout
 
 
-def test_a_file_that_is_none_is_said() -> None:
+def test_file_without_audio_is_reported() -> None:
     done = demo("/no/such/file.mp3")
     assert done.returncode == 2
     assert "is not a file" in done.stdout
@@ -69,11 +71,22 @@ def test_a_file_that_is_none_is_said() -> None:
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     with open_world(**REAL) as world:
+        # No prefix: these are the names that other programs read as well.
+        world.settings.update({"HF_TOKEN": "hf_planted", "DEBUG": "true"})
         yield world
 
 
+@pytest.fixture(scope="module")
+def daemon(world: World) -> Iterator[DaemonProcess]:
+    """One daemon for all jobs: loading the models takes longer than the jobs."""
+    with world.daemon() as daemon:
+        assert daemon.wait_until_ready(240), daemon.log_tail()
+        yield daemon
+        assert daemon.stop() == 0
+
+
 def check_subtitles(outputs: dict[str, Any], text: str) -> None:
-    """Of real speech: all of it, in order, each cue within the limits, and the same in every format."""
+    """Assert that subtitles of real speech are complete, in order, within the limits, and equal in every format."""
     cues = list(srt.parse(outputs["transcript.srt"].decode(), ignore_errors=False))
     assert re.sub(r"SPEAKER_\d\d: ", "", " ".join(cue.content for cue in cues)).split() == text.split()
     assert all(len(line) <= 42 for cue in cues for line in cue.content.split("\n"))
@@ -87,26 +100,26 @@ def check_subtitles(outputs: dict[str, Any], text: str) -> None:
     assert outputs["transcript.txt"].decode().startswith("SPEAKER_00: Hello")
 
 
-def test_silence_is_a_success_and_no_secret_nor_speech_reaches_the_log(world: World, tmp_path: Path) -> None:
+def test_silence_succeeds_and_no_secret_or_speech_reaches_the_log(
+    world: World, daemon: DaemonProcess, tmp_path: Path
+) -> None:
     world.upload("silence.mp3", make_audio(tmp_path / "silence.mp3", silence(8)))
-    world.settings |= {"HF_TOKEN": "hf_planted", "DEBUG": "true"}
-    with world.daemon() as daemon:
-        assert daemon.wait_until_ready(240), daemon.log_tail()
-        world.publish("silence", "silence.mp3")
-        world.wait_for("silence", "job.completed")
-        world.upload("call.wav", sample_call())
-        secret = "metadata-is-the-customer's"
-        world.publish(
-            "call",
-            "call.wav",
-            metadata={"note": secret},
-            options={"hotwords": "Yankee", "formats": ["json", "srt", "vtt", "ass", "tsv", "txt"]},
-        )
-        world.wait_for("call", "job.completed")
-        world.wait_until_empty()
-        assert daemon.stop() == 0
-        lines = list(daemon.log_entries())
-        log = daemon.log_path.read_text()
+    world.publish("silence", "silence.mp3")
+    world.wait_for("silence", "job.completed")
+    world.upload("call.wav", sample_call())
+    secret = "metadata-is-the-customer's"
+    world.publish(
+        "call",
+        "call.wav",
+        metadata={"note": secret},
+        options={"hotwords": "Yankee", "formats": ["json", "srt", "vtt", "ass", "tsv", "txt"]},
+    )
+    world.wait_for("call", "job.completed")
+    wait_for(
+        lambda: len([line for line in daemon.log_entries("job finished") if line["job_id"] == "call"]) == 1, "logged"
+    )
+    lines = list(daemon.log_entries())
+    log = daemon.log_path.read_text()
     assert [line for line in lines if line["event"] == "unstructured"] == [], "libraries must not write into the log"
     for line in lines:
         jsonschema.validate(line, json_schema())
@@ -129,15 +142,13 @@ def test_silence_is_a_success_and_no_secret_nor_speech_reaches_the_log(world: Wo
     assert world.dead_letters() == []
 
 
-def test_the_sides_of_a_stereo_call_are_its_speakers(world: World, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("daemon")
+def test_channels_of_a_stereo_call_are_its_speakers(world: World, tmp_path: Path) -> None:
     call = np.stack([speech(0, 8), speech(16, 8)], axis=1)
     tracks = [np.zeros_like(call), call]
     world.upload("stereo.mov", make_tracks(tmp_path / "a.mov", tracks, "pcm_s16le", layout="stereo"))
-    with world.daemon() as daemon:
-        assert daemon.wait_until_ready(240), daemon.log_tail()
-        world.publish("stereo", "stereo.mov", options={"channels": "split", "audio_track": 1})
-        world.wait_for("stereo", "job.completed")
-        assert daemon.stop() == 0
+    world.publish("stereo", "stereo.mov", options={"channels": "split", "audio_track": 1})
+    world.wait_for("stereo", "job.completed")
     outputs = world.outputs("stereo")
     segments = json.loads(outputs["transcript.json"])["segments"]
     said = {name: " ".join(each["text"] for each in segments if each["speaker"] == name) for name in CHANNELS}

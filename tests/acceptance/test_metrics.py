@@ -1,13 +1,14 @@
-"""What the real daemon says of itself at /metrics: of its queues, its work, its machine."""
+"""The real daemon's metrics at /metrics: its queues, its work, its machine."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from daemon.embedded.process import DaemonProcess
-from daemon.embedded.recordings import sample_call
-from tests.acceptance.world import PATIENCE_SECONDS, World, open_world
-from tests.samples import scraped
+from bench.waiting import PATIENCE_SECONDS, wait_for
+from bench.world import World, open_world
+from daemon.demo.process import DaemonProcess
+from daemon.demo.recordings import sample_call
+from tests.support.monitoring.samples import scraped
 
 
 @pytest.fixture
@@ -35,44 +36,44 @@ def test_queue_work_and_machine_are_measured(world: World) -> None:
         world.wait_until_counted(daemon, 4)
         found = metrics_of(daemon)
 
-    # Is the queue moving? Asked for before anything was received, and not again in this test.
+    # Is the queue moving? Read before anything was received, and not again in this test.
     assert at_first['queue_messages{queue="jobs",state="visible"}'] == 4
     assert at_first['queue_messages{queue="dead_letter",state="visible"}'] == 1
     assert at_first['queue_messages{queue="outbox",state="visible"}'] == 0
     assert at_first['queue_depth_polls_total{queue="jobs",result="ok"}'] >= 1
-    assert found["queue_last_wait_seconds"] > 0
+    assert found["last_queue_wait_seconds"] > 0
     assert found["poll_stalled_seconds"] < PATIENCE_SECONDS
     assert -60 < found["clock_skew_seconds"] < 60
-    # Is work healthy, and right?
-    assert found["message_receives_count"] == 4
-    assert found['message_receives_bucket{le="1.0"}'] == 4
-    assert found['jobs_total{outcome="dead_lettered",reason="invalid_json"}'] == 1
+    # Is the work healthy and correct?
+    assert found["message_receive_count_count"] == 4
+    assert found['message_receive_count_bucket{le="1.0"}'] == 4
+    assert found['deliveries_total{outcome="dead_lettered",reason="invalid_json"}'] == 1
     assert found['transcripts_total{language="en"}'] == 3
     assert found["transcript_avg_logprob_count"] == 3
-    assert found['asr_chunks_total{result="heard"}'] == 9
-    assert found['asr_chunks_total{result="gated"}'] == 3
-    # Is it fast, and what does it cost?
+    assert found['asr_chunks_total{result="kept"}'] == 9
+    assert found['asr_chunks_total{result="rejected"}'] == 3
+    # How fast is it, and what does it cost?
     assert found["asr_batch_fill_ratio_sum"] == pytest.approx(0.75)
-    # the three of them side by side, more or less
+    # all three roughly in parallel
     assert 1 <= found['runner_busy_seconds_total{device="cpu"}'] < PATIENCE_SECONDS
-    assert found["jobs_in_flight_room"] == 16
+    assert found["receive_capacity"] == 16
     assert found["jobs_waiting"] == found["audio_in_flight_seconds"] == 0
     assert found["audio_seconds_total"] == 90
     assert found["instance_price_per_hour"] == 0.75
-    # Is the machine well?
+    # Is the machine healthy?
     assert found["event_loop_lag_seconds_count"] > 0
     assert found["scratch_free_bytes"] > found["scratch_min_free_bytes"] == 1_000_000
     assert found['runner_memory_bytes{device="cpu",where="host"}'] > 1e6
     assert found["process_resident_memory_bytes"] > 1e6
 
 
-def test_a_job_counts_as_busy_time_before_it_ends(world: World) -> None:
+def test_running_job_counts_as_busy_time(world: World) -> None:
     with world.daemon() as daemon:
         assert daemon.wait_until_ready(PATIENCE_SECONDS), daemon.log_tail()
         assert metrics_of(daemon)['runner_busy_seconds_total{device="cpu"}'] == 0
         world.publish("long", "call.wav", options={"initial_prompt": "sleep 600"})
         world.wait_for("long", "job.progress")
-        world.wait_until(lambda: metrics_of(daemon)['runner_busy_seconds_total{device="cpu"}'] > 2, "seen busy")
+        wait_for(lambda: metrics_of(daemon)['runner_busy_seconds_total{device="cpu"}'] > 2, "the busy time rises")
         assert metrics_of(daemon)["jobs_in_flight"] == 1
         assert world.outputs("long").keys() <= {"checkpoints/deliveries.json"}
         daemon.process.kill()

@@ -1,4 +1,4 @@
-"""The status page of the real daemon: what it tells of jobs and outcomes, to whom, what it never tells, and how it ends."""
+"""The status page of the real daemon: jobs and outcomes, access, redaction, and its behaviour during a drain."""
 
 import http.client
 import json
@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from daemon.embedded.process import DaemonProcess
-from daemon.embedded.recordings import sample_call
-from tests.acceptance.world import PATIENCE_SECONDS, SECRET, World, open_world
-from tests.browser import Page, chromium, open_page
-from tests.programs import require_program
+from bench.waiting import PATIENCE_SECONDS
+from bench.world import SECRET, World, open_world
+from daemon.demo.process import DaemonProcess
+from daemon.demo.recordings import sample_call
+from tests.support.browser import Page, chromium, open_page
+from tests.support.programs import require_program
 
 HOSTILE = '<img src=x onerror="window.pwned=1">'
 SPOKEN = "plantedspeech"
-PATHS = ("/", "/status.json", "/events")
+PATHS = ("/", "/status.json", "/page.json")
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +32,8 @@ def world() -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def daemon(world: World) -> Iterator[DaemonProcess]:
-    """With a job published, a hostile message dead-lettered, and a job that stays in hand half-way through."""
-    with world.daemon(jobs_in_flight="1", drain_timeout_seconds="0") as daemon:
+    """A daemon with a completed job, a hostile message in the dead-letter queue, and a job that stays half-done."""
+    with world.daemon(max_jobs_in_flight="1", drain_timeout_seconds="0") as daemon:
         world.publish("job-done", "call.wav", options={"initial_prompt": f"say {SPOKEN}"})
         until(lambda: len(status(daemon)["outcomes"]) == 1)
         world.send(json.dumps({"job_id": HOSTILE, "input": {"bucket": "media", "key": "call.wav"}}))
@@ -48,7 +49,7 @@ def until(condition: Callable[[], bool]) -> None:
         try:
             if condition():
                 return
-        except OSError:  # not listening yet
+        except OSError:  # not yet listening
             pass
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -60,21 +61,20 @@ def status(daemon: DaemonProcess) -> dict[str, Any]:
 
 
 def ask(daemon: DaemonProcess, path: str, host: str | None = None) -> http.client.HTTPResponse:
-    """The answer, its body still to be read."""
+    """Send a request and return the response with its body unread."""
     port = next(daemon.log_entries("listening"))["port"]
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
     connection.request("GET", path, headers={"Host": host} if host else {})
     return connection.getresponse()
 
 
-def next_event(stream: http.client.HTTPResponse) -> dict[str, Any]:
-    while not (line := stream.readline()).startswith(b"data: "):
-        assert line, "the stream ended"
-    event: dict[str, Any] = json.loads(line.removeprefix(b"data: "))
-    return event
+def parts(daemon: DaemonProcess) -> dict[str, Any]:
+    """Return the document that an open page polls."""
+    found: dict[str, Any] = json.loads(daemon.get("/page.json"))
+    return found
 
 
-def test_it_tells_of_daemon_runner_jobs_and_outcomes(daemon: DaemonProcess) -> None:
+def test_page_shows_daemon_runner_jobs_and_outcomes(daemon: DaemonProcess) -> None:
     found = status(daemon)
     assert found["daemon"]["phase"] == "running"
     (runner,) = found["runners"]
@@ -82,7 +82,7 @@ def test_it_tells_of_daemon_runner_jobs_and_outcomes(daemon: DaemonProcess) -> N
     assert runner["restarts"] == {}
     assert runner["memory_bytes"]["host"] > 0
     receiving = found["receiving"]
-    assert (receiving["paused"], receiving["trouble"]) == (None, None)
+    assert (receiving["paused"], receiving["last_error"]) == (None, None)
     assert receiving["depth"].keys() == {"visible", "in_flight"}
     assert found["daemon"]["since"] <= receiving["last_successful_poll"] <= found["at"]
     (job,) = found["jobs"]
@@ -92,7 +92,7 @@ def test_it_tells_of_daemon_runner_jobs_and_outcomes(daemon: DaemonProcess) -> N
     failed, done = found["outcomes"]
     assert (done["job_id"], done["outcome"], done["reason"], done["settled"]) == (
         "job-done",
-        "deleted",
+        "published",
         "published",
         True,
     )
@@ -103,13 +103,13 @@ def test_it_tells_of_daemon_runner_jobs_and_outcomes(daemon: DaemonProcess) -> N
     assert "TRANSCRIPTD_HEARTBEAT_SECONDS" not in changed
 
 
-def test_the_page_needs_no_script_and_allows_no_foreign_one(daemon: DaemonProcess) -> None:
+def test_page_needs_no_script_and_allows_no_foreign_one(daemon: DaemonProcess) -> None:
     answer = ask(daemon, "/")
     page = answer.read().decode()
     for text in (
         "job-held",
         "job-done",
-        "recognising speech",
+        "recognizing speech",
         "invalid_job_id",
         "&lt;img src=x",
         "TRANSCRIPTD_DLQ_URL",
@@ -123,9 +123,8 @@ def test_the_page_needs_no_script_and_allows_no_foreign_one(daemon: DaemonProces
     assert " style=" not in page
 
 
-def test_no_secret_and_no_transcript_is_told(daemon: DaemonProcess, world: World) -> None:
-    everything = [ask(daemon, path).read().decode() for path in ("/", "/status.json")]
-    everything.append(json.dumps(next_event(ask(daemon, "/events"))))
+def test_no_secret_and_no_transcript_is_shown(daemon: DaemonProcess, world: World) -> None:
+    everything = [ask(daemon, path).read().decode() for path in PATHS]
     planted = (SECRET, SECRET.removeprefix("whsec_"), "hf_planted", "planted-key", SPOKEN)
     for text in everything:
         assert "job-done" in text
@@ -134,7 +133,7 @@ def test_no_secret_and_no_transcript_is_told(daemon: DaemonProcess, world: World
     assert SPOKEN in world.outputs("job-done")["transcript.md"].decode()
 
 
-def test_foreign_names_are_refused_but_by_the_probes(daemon: DaemonProcess) -> None:
+def test_foreign_host_names_are_rejected_except_for_probes(daemon: DaemonProcess) -> None:
     for path in (*PATHS, "/nothing"):
         assert ask(daemon, path, "evil.example").status == 403
     for path in ("/metrics", "/healthz", "/readyz"):
@@ -143,7 +142,7 @@ def test_foreign_names_are_refused_but_by_the_probes(daemon: DaemonProcess) -> N
         assert ask(daemon, "/", host).status == 200
 
 
-def test_it_is_read_only(daemon: DaemonProcess) -> None:
+def test_page_is_read_only(daemon: DaemonProcess) -> None:
     for path in PATHS:
         answer = ask(daemon, path)
         connection = http.client.HTTPConnection("127.0.0.1", next(daemon.log_entries("listening"))["port"])
@@ -152,34 +151,26 @@ def test_it_is_read_only(daemon: DaemonProcess) -> None:
         answer.close()
 
 
-def test_events_say_what_changed(daemon: DaemonProcess) -> None:
-    stream = ask(daemon, "/events")
-    assert stream.headers["Content-Type"] == "text/event-stream"
-    first, second = next_event(stream), next_event(stream)
-    assert first["title"].startswith("working")
-    assert set(first["parts"]) == {"now", "state", "jobs", "outcomes", "settings"}
-    assert "now" in second["parts"]
-    assert not {"outcomes", "settings"} & set(second["parts"])
-    stream.close()
+def test_open_page_gets_its_parts_as_trees_of_elements(daemon: DaemonProcess) -> None:
+    found = parts(daemon)
+    assert found["title"].startswith("working")
+    assert set(found["parts"]) == {"now", "state", "jobs", "outcomes", "settings"}
+    assert all(tree[0] == "section" and tree[1]["id"] == name for name, tree in found["parts"].items())
+    assert "<img src=x" in json.dumps(found["parts"]["outcomes"])  # as text: the page parses no markup
 
 
-def test_an_open_page_sees_the_drain_and_does_not_hold_it_up(daemon: DaemonProcess, world: World) -> None:
-    """The first daemon's only slot is taken: the second one gets the job."""
+def test_open_page_shows_the_drain_and_does_not_delay_it(daemon: DaemonProcess, world: World) -> None:
+    """The first daemon's only slot is taken, so the second one gets the job."""
     with world.daemon("second", drain_timeout_seconds="300") as second:
         assert second.wait_until_ready(PATIENCE_SECONDS), second.log_tail()
         world.publish("job-drained", "call.wav", options={"initial_prompt": "sleep 3600"})
         until(lambda: [job["stage"] for job in status(second)["jobs"]] == ["asr"])
-        streams = [ask(second, "/events") for _ in range(3)]
-        for stream in streams:
-            next_event(stream)
+        answer = ask(second, "/page.json")
+        answer.read()  # its connection stays open, as a browser's does
         second.process.send_signal(signal.SIGTERM)
-        while not (event := next_event(streams[0]))["title"].startswith("draining"):
-            pass
-        assert "job-drained" in json.dumps(event) + second.get("/")
+        until(lambda: parts(second)["title"].startswith("draining"))
+        assert "job-drained" in json.dumps(parts(second))
         second.process.send_signal(signal.SIGTERM)
-        for stream in streams:
-            stream.read()  # to its proper end: IncompleteRead says that it was cut off
-            assert stream.isclosed()
         assert second.process.wait(PATIENCE_SECONDS) == 1
     assert status(daemon)["daemon"]["phase"] == "running"
 
@@ -190,7 +181,7 @@ async def page() -> AsyncIterator[Page]:
         yield page
 
 
-async def test_in_a_browser_hostile_text_is_text_and_time_goes_on(page: Page, daemon: DaemonProcess) -> None:
+async def test_in_a_browser_hostile_text_stays_text_and_times_advance(page: Page, daemon: DaemonProcess) -> None:
     port = next(daemon.log_entries("listening"))["port"]
     await page.goto(f"http://localhost:{port}/")
     await page.until("document.getElementById('live').textContent === 'live'")

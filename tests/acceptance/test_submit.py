@@ -1,18 +1,20 @@
-"""`transcriptd submit` and `watch`: a file becomes a transcript, a failure its reason, and a slip costs nothing."""
+"""`transcriptd submit` and `watch`: a file becomes a transcript, a failure is reported with its reason, and mistakes
+have no side effects."""
 
 import json
 import shlex
 import signal
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from daemon.embedded.process import DaemonProcess
-from daemon.embedded.recordings import sample_call
-from tests.acceptance.world import World, open_world
-from tests.tools import TIMEOUT_SECONDS, run_tool, start_tool
+from bench.world import World, open_world
+from daemon.demo.process import DaemonProcess
+from daemon.demo.recordings import sample_call
+from tests.support.command_line import TIMEOUT_SECONDS, run_tool, start_tool
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +30,13 @@ def daemon(world: World) -> Iterator[DaemonProcess]:
         yield daemon
 
 
+@pytest.fixture
+def unread_queue(world: World) -> str:
+    """Return the URL of a new queue that no daemon receives from, whichever tests ran before."""
+    url: str = world.aws.sqs.create_queue(QueueName=f"unread-{uuid.uuid4().hex}")["QueueUrl"]
+    return url
+
+
 def tool(world: World, *words: str, **variables: str) -> Any:
     return run_tool({**world.aws.environment, **variables}, *words)
 
@@ -40,7 +49,9 @@ def uploads(world: World) -> list[str]:
 # --- without a daemon -----------------------------------------------------------------------------------------------
 
 
-def test_a_slip_costs_neither_an_upload_nor_a_message(world: World, tmp_path: Path) -> None:
+def test_invalid_arguments_cause_neither_an_upload_nor_a_message(
+    world: World, unread_queue: str, tmp_path: Path
+) -> None:
     (tmp_path / "empty.wav").touch()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
@@ -48,45 +59,45 @@ def test_a_slip_costs_neither_an_upload_nor_a_message(world: World, tmp_path: Pa
     before = uploads(world)
     slips = [
         ((call, "--option", "diarise=true"), 'unknown option "options.diarise"; did you mean "diarize"?'),
-        ((call, "--option", "model=large-v9"), "is not offered here"),
+        ((call, "--option", "model=large-v9"), "is not offered by this deployment"),
         ((call, "--option", "model"), "has no `=`"),
         ((call, "--job-id", "a/b"), "job_id"),
-        ((call, "--bucket", "elsewhere"), "not one this deployment reads from"),
+        ((call, "--bucket", "elsewhere"), "not a bucket that this deployment reads from"),
         ((call, "--save", str(tmp_path / "full")), "new or empty"),
-        ((str(tmp_path / "none.wav"),), "is not a file"),
+        ((str(tmp_path / "none.wav"),), "is neither a file nor"),
         ((str(tmp_path / "empty.wav"),), "0 bytes"),
         (("s3://media",), "is not s3://BUCKET/KEY"),
     ]
     for words, said in slips:
-        done = tool(world, "submit", *words)
+        done = tool(world, "submit", *words, TRANSCRIPTD_QUEUE_URL=unread_queue)
         assert done.returncode == 2, done.stderr
         assert said in done.stderr
-    unknown = tool(world, "submit", call, "--watch", TRANSCRIPTD_OUTPUT_BUCKET="")
+    unknown = tool(world, "submit", call, "--watch", TRANSCRIPTD_OUTPUT_BUCKET="", TRANSCRIPTD_QUEUE_URL=unread_queue)
     assert unknown.returncode == 2
     assert "--output-bucket" in unknown.stderr
     assert uploads(world) == before
-    assert world.queue_depth() == (0, 0)
+    assert "Messages" not in world.aws.sqs.receive_message(QueueUrl=unread_queue)
 
 
-def test_time_runs_out_where_nobody_works(world: World) -> None:
-    done = tool(world, "submit", "s3://media/call.wav", "--job-id", "idle", "--watch", "--timeout", "1s")
+def test_timeout_without_a_daemon(world: World, unread_queue: str) -> None:
+    words = ("submit", "s3://media/call.wav", "--job-id", "idle", "--watch", "--timeout", "1s")
+    done = tool(world, *words, TRANSCRIPTD_QUEUE_URL=unread_queue)
     assert done.returncode == 3, done.stderr
-    assert "waiting: no daemon has begun it" in done.stderr
+    assert "waiting for a daemon" in done.stderr
     assert "transcriptd watch idle" in done.stderr
-    world.aws.sqs.purge_queue(QueueUrl=world.aws.queue_url)
 
 
-def test_the_message_says_what_was_asked_for(world: World) -> None:
+def test_message_has_the_requested_options(world: World, unread_queue: str) -> None:
     done = tool(
         world,
         *("submit", "s3://media/a b/ü.wav", "--option", "num_speakers=2", "--option", "subtitles.max_lines=1"),
         *("--option", "language=en", "--output-prefix", "mine"),
         TRACEPARENT=f"00-{'1' * 32}-{'2' * 16}-01",
         TRACESTATE="no state",
+        TRANSCRIPTD_QUEUE_URL=unread_queue,
     )
     assert done.returncode == 0, done.stderr
-    (message,) = world.aws.sqs.receive_message(QueueUrl=world.aws.queue_url, MessageAttributeNames=["All"])["Messages"]
-    world.aws.sqs.delete_message(QueueUrl=world.aws.queue_url, ReceiptHandle=message["ReceiptHandle"])
+    (message,) = world.aws.sqs.receive_message(QueueUrl=unread_queue, MessageAttributeNames=["All"])["Messages"]
     assert json.loads(message["Body"]) == {
         "job_id": done.stdout.strip(),
         "input": {"bucket": "media", "key": "a b/ü.wav"},
@@ -100,7 +111,7 @@ def test_the_message_says_what_was_asked_for(world: World) -> None:
 # --- with the real daemon -------------------------------------------------------------------------------------------
 
 
-def test_a_file_becomes_a_transcript(world: World, daemon: DaemonProcess) -> None:
+def test_file_becomes_a_transcript(world: World, daemon: DaemonProcess) -> None:
     done = tool(world, "submit", str(sample_call()), "--watch", "--option", "initial_prompt=sleep 1")
     assert done.returncode == 0, (done.stderr, daemon.log_tail())
     assert done.stdout.startswith("# Full Transcript")
@@ -109,13 +120,14 @@ def test_a_file_becomes_a_transcript(world: World, daemon: DaemonProcess) -> Non
     assert "sample.wav" in {key.rpartition("/")[2] for key in uploads(world)}
 
 
-def test_a_failed_job_ends_with_its_reason(world: World, daemon: DaemonProcess, tmp_path: Path) -> None:
+def test_failed_job_ends_with_its_reason(world: World, daemon: DaemonProcess, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_bytes(b"nobody spoke " * 100)
     done = tool(world, "submit", str(tmp_path / "notes.txt"), "--watch")
     assert done.returncode == 1, (done.stderr, daemon.log_tail())
     assert "failed: media_unreadable: " in done.stderr
     assert done.stdout == ""
-    (letter,) = world.dead_letters()
+    # Other tests leave dead letters of other kinds.
+    (letter,) = (each for each in world.dead_letters() if each["failure"]["code"] == "media_unreadable")
     assert letter["failure"]["message"][:100] in done.stderr
     watched = tool(world, "watch", json.loads(letter["body"])["job_id"])
     assert watched.returncode == 1
@@ -126,12 +138,12 @@ def test_ctrl_c_ends_the_watching_and_never_the_job(world: World, daemon: Daemon
     words = ("submit", "s3://media/call.wav", "--job-id", "long", "--watch", "--option", "initial_prompt=resume 12")
     with start_tool(world.aws.environment, *words) as process:
         assert process.stderr
-        while "stored so far: recognized speech ×1" not in (line := process.stderr.readline()):
-            assert line, "it ended before a part was stored"
+        while "checkpoints: recognized speech ×1" not in (line := process.stderr.readline()):
+            assert line, "it ended before a checkpoint was stored"
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 130
-    again = shlex.split(said.partition("watch again: ")[2])
+    again = shlex.split(said.partition("to watch again, run: ")[2])
     assert again[:3] == ["transcriptd", "watch", "long"]
     target = tmp_path / "saved"
     saved = tool(world, *again[1:], "--save", str(target), "--timeout", "170s")
@@ -141,17 +153,17 @@ def test_ctrl_c_ends_the_watching_and_never_the_job(world: World, daemon: Daemon
         assert (target / name).read_bytes() == outputs[name]
 
 
-def test_a_format_is_asked_for_and_printed(world: World, daemon: DaemonProcess) -> None:
+def test_requested_format_is_printed(world: World, daemon: DaemonProcess) -> None:
     elsewhere = ("--output-prefix", "mine")
     done = tool(world, "submit", "s3://media/call.wav", "--job-id", "captions", "--format", "srt", *elsewhere)
     assert done.returncode == 0, (done.stderr, daemon.log_tail())
     assert done.stdout.startswith("1\n00:00:00,000 --> ")
     other = tool(world, "watch", "captions", "--format", "vtt", *elsewhere)
     assert other.returncode == 1
-    assert "there is no output vtt; the job has json, srt" in other.stderr
+    assert "the job has no output vtt; available: json, srt" in other.stderr
 
 
-def test_a_job_id_of_another_recording_is_a_failure(world: World, daemon: DaemonProcess) -> None:
+def test_job_id_of_another_recording_is_a_failure(world: World, daemon: DaemonProcess) -> None:
     first = tool(world, "submit", "s3://media/call.wav", "--job-id", "twice", "--watch")
     assert first.returncode == 0, (first.stderr, daemon.log_tail())
     second = tool(world, "submit", str(sample_call()), "--job-id", "twice", "--watch")
@@ -160,11 +172,11 @@ def test_a_job_id_of_another_recording_is_a_failure(world: World, daemon: Daemon
     assert second.stdout == ""
 
 
-def test_an_output_that_was_replaced_is_not_shown(world: World, daemon: DaemonProcess) -> None:
+def test_replaced_output_is_not_shown(world: World, daemon: DaemonProcess) -> None:
     first = tool(world, "submit", "s3://media/call.wav", "--job-id", "replaced", "--watch")
     assert first.returncode == 0, (first.stderr, daemon.log_tail())
     world.aws.s3.put_object(Bucket=world.aws.output_bucket, Key="transcripts/replaced/transcript.md", Body=b"other")
     again = tool(world, "watch", "replaced")
     assert again.returncode == 1
-    assert "is not what the manifest describes" in again.stderr
+    assert "does not match the manifest" in again.stderr
     assert again.stdout == ""

@@ -1,4 +1,4 @@
-"""Traces: one for each job, from its producer through the stages to its webhook; and what there is of them without a collector."""
+"""One trace per job, from its producer through the stages to its webhook; and propagation without a collector."""
 
 import json
 import re
@@ -7,6 +7,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +15,25 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families as plain_families
 
-from daemon.embedded.process import DaemonProcess
-from daemon.embedded.recordings import sample_call
-from tests.acceptance.world import PATIENCE_SECONDS, World, open_world
-from tests.collector import Collector, SeenSpan
-from tests.programs import require_program
-from tests.receiver import OK, Behaviour, Receiver, threaded_receiver
-from tests.samples import scraped
+from bench.waiting import PATIENCE_SECONDS, wait_for
+from bench.world import World, open_world
+from daemon.demo.process import DaemonProcess
+from daemon.demo.recordings import sample_call
+from tests.support.monitoring.collector import Collector, SeenSpan
+from tests.support.monitoring.samples import scraped
+from tests.support.programs import require_program
+from tests.support.webhooks.receiver import OK, Behaviour, Receiver, threaded_receiver
 
 PRODUCER = "00f067aa0ba902b7"
 STAGES = ["queue wait", "stage in", "wait", "vad", "asr", "align", "diarize", "publish", "settle"]
-TOLERANCE_SECONDS = 0.05  # times of the runner's stages are told by another process
-TALKING = "tests.pipelines.talking:TalkingPipeline"
+TOLERANCE_SECONDS = 0.05  # times of the runner's stages come from another process
+TALKING = "tests.support.pipelines.talking:TalkingPipeline"
 EXEMPLIFIED = {
     "transcriptd_queue_wait_seconds",
     "transcriptd_job_duration_seconds",
     "transcriptd_stage_duration_seconds",
     "transcriptd_real_time_factor",
-    "transcriptd_webhook_attempt_seconds",
+    "transcriptd_webhook_attempt_duration_seconds",
 }
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
@@ -75,7 +77,7 @@ def publish(
     world.send(json.dumps(body), **trace)
 
 
-def told(receiver: Receiver, job_id: str, event: str) -> bool:
+def received(receiver: Receiver, job_id: str, event: str) -> bool:
     return any((it.event["data"]["job_id"], it.event["type"]) == (job_id, event) for it in list(receiver.events))
 
 
@@ -85,7 +87,7 @@ def root(spans: list[SeenSpan]) -> SeenSpan:
 
 
 def children(spans: list[SeenSpan], parent: SeenSpan, kind: str = "internal") -> list[SeenSpan]:
-    """In the order of their ends."""
+    """Return the child spans in the order in which they ended."""
     found = [span for span in spans if span.parent_id == parent.span_id and span.kind == kind]
     return sorted(found, key=lambda span: span.end)
 
@@ -104,24 +106,32 @@ def metrics(daemon: DaemonProcess, accept: str) -> str:
 def test_each_job_is_one_trace_from_its_producer_to_its_webhook(
     world: World, receiver: Receiver, collector: Collector
 ) -> None:
-    """Two jobs at once, and one that its producer does not record."""
+    """Two jobs at once, and one that its producer does not sample."""
     secret = "authorization=Bearer%20planted"
     world.settings["OTEL_EXPORTER_OTLP_HEADERS"] = secret
     world.settings["OTEL_RESOURCE_ATTRIBUTES"] = "deployment.environment.name=test"
-    receiver.behaviours.append(Behaviour(status=503))  # one event needs a second try
+    receiver.behaviours.append(Behaviour(status=503))  # one event needs a second attempt
     with world.daemon(
         otlp_endpoint=collector.base_url, worker_id="worker-7", log_level="debug", webhook_backoff_min_seconds="0.1"
     ) as daemon:
         assert daemon.wait_until_ready(PATIENCE_SECONDS), daemon.log_tail()
-        publish(world, receiver, "job-1", prompt="sleep 1", traceparent=traceparent(1), tracestate="vendor=x")
-        publish(world, receiver, "job-2", prompt="sleep 1", traceparent=traceparent(2))
+        gate = world.folder / "gate"
+        until_open = f"until {gate}"
+        publish(world, receiver, "job-1", prompt=until_open, traceparent=traceparent(1), tracestate="vendor=x")
+        wait_for(
+            lambda: received(receiver, "job-1", "job.progress"), "the event has arrived"
+        )  # and it starts before all others
+        publish(world, receiver, "job-2", prompt=until_open, traceparent=traceparent(2))
+        wait_for(lambda: received(receiver, "job-2", "job.progress"), "the event has arrived")
+        gate.touch()
         publish(world, receiver, "silent", traceparent=traceparent(3, "00"))
         publish(world, receiver, "own", traceparent="not a traceparent")
-        world.wait_until(
-            lambda: all(told(receiver, job, "job.completed") for job in ("job-1", "job-2", "silent", "own")), "told"
+        wait_for(
+            lambda: all(received(receiver, job, "job.completed") for job in ("job-1", "job-2", "silent", "own")),
+            "the events have arrived",
         )
         world.wait_until_empty()
-        assert daemon.stop() == 0  # what waits is sent
+        assert daemon.stop() == 0  # pending spans are sent
 
     headers: dict[str, list[dict[str, str]]] = {name: [] for name in ("job-1", "job-2", "silent", "own")}
     for it in receiver.events:
@@ -133,7 +143,7 @@ def test_each_job_is_one_trace_from_its_producer_to_its_webhook(
         assert top.name == "process " + world.aws.queue_url.rpartition("/")[2]
         assert {name: top.attributes[f"transcriptd.{name}"] for name in ("job_id", "outcome", "reason", "attempt")} == {
             "job_id": f"job-{number}",
-            "outcome": "deleted",
+            "outcome": "published",
             "reason": "published",
             "attempt": 1,
         }
@@ -153,7 +163,7 @@ def test_each_job_is_one_trace_from_its_producer_to_its_webhook(
         sent = children(spans, top, "client")
         assert {span.name for span in sent} == {"webhook job.started", "webhook job.progress", "webhook job.completed"}
         assert len(spans) == 1 + len(STAGES) + 2 + len(sent)
-        # Each try has a span of its own, whose id the receiver is told.
+        # Each attempt has its own span, whose ID the receiver gets.
         expected = {f"00-{trace_id(number)}-{span.span_id}-01" for span in sent}
         assert {it["traceparent"] for it in headers[f"job-{number}"]} == expected
         assert len(headers[f"job-{number}"]) == len(sent)
@@ -165,19 +175,19 @@ def test_each_job_is_one_trace_from_its_producer_to_its_webhook(
     assert [(span.name, span.error, span.attributes["http.response.status_code"]) for span in failed] == [
         ("webhook job.started", "503", 503)
     ]
-    # Not recorded, for the producer does not; yet passed on.
+    # Not recorded, because the producer did not sample it, but propagated.
     assert collector.trace(trace_id(3)) == []
     assert all(re.fullmatch(rf"00-{trace_id(3)}-[0-9a-f]{{16}}-00", it["traceparent"]) for it in headers["silent"])
-    # What is no traceparent begins a trace.
+    # An invalid traceparent starts a new trace.
     (own,) = {span.trace_id for span in collector.spans} - {trace_id(1), trace_id(2)}
     assert root(collector.trace(own)).parent_id == ""
     assert {it["traceparent"].split("-")[1] for it in headers["own"]} == {own}
-    # Secrets go to the collector, and nowhere else.
+    # Secrets are sent to the collector only.
     assert {it["authorization"] for it in collector.requests} == {"Bearer planted"}
     assert "planted" not in daemon.log_path.read_text()
 
 
-def test_what_went_wrong_is_in_the_trace_and_an_interruption_is_not_wrong(
+def test_failures_are_in_the_trace_and_an_interruption_is_no_failure(
     world: World, receiver: Receiver, collector: Collector
 ) -> None:
     settings = {"otlp_endpoint": collector.base_url, "retry_base_seconds": "0.1", "max_attempts": "1"}
@@ -187,17 +197,17 @@ def test_what_went_wrong_is_in_the_trace_and_an_interruption_is_not_wrong(
         publish(world, receiver, "raising", prompt="raise", traceparent=traceparent(2))
         world.send("{", traceparent=traceparent(3))
         for job_id in ("missing", "raising"):
-            world.wait_until(lambda job_id=job_id: told(receiver, job_id, "job.failed"), "told")  # type: ignore[misc]  # of lambdas
+            wait_for(partial(received, receiver, job_id, "job.failed"), "the event has arrived")
         world.wait_until_empty()
-        publish(world, receiver, "long", prompt="resume 60", traceparent=traceparent(4))
+        publish(world, receiver, "long", prompt="resume 3600", traceparent=traceparent(4))
         world.wait_until_kept("long")
         assert first.stop() == 1
     with world.daemon("second", **settings):
-        world.wait_until(lambda: told(receiver, "long", "job.completed"), "told")
+        wait_for(lambda: received(receiver, "long", "job.completed"), "the event has arrived")
         world.wait_until_empty()
 
     def failure(number: int) -> tuple[str | None, set[tuple[str, str]]]:
-        """The error of the delivery, and the steps within it that failed."""
+        """Return the error of the delivery and the failed steps within it."""
         spans = collector.trace(trace_id(number))
         top = root(spans)
         assert top.attributes["transcriptd.reason"] == top.attributes["error.type"] == top.error
@@ -209,26 +219,26 @@ def test_what_went_wrong_is_in_the_trace_and_an_interruption_is_not_wrong(
     released, published = sorted(
         (span for span in collector.trace(trace_id(4)) if span.kind == "consumer"), key=lambda span: span.start
     )
-    assert [it.attributes["transcriptd.outcome"] for it in (released, published)] == ["released", "deleted"]
+    assert [it.attributes["transcriptd.outcome"] for it in (released, published)] == ["released", "published"]
     assert [span for span in collector.trace(trace_id(4)) if span.error] == []
     assert {it.parent_id for it in (released, published)} == {PRODUCER}
     assert not any("planted" in span.text or "scripted failure" in span.text for span in collector.spans)
-    # A dead letter keeps the trace, for its redrive.
+    # A dead letter keeps the trace for its redrive.
     sent = {letter["attributes"]["traceparent"]["StringValue"] for letter in world.dead_letters()}
     assert sent == {traceparent(number) for number in (1, 2, 3)}
 
 
-def test_a_collector_in_trouble_costs_no_job(world: World, receiver: Receiver, collector: Collector) -> None:
+def test_failing_collector_costs_no_job(world: World, receiver: Receiver, collector: Collector) -> None:
     collector.status = 400
     with world.daemon(otlp_endpoint=collector.base_url) as daemon:
         assert daemon.wait_until_ready(PATIENCE_SECONDS), daemon.log_tail()
         for number in (1, 2):
             publish(world, receiver, f"job-{number}", traceparent=traceparent(number))
-            world.wait_until(lambda number=number: told(receiver, f"job-{number}", "job.completed"), "told")  # type: ignore[misc]  # of lambdas
-        world.wait_until(lambda: lost(daemon) > 20, "lost")
+            wait_for(partial(received, receiver, f"job-{number}", "job.completed"), "the event has arrived")
+        wait_for(lambda: lost(daemon) > 20, "lost")
         collector.status = 200
         publish(world, receiver, "job-3", traceparent=traceparent(3))
-        world.wait_until(lambda: any(daemon.log_entries("collector available again")), "back")
+        wait_for(lambda: any(daemon.log_entries("collector available again")), "back")
         assert daemon.stop() == 0
     (line,) = daemon.log_entries("collector unavailable")
     assert line["error"] == "HTTP 400"
@@ -243,41 +253,41 @@ def lost(daemon: DaemonProcess) -> float:
 # --- without a collector ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def plain_world() -> Iterator[World]:
     with open_world(
         webhook_hosts="127.0.0.1",
         pipeline=TALKING,
         webhook_attempts="1",
-        webhook_schedule_seconds="1,2,3,5,8,15,30,60,600",
+        outbox_retry_schedule_seconds="1,2,3,5,8,15,30,60,600",
     ) as world:
         world.upload("call.wav", sample_call())
         yield world
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def plain_daemon(plain_world: World) -> Iterator[DaemonProcess]:
     with plain_world.daemon() as daemon:
         assert daemon.wait_until_ready(PATIENCE_SECONDS), daemon.log_tail()
         yield daemon
 
 
-def test_without_a_collector_a_trace_is_passed_on(
+def test_without_a_collector_the_trace_is_propagated(
     plain_world: World, plain_daemon: DaemonProcess, receiver: Receiver
 ) -> None:
-    """Through the outbox, too."""
+    """Also through the outbox."""
     receiver.default = Behaviour(status=503)
     publish(plain_world, receiver, "job-1", traceparent=traceparent(1), tracestate="vendor=x")
     plain_world.wait_until_empty()  # the event is stored
     receiver.default = OK
     refused = len(receiver.events)
     publish(plain_world, receiver, "job-2")
-    plain_world.wait_until(
+    wait_for(
         lambda: (
-            told(receiver, "job-2", "job.completed")
+            received(receiver, "job-2", "job.completed")
             and any(it.event["data"]["job_id"] == "job-1" for it in list(receiver.events)[refused:])
         ),
-        "told",
+        "the event has arrived",
     )
     for it in receiver.events:
         expected = (traceparent(1), "vendor=x") if it.event["data"]["job_id"] == "job-1" else (None, None)
@@ -288,13 +298,15 @@ def test_without_a_collector_a_trace_is_passed_on(
         assert not any("trace_id" in line for line in lines_of(plain_daemon, process, "job-2"))
 
 
-def test_exemplars_lead_from_a_metric_to_a_trace(
+def test_exemplars_link_a_metric_to_a_trace(
     plain_world: World, plain_daemon: DaemonProcess, receiver: Receiver, tmp_path: Path
 ) -> None:
     prometheus = require_program("prometheus")
     publish(plain_world, receiver, "known", traceparent=traceparent(3))
     publish(plain_world, receiver, "silent", traceparent=traceparent(4, "00"))
-    plain_world.wait_until(lambda: all(told(receiver, it, "job.completed") for it in ("known", "silent")), "told")
+    wait_for(
+        lambda: all(received(receiver, it, "job.completed") for it in ("known", "silent")), "the event has arrived"
+    )
     plain_world.wait_until_empty()
     plain, openmetrics = metrics(plain_daemon, "text/plain"), metrics(plain_daemon, OPENMETRICS)
     assert "trace_id" not in plain
@@ -309,7 +321,7 @@ def test_exemplars_lead_from_a_metric_to_a_trace(
         assert trace_id(3) in trace_ids, name
         assert trace_id(4) not in trace_ids, name
 
-    # Rules and dashboards find the same series in both.
+    # Rules and dashboards find the same series with and without exemplars.
     def series(families: Any) -> set[Any]:
         return {(it.name, *sorted(it.labels.items())) for family in families for it in family.samples}
 
@@ -323,19 +335,19 @@ def test_exemplars_lead_from_a_metric_to_a_trace(
             asked[:] = [it["labels"]["trace_id"] for each in answer["data"] or () for it in each["exemplars"]]
             return trace_id(3) in asked
 
-        plain_world.wait_until(known, "known to Prometheus")
+        wait_for(known, "known to Prometheus")
     assert trace_id(4) not in asked
 
 
 @contextmanager
 def scraping(prometheus: str, daemon: DaemonProcess, folder: Path) -> Iterator[Any]:
-    """A real Prometheus that scrapes the daemon; yields its HTTP API."""
+    """Run a real Prometheus that scrapes the daemon and yield the URL of its HTTP API."""
     port = next(daemon.log_entries("listening"))["port"]
     config = {
         "global": {"scrape_interval": "1s"},
         "scrape_configs": [{"job_name": "transcriptd", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}],
     }
-    (folder / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
+    (folder / "prometheus.yml").write_text(json.dumps(config))  # YAML is a superset of JSON
     command = [prometheus, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
     command += ["--enable-feature=exemplar-storage", "--web.listen-address=127.0.0.1:0"]
     log = folder / "prometheus.log"

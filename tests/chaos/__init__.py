@@ -1,1 +1,2 @@
-"""Real daemons under a seeded schedule of kills, freezes and network faults; and an audit of what came of every job."""
+"""Real daemons under a seeded schedule of kills, freezes and network faults, and an audit of the outcome of every
+job."""

@@ -1,4 +1,4 @@
-"""What must be true when the dust has settled, read from AWS and the operating system, never from a daemon."""
+"""Invariants at the end of a run, checked against AWS and the operating system, never against a daemon's own report."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from daemon.manifest import MANIFEST_NAME
+from daemon.schema.manifest import MANIFEST_NAME
 from tests.chaos.fleet import Fleet
 from tests.chaos.site import Job, Site
 
@@ -27,7 +27,7 @@ class Audit:
 
 
 def audit(site: Site, fleet: Fleet, jobs: list[Job]) -> Audit:
-    """To be called when all daemons have been stopped."""
+    """Check all invariants. Call after all daemons have stopped."""
     result = Audit()
     healthy = {job.job_id for job in jobs if not job.poisoned}
     poisoned = {job.job_id for job in jobs if job.poisoned}
@@ -42,7 +42,7 @@ def audit(site: Site, fleet: Fleet, jobs: list[Job]) -> Audit:
     result.nothing("healthy jobs in the dead-letter queue", sorted(letters.keys() - poisoned))
 
     result.nothing("stray processes", [f"{pid} {command}" for pid, command in fleet.strays().items()])
-    # The lock of the whole directory stays; a daemon's own goes with it.
+    # The lock of the whole directory stays; a daemon's own lock is removed with its files.
     left = [str(path) for path in site.scratch.rglob("*") if path != site.scratch / "lock"]
     result.nothing("files left in scratch", left)
     result.nothing("faults of daemons", fleet.faults)
@@ -50,7 +50,7 @@ def audit(site: Site, fleet: Fleet, jobs: list[Job]) -> Audit:
 
 
 def _manifests(site: Site, healthy: set[str], result: Audit) -> None:
-    """One manifest for each job, written once, and true: a reader finds what it says."""
+    """Check that each job has one manifest, written once, and that its outputs match it."""
     stored = _objects(site)
     found = {key.split("/")[-2]: key for key in stored if key.endswith("/" + MANIFEST_NAME)}
     result.check("manifests", len(found), len(healthy))
@@ -73,23 +73,25 @@ def _manifests(site: Site, healthy: set[str], result: Audit) -> None:
                     for write in site.proxy.writes
                     if write.key in (f"{bucket}/{key}", f"{bucket}/{output['key']}")
                 ]
-                wrong.append(f"{output['key']} is not what its manifest says; writes: {', '.join(history)}")
+                wrong.append(f"{output['key']} does not match its manifest; writes: {', '.join(history)}")
     result.nothing("outputs that differ from their manifest", wrong)
 
 
 def _webhooks(site: Site, healthy: set[str], poisoned: set[str], result: Audit) -> None:
     ids: dict[str, dict[str | None, set[str]]] = {"job.completed": {}, "job.failed": {}}
-    for told in list(site.told):
-        if told.type in ids:
-            ids[told.type].setdefault(told.job_id, set()).add(told.webhook_id)
+    for received in list(site.received):
+        if received.type in ids:
+            ids[received.type].setdefault(received.job_id, set()).add(received.webhook_id)
     completed, failed = ids["job.completed"], ids["job.failed"]
-    result.check("jobs told completed", len(completed), len(healthy))
-    result.check("unique ids of completed webhooks", len(set().union(*completed.values())), len(healthy))
-    result.nothing("jobs never told completed", sorted(healthy - completed.keys()))
-    result.nothing("jobs completed under several ids", [str(job) for job, each in completed.items() if len(each) > 1])
-    result.nothing("poisoned jobs never told failed", sorted(poisoned - failed.keys()))
-    result.nothing("healthy jobs told failed", sorted(str(job) for job in failed.keys() - poisoned))
-    result.counts["webhooks, repetitions included"] = len(site.told)
+    result.check("jobs with a job.completed event", len(completed), len(healthy))
+    result.check("unique IDs of job.completed events", len(set().union(*completed.values())), len(healthy))
+    result.nothing("healthy jobs without a job.completed event", sorted(healthy - completed.keys()))
+    result.nothing(
+        "jobs with several job.completed events", [str(job) for job, each in completed.items() if len(each) > 1]
+    )
+    result.nothing("poisoned jobs without a job.failed event", sorted(poisoned - failed.keys()))
+    result.nothing("healthy jobs with a job.failed event", sorted(str(job) for job in failed.keys() - poisoned))
+    result.counts["webhooks, repetitions included"] = len(site.received)
 
 
 def _objects(site: Site) -> dict[str, bytes]:
@@ -100,7 +102,7 @@ def _objects(site: Site) -> dict[str, bytes]:
 
 
 def _dead_letters(site: Site) -> Counter[str]:
-    """Job id → letters about it."""
+    """Return the dead letters by job ID."""
     found: Counter[str] = Counter()
     request: Any = {"QueueUrl": site.aws.dlq_url, "MaxNumberOfMessages": 10, "VisibilityTimeout": 600}
     while messages := site.aws.sqs.receive_message(**request).get("Messages"):

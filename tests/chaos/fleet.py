@@ -1,4 +1,4 @@
-"""The daemons of a run, the hand that hurts them, and the supervisor that starts them anew as systemd would."""
+"""The daemons of a run, the faults applied to them, and a supervisor that restarts them as systemd would."""
 
 import contextlib
 import os
@@ -10,18 +10,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from daemon.embedded.process import DaemonProcess
+from daemon.demo.process import DaemonProcess
 from tests.chaos.schedule import Action, Fault, Moment, Step
 from tests.chaos.site import Site
 
-MARKER = "CHAOS_RUN"  # in the environment of every process of a run, so that none can hide
+MARKER = "CHAOS_RUN"  # set in the environment of every process of a run, so that all can be found
 STOP_SECONDS = 60.0
-CLEAN_EXITS = (0, 1)  # everything finished; something was interrupted and released
+CLEAN_EXITS = (0, 1)  # finished everything; interrupted and released jobs
 
 
 @dataclass
 class _Member:
-    """One place in the fleet: a daemon, and after its death the next one."""
+    """A position in the fleet: one daemon, replaced by the next after its death."""
 
     caller: str
     process: DaemonProcess
@@ -33,12 +33,12 @@ class _Member:
 
 @dataclass
 class Fleet:
-    """`with Fleet(site, callers) as fleet:` starts them; leaving ends every process, whatever happened."""
+    """`with Fleet(site, callers) as fleet:` starts the daemons; leaving the block ends every process in any case."""
 
     site: Site
     callers: list[str]
     done: Counter[str] = field(default_factory=Counter)
-    faults: list[str] = field(default_factory=list)  # what a daemon did that it must never do
+    faults: list[str] = field(default_factory=list)  # forbidden behaviour of a daemon
 
     def __post_init__(self) -> None:
         self._marker = f"{os.getpid()}-{time.monotonic_ns()}"
@@ -61,7 +61,7 @@ class Fleet:
     def wait_until_ready(self, timeout_seconds: float) -> bool:
         return all(member.process.wait_until_ready(timeout_seconds) for member in self._members.values())
 
-    # --- what goes wrong
+    # --- faults
 
     def carry_out(self, step: Step) -> None:
         caller = None if step.daemon is None else self.callers[step.daemon]
@@ -88,7 +88,7 @@ class Fleet:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
             case Action.TERM_DAEMON:
-                # A daemon that has not got as far as its signal handlers may die of this, as any program.
+                # A daemon that has not yet installed its signal handlers may die of this, like any program.
                 member.killed = member.killed or not any(member.process.log_entries("listening"))
                 member.asked_at = member.asked_at or time.monotonic()
                 self._signal(member, signal.SIGTERM)
@@ -100,10 +100,10 @@ class Fleet:
         with contextlib.suppress(ProcessLookupError):
             member.process.process.send_signal(number)
 
-    # --- the supervisor
+    # --- supervision
 
     def tend(self) -> None:
-        """Thaw what is due, and replace what has ended. To be called several times a second."""
+        """Resume frozen daemons that are due and replace daemons that ended. Call several times per second."""
         now = time.monotonic()
         with self._lock:
             for member in self._members.values():
@@ -118,7 +118,7 @@ class Fleet:
                     self._stuck(member)
 
     def stop(self) -> float:
-        """End all daemons cleanly, and judge how they leave; the seconds that it took."""
+        """Stop all daemons, check their exit status, and return the seconds that it took."""
         started_at = time.monotonic()
         with self._lock:
             for member in self._members.values():
@@ -134,7 +134,7 @@ class Fleet:
         return time.monotonic() - started_at
 
     def thaw(self) -> None:
-        """End every freeze."""
+        """Resume all frozen daemons."""
         with self._lock:
             for member in self._members.values():
                 self._thaw(member)
@@ -152,28 +152,29 @@ class Fleet:
     def _judge(self, member: _Member) -> None:
         status = member.process.process.returncode
         if not member.killed and status not in CLEAN_EXITS:
-            self.faults.append(f"{member.process.log_path.name}: ended with {status} though nobody killed it")
-        # Every line that a daemon writes is JSON: anything else is a traceback of an interpreter that gave up.
+            self.faults.append(f"{member.process.log_path.name}: ended with {status} without being killed")
+        # Every line that a daemon writes is JSON: anything else is a traceback of a crashed interpreter.
         if lines := [entry["line"] for entry in member.process.log_entries("unstructured")]:
             self.faults.append(
-                f"{member.process.log_path.name}: {len(lines)} lines that are no log, last: {lines[-1][:300]}"
+                f"{member.process.log_path.name}: {len(lines)} lines that are not log entries, last: {lines[-1][:300]}"
             )
         if unsettled := len(list(member.process.log_entries("delivery not settled"))):
             self.faults.append(f"{member.process.log_path.name}: {unsettled} deliveries were not settled")
 
     def _stuck(self, member: _Member) -> None:
-        self.faults.append(f"{member.process.log_path.name}: still there {STOP_SECONDS:g} s after SIGTERM")
+        self.faults.append(f"{member.process.log_path.name}: still running {STOP_SECONDS:g} s after SIGTERM")
         member.killed = True
         self._signal(member, signal.SIGKILL)
         member.process.process.wait(10)
 
     def strays(self) -> dict[int, str]:
-        """Processes of this run that are alive: by our mark in their environment, or by where they work."""
+        """Return the running processes of this run, found by the marker in their environment or by their working
+        directory."""
         mark, scratch = f"{MARKER}={self._marker}".encode(), str(self.site.scratch)
         found: dict[int, str] = {}
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
-                # Decoders and what forks them have an empty environment, but work in the scratch directory.
+                # Decoders and their fork server have an empty environment, but work in the scratch directory.
                 cwd = str((process / "cwd").readlink())
                 if mark in (process / "environ").read_bytes().split(b"\0") or cwd.startswith(scratch):
                     command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
@@ -182,7 +183,7 @@ class Fleet:
 
 
 def children(parent: int, word: bytes) -> Iterator[int]:
-    """The children of a process that have the word in their command line."""
+    """Return the children of a process that have the word in their command line."""
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             after_name = (process / "stat").read_text().rpartition(")")[2].split()

@@ -1,7 +1,7 @@
-"""The network between the daemons and AWS: an HTTP proxy that can be told to lose, delay, break and refuse.
+"""The network between the daemons and AWS: an HTTP proxy that can lose, delay, truncate and reject calls.
 
-Every daemon has a port of its own, so that the network can fail for one of them, and so that a call can be laid at the
-door of the one that made it. What arrived at AWS is written down here, where no daemon can be mistaken about it.
+Every daemon has its own port, so that the network can fail for one of them and each call can be attributed to its
+caller. The proxy records the calls that reached AWS, independently of the daemons.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from http import HTTPStatus
 from types import TracebackType
@@ -27,21 +27,22 @@ from tests.chaos.schedule import PAST_THE_LEASE_SECONDS, Fault, Moment
 HOP_BY_HOP = ("host", "connection", "transfer-encoding", "expect", "keep-alive", "content-length")
 LATENCY_SECONDS = 2.0
 CUT_OFF = b'{"Messages": [{"MessageId": "b8f6", "Body": "{\\"job'
-TRUSTED = "harness"  # a caller whose calls never go wrong
+TRUSTED = "harness"  # a caller whose calls never fail
 
 
 def call_name(method: str, path: str, target: str | None) -> str:
-    """`sqs:DeleteMessage`, or `s3:PUT:manifest.json`: method and the last part of the key."""
+    """Return the name of a call: `sqs:DeleteMessage`, or `s3:PUT:manifest.json` from the method and the last part of
+    the key."""
     if target:
         return f"sqs:{target.rpartition('.')[2]}"
     return f"s3:{method}:{path.partition('?')[0].rpartition('/')[2]}"
 
 
 class Lie(StrEnum):
-    """An answer with status 200 that is none. The call never arrives."""
+    """An invalid response with status 200. The call never reaches AWS."""
 
     PAGE = "page"  # HTML, as captive portals answer
-    CUT_OFF = "cut off"  # the beginning of JSON, its length given as if that were all
+    CUT_OFF = "cut off"  # the start of a JSON document with a matching Content-Length
     EMPTY = "empty"
     BINARY = "binary"
 
@@ -58,21 +59,23 @@ class _Fault:
 class _Trap:
     calls: str
     moment: Moment
+    skip: int
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """An object that AWS took."""
+    """An object that AWS stored."""
 
     at: float  # monotonic
     caller: str
-    key: str  # with its bucket
+    key: str  # including the bucket
 
 
 class Proxy:
-    """`with Proxy(aws_url, callers, kill) as proxy:` runs in a thread; `proxy.urls[caller]` is where a caller calls.
+    """`with Proxy(aws_url, callers, kill) as proxy:` runs in a thread; `proxy.urls[caller]` is the endpoint for a
+    caller.
 
-    `kill(caller)` is called in that thread when a trap snaps; it must be quick.
+    `kill(caller)` is called in that thread when a trap is triggered; it must be quick.
     """
 
     def __init__(self, upstream: str, callers: list[str], kill: Callable[[str], None]) -> None:
@@ -103,29 +106,29 @@ class Proxy:
         self._thread.join(10)
         self._loop.close()
 
-    # --- what goes wrong: to be called from any thread
+    # --- faults: may be called from any thread
 
     def fail(self, calls: str, fault: Fault | Lie, seconds: float, caller: str | None = None) -> None:
-        """Let matching calls go wrong for a while."""
+        """Let matching calls fail for a while."""
         self._faults = [*self._faults, _Fault(caller, calls, fault, time.monotonic() + seconds)]
 
-    def trap(self, calls: str, moment: Moment) -> None:
-        """Kill the maker of the next matching call at that call."""
-        self._traps.append(_Trap(calls, moment))
+    def trap(self, calls: str, moment: Moment, *, skip: int = 0) -> None:
+        """Kill the caller of a matching call at that call, after letting `skip` matching calls through."""
+        self._traps.append(_Trap(calls, moment, skip))
 
     def calm(self) -> None:
-        """End the faults. Traps that have not snapped still wait."""
+        """End the faults. Traps that were not triggered remain."""
         self._faults = []
 
     def disarm(self) -> None:
-        """Take the traps away."""
+        """Remove the traps."""
         self._traps = []
 
-    # --- the server
+    # --- server
 
     async def _serve(self) -> None:
         self._stop = asyncio.Event()
-        # moto's lists and conditional writes are not safe against each other; the services that it stands for are.
+        # moto's lists and conditional writes are not thread-safe, unlike the real services.
         self._one_at_a_time = asyncio.Lock()
         runners: list[web.AppRunner] = []
         async with aiohttp.ClientSession(
@@ -154,7 +157,9 @@ class Proxy:
             if caller == TRUSTED:
                 return await self._forward(caller, request, body)
             trap = next((trap for trap in self._traps if fnmatch.fnmatch(call, trap.calls)), None)
-            if trap is not None:
+            if trap is not None and trap.skip:
+                self._traps[self._traps.index(trap)] = replace(trap, skip=trap.skip - 1)
+            elif trap is not None:
                 self._traps.remove(trap)
                 self.traps_sprung[f"{trap.moment} {trap.calls}"] += 1
                 return await self._spring(trap.moment, caller, request, body)
@@ -172,7 +177,7 @@ class Proxy:
             await self._forward(caller, request, body)
         self._kill(caller)
         if moment is Moment.LATE:
-            # Packets do not die with their sender.
+            # Packets in flight survive their sender.
             await asyncio.sleep(PAST_THE_LEASE_SECONDS)
             await self._forward(caller, request, body)
         return _abort(request)
@@ -258,7 +263,7 @@ def _refusal(is_sqs: bool, status: HTTPStatus, code: str) -> web.Response:
 
 
 def _abort(request: web.Request) -> web.Response:
-    """Break the connection; what is returned reaches nobody."""
+    """Break the connection; the returned response reaches no one."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response()

@@ -6,40 +6,40 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.waiting import PATIENCE_SECONDS
 from tests.chaos.audit import Audit, audit
 from tests.chaos.fleet import Fleet
 from tests.chaos.schedule import plan
 from tests.chaos.site import Job, Site, make_jobs, open_site
 
-READY_SECONDS = 90.0
 TICK_SECONDS = 0.05
 QUIET_SECONDS = 2.0
 TELLING_SECONDS = 10.0
-# Jobs arrive during this share of the time, so that there is work for the last steps, too.
+# Jobs arrive during this share of the time, so that there is work during the last steps, too.
 ARRIVAL_SHARE = 0.7
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a run is made of: the same one is the same schedule."""
+    """The parameters of a run; equal plans produce equal schedules."""
 
     seed: int
-    jobs: int = 200  # healthy ones
+    jobs: int = 200  # healthy jobs
     poisoned: int = 8
     daemons: int = 3
-    seconds: float = 90.0  # of chaos
-    max_attempts: int = 8  # of a poisoned job; few enough to end soon, too many for an innocent one beside it
-    settle_seconds: float = 300.0  # at most so long, for what is left then
+    seconds: float = 90.0  # duration of the faults
+    max_attempts: int = 8  # few enough for poisoned jobs to end soon, too many for a healthy job to use up
+    settle_seconds: float = 300.0  # upper limit for the remaining work
 
 
 def run(plan_: Plan, folder: Path | None = None) -> Audit:
-    """Carry the plan out and audit the result. `folder` keeps the daemons' logs."""
+    """Run the plan and audit the result. `folder` keeps the daemons' logs."""
     callers = [f"daemon-{number}" for number in range(plan_.daemons)]
     fleets: list[Fleet] = []
     with open_site(folder, callers, lambda caller: fleets[0].kill(caller), max_attempts=plan_.max_attempts) as site:
         fleets.append(Fleet(site, callers))
         with fleets[0] as fleet:
-            if not fleet.wait_until_ready(READY_SECONDS):
+            if not fleet.wait_until_ready(PATIENCE_SECONDS):
                 return Audit(violations=["the daemons were not ready in time"])
             jobs = make_jobs(plan_.jobs, plan_.poisoned)
             started_at = time.monotonic()
@@ -76,21 +76,21 @@ def _rage(plan_: Plan, site: Site, fleet: Fleet, jobs: list[Job]) -> None:
 
 
 def _settle(site: Site, fleet: Fleet, jobs: list[Job], timeout_seconds: float) -> float:
-    """Wait until nothing is left to do, or too long; the seconds that it took."""
+    """Wait until no work remains or the time is up, and return the seconds that it took."""
     healthy = {job.job_id for job in jobs if not job.poisoned}
     started_at = time.monotonic()
     empty_since: float | None = None
     while (elapsed := time.monotonic() - started_at) < timeout_seconds:
-        told = {told.job_id for told in list(site.told) if told.type == "job.completed"}
+        received = {received.job_id for received in list(site.received) if received.type == "job.completed"}
         left = site.waiting(site.aws.queue_url) + site.waiting(site.aws.outbox_url)
         if left:
             empty_since = None
         elif empty_since is None:
             empty_since = elapsed
-        # Counts are approximate: a message is in neither for a moment. With nothing left to receive for a while, whom
-        # nobody was told of nobody will be.
+        # Counts are approximate: a message can briefly be missing from both. Once nothing was receivable for a while,
+        # events that have not arrived never will.
         quiet_seconds = 0.0 if empty_since is None else elapsed - empty_since
-        if quiet_seconds > (QUIET_SECONDS if healthy <= told else TELLING_SECONDS):
+        if quiet_seconds > (QUIET_SECONDS if healthy <= received else TELLING_SECONDS):
             break
         fleet.tend()
         time.sleep(TICK_SECONDS)
@@ -98,7 +98,7 @@ def _settle(site: Site, fleet: Fleet, jobs: list[Job], timeout_seconds: float) -
 
 
 def report(plan_: Plan, result: Audit) -> str:
-    """The counts, then what is wrong."""
+    """Format the counts, then the violations."""
     lines = [f"{value!s:>8}  {name}" for name, value in result.counts.items()]
     lines += [f"VIOLATED  {violation}" for violation in result.violations]
     lines.append(f"seed {plan_.seed}: " + ("failed" if result.violations else "every invariant holds"))
@@ -107,11 +107,11 @@ def report(plan_: Plan, result: Audit) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="chaos", description=__doc__)
-    parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000, help="default: of the clock")
+    parser.add_argument("--seed", type=int, default=int(time.time()) % 100_000, help="default: taken from the clock")
     parser.add_argument("--jobs", type=int, default=Plan.jobs, help="healthy jobs")
     parser.add_argument("--poisoned", type=int, default=Plan.poisoned, help="jobs that must be dead-lettered")
     parser.add_argument("--daemons", type=int, default=Plan.daemons)
-    parser.add_argument("--seconds", type=float, default=Plan.seconds, help="how long things go wrong")
+    parser.add_argument("--seconds", type=float, default=Plan.seconds, help="duration of the faults in seconds")
     parser.add_argument("--logs", type=Path, help="keep the daemons' logs in this folder")
     arguments = parser.parse_args()
     plan_ = Plan(arguments.seed, arguments.jobs, arguments.poisoned, arguments.daemons, arguments.seconds)

@@ -1,38 +1,39 @@
-"""What goes wrong, and when: fixed by the seed before anything starts, so that a failure can be had again."""
+"""The faults of a run and their times, determined by the seed before anything starts, so that a failure can be
+reproduced."""
 
 import random
 from dataclasses import dataclass
 from enum import StrEnum
 
-# Longer than the lease that the daemons take (see site.py): whoever is silent for so long has lost its messages.
+# Longer than the daemons' lease (see site.py): a daemon that is frozen this long has lost its messages.
 PAST_THE_LEASE_SECONDS = 8.0
 
 
 class Action(StrEnum):
-    KILL_DAEMON = "kill daemon"  # SIGKILL; the supervisor starts another
-    KILL_RUNNER = "kill runner"  # SIGKILL to the child that holds the models
+    KILL_DAEMON = "kill daemon"  # SIGKILL; the supervisor starts another one
+    KILL_RUNNER = "kill runner"  # SIGKILL to the child process that holds the models
     TERM_DAEMON = "term daemon"  # SIGTERM: a deployment
-    FREEZE_DAEMON = "freeze daemon"  # SIGSTOP, and SIGCONT when its leases are gone
-    FAULT = "fault"  # matching calls go wrong for a while
-    TRAP = "trap"  # the next matching call of any daemon is its last: SIGKILL at that very call
+    FREEZE_DAEMON = "freeze daemon"  # SIGSTOP, then SIGCONT once its leases have expired
+    FAULT = "fault"  # matching calls fail for a while
+    TRAP = "trap"  # the caller of the next matching call gets SIGKILL at that call
 
 
 class Fault(StrEnum):
     ERROR = "error"  # 500
-    SLOW_DOWN = "slow down"  # 503 with the code for it
-    THROTTLED = "throttled"  # 400 with the code for it
-    GARBAGE = "garbage"  # 502 and a page of HTML, as proxies answer
+    SLOW_DOWN = "slow down"  # 503 with its error code
+    THROTTLED = "throttled"  # 400 with its error code
+    GARBAGE = "garbage"  # 502 and an HTML page, as from a proxy
     LATENCY = "latency"
-    BLACK_HOLE = "black hole"  # taken, never answered
+    BLACK_HOLE = "black hole"  # accepted, never answered
     RESET = "reset"  # the connection breaks before the call arrives
-    LOST_ANSWER = "lost answer"  # the call arrives, and is carried out; the answer does not come back
-    CUT_ANSWER = "cut answer"  # half of the answer comes back
+    LOST_ANSWER = "lost answer"  # the call is executed, but the response is lost
+    CUT_ANSWER = "cut answer"  # half of the response arrives
 
 
 class Moment(StrEnum):
     BEFORE = "before"  # the call never arrives
-    AFTER = "after"  # it is carried out, and nobody lives to hear of it
-    LATE = "late"  # it arrives when the caller is dead and its lease over
+    AFTER = "after"  # it is executed, but the caller is dead
+    LATE = "late"  # it arrives when the caller is dead and its lease has expired
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Step:
         return f"{self.at:6.1f} s  {self.action}{what}, {who}{lasting}"
 
 
-# Where a crash hurts most: between two calls that together are one outcome.
+# Crashes with the most effect: between two calls that together form one outcome.
 TRAPS = (
     ("s3:PUT:transcript.json", Moment.AFTER),
     ("s3:PUT:transcript.json", Moment.LATE),
@@ -60,7 +61,7 @@ TRAPS = (
     ("s3:PUT:manifest.json", Moment.LATE),
     ("sqs:DeleteMessage", Moment.BEFORE),
     ("sqs:DeleteMessage", Moment.AFTER),
-    ("sqs:SendMessage", Moment.AFTER),  # the dead letter is sent, its original not deleted
+    ("sqs:SendMessage", Moment.AFTER),  # the dead letter is sent, but its original not deleted
     ("sqs:ReceiveMessage", Moment.AFTER),
 )
 
@@ -68,7 +69,8 @@ FAULTED_CALLS = ("sqs:*", "s3:*", "s3:PUT:*", "s3:GET:*", "sqs:ChangeMessageVisi
 
 
 def plan(seed: int, seconds: float, daemons: int) -> list[Step]:
-    """The schedule of a run: a step in about two seconds, every action and every fault in it if there is time for that."""
+    """Return the schedule of a run: about one step every two seconds, covering every action and every fault if time
+    permits."""
     rng = random.Random(seed)
     wanted: list[tuple[Action, str, str]] = [
         *((Action.TRAP, calls, moment) for calls, moment in TRAPS),
@@ -78,7 +80,7 @@ def plan(seed: int, seconds: float, daemons: int) -> list[Step]:
     rng.shuffle(wanted)
     steps: list[Step] = []
     at = 0.0
-    # Slow enough that a daemon that has just started gets something done before it is hurt again.
+    # Slow enough that a daemon that has just started makes progress before the next fault.
     while (at := at + rng.uniform(1, 3)) < seconds:
         action, calls, how = wanted[len(steps) % len(wanted)]
         daemon = None if action is Action.TRAP else rng.randrange(daemons)

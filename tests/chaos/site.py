@@ -1,4 +1,4 @@
-"""The world of a chaos run: AWS behind the proxy, a receiver that keeps webhook ids, and the jobs."""
+"""The environment of a chaos run: AWS behind the proxy, a webhook receiver that records event IDs, and the jobs."""
 
 import base64
 import json
@@ -14,23 +14,23 @@ import boto3
 from standardwebhooks import Webhook
 
 from daemon.config import Settings
-from daemon.embedded.aws import REGION, EmbeddedAws
-from daemon.embedded.loopback import LoopbackServer, QuietHandler
+from daemon.demo.aws import REGION, EmbeddedAws
+from daemon.demo.loopback import LoopbackServer, QuietHandler
 from tests.chaos.proxy import TRUSTED, Proxy
-from tests.media import chirp, make_wav
+from tests.support.media.files import chirp, make_wav
 
 SECRET = "whsec_" + base64.b64encode(b"a secret for tests alone, 32 byte").decode()
 VISIBILITY_SECONDS = 6
-# Far above what a run can reach: a healthy job that a crash or a freeze hit often must still not be redriven.
+# Far above what a run can reach: a healthy job that was often hit by crashes or freezes must still not be redriven.
 MAX_RECEIVES = 1000
 
-# Producers that did not hear the answer of their send send again: so does one healthy job in so many.
+# Producers resend a message if they get no response: simulated for one in this many healthy jobs.
 SENT_TWICE_EVERY = 10
 
-# A receiver takes its time: what a daemon tells nobody before it dies shows only then.
+# Receivers are slow, because only then does the test notice events that a dying daemon never sent.
 ANSWER_SECONDS = 0.2
 
-# What each poisoned job does; in turn.
+# The behaviour of the poisoned jobs, used in rotation.
 POISONS: tuple[dict[str, Any], ...] = (
     {"prompt": "exit"},
     {"key": "unreadable.bin"},
@@ -48,7 +48,7 @@ class Job:
 
 
 def make_jobs(healthy: int, poisoned: int) -> list[Job]:
-    """The jobs in the order of their publishing: the poisoned ones spread evenly among the others."""
+    """Return the jobs in publishing order, with the poisoned ones spread evenly among the others."""
     jobs: list[Job] = []
     for number in range(healthy + poisoned):
         is_poison = poisoned > 0 and number * poisoned // (healthy + poisoned) != (number + 1) * poisoned // (
@@ -59,7 +59,8 @@ def make_jobs(healthy: int, poisoned: int) -> list[Job]:
         body = {
             "job_id": job_id,
             "input": {"bucket": EmbeddedAws.input_bucket, "key": poison.get("key", "short.wav")},
-            # Every run of a job says something else, as a real model's timings do: a mixture of two would show.
+            # Each run of a job has a different transcript, as with a real model's timings, so that mixed outputs are
+            # detected.
             "options": {"initial_prompt": poison.get("prompt", "vary 0.1")},
         }
         copies = 2 if not is_poison and number % SENT_TWICE_EVERY == 0 else 1
@@ -68,7 +69,7 @@ def make_jobs(healthy: int, poisoned: int) -> list[Job]:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ReceivedEvent:
     """One webhook that arrived."""
 
     webhook_id: str
@@ -82,7 +83,7 @@ class Site:
     proxy: Proxy
     folder: Path
     webhook_url: str
-    told: list[Told]
+    received: list[ReceivedEvent]
     max_attempts: int
 
     def __post_init__(self) -> None:
@@ -99,19 +100,20 @@ class Site:
         return self.folder / "scratch"
 
     def environment(self, caller: str) -> dict[str, str]:
-        """The variables of one daemon: short leases and short patience, so that a minute holds many deaths."""
+        """Return the environment of one daemon, with short leases and timeouts, so that a minute covers many
+        crashes."""
         settings = {
             "scratch_dir": str(self.scratch),
             "worker_id": caller,
             "min_free_bytes": "1000000",
             "visibility_timeout_seconds": str(VISIBILITY_SECONDS),
             "heartbeat_seconds": "1.5",
-            "receive_wait_seconds": "1",
+            "receive_wait_time_seconds": "1",
             "max_attempts": str(self.max_attempts),
             "retry_base_seconds": "0.2",
             "retry_max_seconds": "1",
-            "quarantine_deliveries": "20",
-            "jobs_in_flight": "2",
+            "max_crashed_deliveries": "20",
+            "max_jobs_in_flight": "2",
             "runner_start_attempts": "10",
             "runner_restart_base_seconds": "0.1",
             "drain_timeout_seconds": "5",
@@ -119,7 +121,7 @@ class Site:
             "webhook_backoff_min_seconds": "0.2",
             "model": "base",
             "models": "base",
-            "pipeline": "tests.pipelines.scripted:ScriptedPipeline",
+            "pipeline": "bench.scripted_pipeline:ScriptedPipeline",
         }
         return {
             **self.aws.environment,
@@ -134,12 +136,12 @@ class Site:
         }
 
     def publish(self, job: Job) -> None:
-        # Through the proxy, which keeps this call and the daemons' deletes apart.
+        # Through the proxy, which records this call separately from the daemons' deletes.
         for _ in range(job.copies):
             self._sqs.send_message(QueueUrl=self.aws.queue_url, MessageBody=job.body)
 
     def waiting(self, queue_url: str) -> int:
-        """Messages visible, delayed, and in flight."""
+        """Return the number of messages: visible, delayed and in flight."""
         of_messages = "ApproximateNumberOfMessages"
         names: Any = [of_messages, f"{of_messages}Delayed", f"{of_messages}NotVisible"]
         found: Any = self.aws.sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=names)["Attributes"]
@@ -150,13 +152,13 @@ class Site:
 def open_site(
     folder: Path | None, callers: list[str], kill: Callable[[str], None], *, max_attempts: int
 ) -> Iterator[Site]:
-    """`folder` keeps the logs; None is a temporary one."""
-    told: list[Told] = []
+    """Open the site. `folder` keeps the logs; None uses a temporary folder."""
+    received: list[ReceivedEvent] = []
     with (
         tempfile.TemporaryDirectory(prefix="transcriptd-chaos-") as temporary,
         EmbeddedAws(VISIBILITY_SECONDS) as aws,
         Proxy(aws.endpoint_url, callers, kill) as proxy,
-        _receiver(told) as webhook_url,
+        _receiver(received) as webhook_url,
     ):
         redrive: Any = aws.sqs.get_queue_attributes(QueueUrl=aws.queue_url, AttributeNames=["RedrivePolicy"])
         policy = json.loads(redrive["Attributes"]["RedrivePolicy"]) | {"maxReceiveCount": MAX_RECEIVES}
@@ -166,19 +168,19 @@ def open_site(
             aws.s3.put_object(Bucket=aws.input_bucket, Key=key, Body=body)
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
-        yield Site(aws, proxy, folder or Path(temporary), webhook_url, told, max_attempts)
+        yield Site(aws, proxy, folder or Path(temporary), webhook_url, received, max_attempts)
 
 
 @contextmanager
-def _receiver(told: list[Told]) -> Iterator[str]:
-    """A webhook receiver that believes what is signed, and keeps the ids."""
+def _receiver(received: list[ReceivedEvent]) -> Iterator[str]:
+    """Run a webhook receiver that accepts only valid signatures and records the event IDs."""
     verifier = Webhook(SECRET)
 
     class Handler(QuietHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             event = json.loads(verifier.verify(body, dict(self.headers)) and body)
-            told.append(Told(self.headers["webhook-id"], event["type"], event["data"]["job_id"]))
+            received.append(ReceivedEvent(self.headers["webhook-id"], event["type"], event["data"]["job_id"]))
             time.sleep(ANSWER_SECONDS)
             self.send_response(204)
             self.end_headers()

@@ -1,4 +1,4 @@
-"""The tools of the chaos run, and a short run; `make chaos` is the long one."""
+"""Tests of the chaos tools and a short run; `make chaos` is the long one."""
 
 import itertools
 import threading
@@ -10,23 +10,26 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from daemon.embedded.aws import REGION, EmbeddedAws
+from bench.waiting import PATIENCE_SECONDS, wait_for
+from daemon.demo.aws import REGION, EmbeddedAws
 from tests.chaos import proxy as proxy_module
 from tests.chaos.proxy import Proxy, call_name
 from tests.chaos.run import Plan, report, run
 from tests.chaos.schedule import TRAPS, Action, Fault, Moment, plan
 from tests.chaos.site import make_jobs
 
+LASTING_SECONDS = 3600.0  # duration of a fault: longer than any test
+
 # --- the schedule
 
 
-def test_the_same_seed_is_the_same_schedule() -> None:
+def test_same_seed_gives_the_same_schedule() -> None:
     assert plan(7, 60, 3) == plan(7, 60, 3)
     assert plan(7, 60, 3) != plan(8, 60, 3)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_long_schedule_has_everything_in_it(seed: int) -> None:
+def test_long_schedule_contains_everything(seed: int) -> None:
     steps = plan(seed, 90, 3)
     assert [step.at for step in steps] == sorted(step.at for step in steps)
     assert {step.action for step in steps} == set(Action)
@@ -48,7 +51,7 @@ def test_poisoned_jobs_are_among_the_others() -> None:
 
 
 class Network:
-    """AWS, the proxy before it, and clients that do not retry."""
+    """AWS, the proxy in front of it, and clients that do not retry."""
 
     def __init__(self, aws: EmbeddedAws, proxy: Proxy, killed: list[str]) -> None:
         self.aws, self.proxy, self.killed = aws, proxy, killed
@@ -57,7 +60,7 @@ class Network:
             "region_name": REGION,
             "aws_access_key_id": "embedded",
             "aws_secret_access_key": "embedded",
-            "config": Config(retries={"total_max_attempts": 1}, read_timeout=2),
+            "config": Config(retries={"total_max_attempts": 1}, read_timeout=PATIENCE_SECONDS),
         }
         self.sqs, self.s3 = boto3.client("sqs", **access), boto3.client("s3", **access)
 
@@ -81,13 +84,13 @@ def network(monkeypatch: pytest.MonkeyPatch) -> Iterator[Network]:
         yield Network(aws, proxy, killed)
 
 
-def test_calls_have_names() -> None:
+def test_names_of_calls() -> None:
     assert call_name("POST", "/", "AmazonSQS.DeleteMessage") == "sqs:DeleteMessage"
     assert call_name("PUT", "/results/transcripts/job-1/manifest.json", None) == "s3:PUT:manifest.json"
     assert call_name("GET", "/media/a%20b.wav?x-id=GetObject", None) == "s3:GET:a%20b.wav"
 
 
-def test_what_is_let_through_arrives_unchanged(network: Network) -> None:
+def test_forwarded_calls_are_unchanged(network: Network) -> None:
     body = bytes(range(256)) * 8192
     network.put("a/manifest.json", body, IfNoneMatch="*")
     with pytest.raises(ClientError, match="PreconditionFailed"):
@@ -102,9 +105,9 @@ def test_what_is_let_through_arrives_unchanged(network: Network) -> None:
 
 
 @pytest.mark.parametrize("fault", Fault)
-def test_faults_are_seen_as_faults_and_end(network: Network, fault: Fault) -> None:
+def test_clients_see_faults_and_faults_end(network: Network, fault: Fault) -> None:
     network.put("before")
-    network.proxy.fail("*", fault, 60, "daemon")
+    network.proxy.fail("*", fault, LASTING_SECONDS, "daemon")
     if fault is Fault.LATENCY:
         network.send()
         network.put("key")
@@ -121,9 +124,9 @@ def test_faults_are_seen_as_faults_and_end(network: Network, fault: Fault) -> No
     assert network.proxy.faults_injected[fault] >= 2
 
 
-def test_a_fault_keeps_to_its_calls_and_its_caller(network: Network) -> None:
-    network.proxy.fail("sqs:DeleteMessage", Fault.ERROR, 60)
-    network.proxy.fail("s3:*", Fault.ERROR, 60, "another")
+def test_fault_affects_only_its_calls_and_its_caller(network: Network) -> None:
+    network.proxy.fail("sqs:DeleteMessage", Fault.ERROR, LASTING_SECONDS)
+    network.proxy.fail("s3:*", Fault.ERROR, LASTING_SECONDS, "another")
     network.send()
     network.put("key")
     with pytest.raises(ClientError, match="InternalError"):
@@ -131,7 +134,7 @@ def test_a_fault_keeps_to_its_calls_and_its_caller(network: Network) -> None:
 
 
 @pytest.mark.parametrize("moment", Moment)
-def test_a_trap_kills_once_at_the_call_it_waits_for(network: Network, moment: Moment) -> None:
+def test_trap_kills_once_at_the_matching_call(network: Network, moment: Moment) -> None:
     network.proxy.trap("s3:PUT:manifest.json", moment)
     network.put("job/transcript.json")
     assert network.killed == []
@@ -147,8 +150,8 @@ def test_a_trap_kills_once_at_the_call_it_waits_for(network: Network, moment: Mo
 
 
 def test_every_job_has_one_outcome_whatever_happens() -> None:
-    plan_ = Plan(seed=249, jobs=12, poisoned=2, daemons=2, seconds=14, max_attempts=5, settle_seconds=90)
-    before = threading.active_count()
+    plan_ = Plan(seed=249, jobs=12, poisoned=2, daemons=2, seconds=14, max_attempts=5, settle_seconds=PATIENCE_SECONDS)
+    before = set(threading.enumerate())
     result = run(plan_)
     assert result.violations == [], report(plan_, result)
-    assert threading.active_count() == before
+    wait_for(lambda: set(threading.enumerate()) <= before, "the run's threads have ended")

@@ -1,6 +1,6 @@
-"""deploy/monitoring/dashboards: as generated, as Grafana's types want them, and naming nothing that does not exist.
+"""deploy/monitoring/dashboards: up to date, valid for Grafana's types, and naming nothing that does not exist.
 
-That every query finds something is shown by tests/acceptance/test_dashboards.py, with a real Prometheus.
+tests/acceptance/test_dashboards.py checks with a real Prometheus that every query returns data.
 """
 
 import copy
@@ -12,24 +12,28 @@ from typing import Any
 import pytest
 
 from daemon.errors import all_errors
-from daemon.runner_state import RunnerState
+from daemon.supervisor.state import RunnerState
 from deploy.monitoring.dashboards.fleet import LATE_SECONDS
 from deploy.monitoring.dashboards.frame import RUNBOOKS as RUNBOOK_URL
-from deploy.monitoring.dashboards.generate import FOLDER, dashboards, path_of
+from deploy.monitoring.dashboards.generate import FOLDER, dashboard_path, dashboards
 from deploy.monitoring.dashboards.instance import STALL_SECONDS, STATES
 from deploy.monitoring.dashboards.panels import COLUMNS
 from deploy.monitoring.dashboards.reasons import EXCEPTIONS
-from tests.deploy.test_monitoring import ALERTS, RUNBOOKS, declared, rules_of, selectors
-from tests.grafana import queries_of
-from tests.grafana_types import misfits
+from tests.support.monitoring.grafana import queries_of
+from tests.support.monitoring.grafana_types import misfits
+from tests.support.monitoring.rules import ALERTS, RUNBOOKS, declared, rules_of, selectors
 
 DASHBOARDS = {each["uid"]: each for each in dashboards()}
 EVERY = pytest.mark.parametrize("uid", DASHBOARDS)
 
-# What Prometheus itself and deploy/monitoring/prometheus.yml put on every series.
+# Labels that Prometheus itself and deploy/monitoring/prometheus.yml add to every series.
 TARGET_LABELS = {"job", "instance", "deployment"}
-# Shown as they are: what was ever put there, and what is born with an error that an increase would miss.
-CUMULATIVE = {"Dead-letter queue B": {"transcriptd_jobs_total"}, "GPU errors A": {"transcriptd_gpu_xid_errors_total"}}
+# Counters shown without a rate: totals since the start, and series created by their first error, which increase() would
+# miss.
+CUMULATIVE = {
+    "Dead-letter queue B": {"transcriptd_deliveries_total"},
+    "GPU errors A": {"transcriptd_gpu_xid_errors_total"},
+}
 COUNTED = ("_total", "_bucket", "_count", "_sum")
 
 
@@ -37,13 +41,13 @@ def panels(uid: str) -> list[dict[str, Any]]:
     return [panel for panel in DASHBOARDS[uid]["panels"] if panel["type"] != "row"]
 
 
-def test_what_is_checked_in_is_what_is_generated() -> None:
-    made = {path_of(each): each for each in dashboards()}
+def test_checked_in_dashboards_are_up_to_date() -> None:
+    made = {dashboard_path(each): each for each in dashboards()}
     assert {path: json.loads(path.read_text()) for path in FOLDER.glob("*.json")} == made, "run `make docs`"
 
 
 @EVERY
-def test_it_fits_the_types_that_grafana_publishes(uid: str) -> None:
+def test_dashboards_match_grafanas_types(uid: str) -> None:
     assert misfits(DASHBOARDS[uid]) == []
 
 
@@ -63,7 +67,7 @@ def test_it_fits_the_types_that_grafana_publishes(uid: str) -> None:
         (("panels", -1, "fieldConfig", "defaults", "custom", "drawStyle"), "steps", "'steps' is none of"),
     ],
 )
-def test_what_does_not_fit_is_told(path: tuple[Any, ...], value: Any, told: str) -> None:
+def test_mismatches_are_found(path: tuple[Any, ...], value: Any, told: str) -> None:
     dashboard = copy.deepcopy(DASHBOARDS["transcriptd-fleet"])
     *way, last = path
     target = dashboard
@@ -74,23 +78,25 @@ def test_what_does_not_fit_is_told(path: tuple[Any, ...], value: Any, told: str)
 
 
 @EVERY
-def test_every_panel_says_what_it_is(uid: str) -> None:
+def test_every_panel_is_described(uid: str) -> None:
     for panel in panels(uid):
         assert panel["title"]
         if panel["type"] == "text":
             continue
-        assert len(panel["description"]) > 20, f"{panel['title']}: what is shown, what is good, what to do?"
+        assert len(panel["description"]) > 20, (
+            f"{panel['title']}: the description must say what is shown, what is good, and what to do"
+        )
         defaults = panel["fieldConfig"]["defaults"]
         assert defaults["unit"], panel["title"]
         assert defaults["thresholds"]["steps"][0]["value"] is None, panel["title"]
         assert all(target["refId"] for target in panel["targets"])
         if panel["type"] == "stat":
-            assert defaults["links"], f"{panel['title']} leads nowhere"
+            assert defaults["links"], f"{panel['title']} has no link"
             assert defaults["noValue"]
 
 
 @EVERY
-def test_panels_stand_side_by_side_and_none_over_another(uid: str) -> None:
+def test_panels_do_not_overlap(uid: str) -> None:
     taken: set[tuple[int, int]] = set()
     for panel in DASHBOARDS[uid]["panels"]:
         at = panel["gridPos"]
@@ -102,7 +108,7 @@ def test_panels_stand_side_by_side_and_none_over_another(uid: str) -> None:
 
 
 @EVERY
-def test_variables_are_used_and_what_is_used_is_one(uid: str) -> None:
+def test_variables_are_defined_and_used(uid: str) -> None:
     dashboard = DASHBOARDS[uid]
     defined = [variable["name"] for variable in dashboard["templating"]["list"]]
     assert defined in (["datasource", "environment"], ["datasource", "environment", "model", "instance"])
@@ -113,21 +119,21 @@ def test_variables_are_used_and_what_is_used_is_one(uid: str) -> None:
 
 
 @EVERY
-def test_queries_name_what_the_daemon_measures(uid: str) -> None:
+def test_queries_use_metrics_of_the_daemon(uid: str) -> None:
     recorded = {rule["record"] for rule in rules_of("recording.yml")}
     for query in queries_of(DASHBOARDS[uid]):
         found = selectors(query.expression)
-        assert found or "ALERTS" in query.expression, f"{query.title}: nothing is selected"
+        assert found or "ALERTS" in query.expression, f"{query.title} selects no series"
         for metric, labels in found.items():
             where = f"{query.title}: {metric}"
             assert metric in (recorded if ":" in metric else declared()), where
             if ":" not in metric:
                 assert labels <= declared()[metric] | TARGET_LABELS | {"asr_model"}, where
-            assert "deployment" in labels or query.kind == "variable", f"{where} is not of one environment"
+            assert "deployment" in labels or query.kind == "variable", f"{where} is not limited to one environment"
 
 
 @EVERY
-def test_rates_are_of_counters_and_of_nothing_else(uid: str) -> None:
+def test_rates_are_only_of_counters(uid: str) -> None:
     for query in queries_of(DASHBOARDS[uid]):
         for function, metric in re.findall(r"\b(rate|increase)\((\w+)", query.expression):
             assert metric.endswith(COUNTED), f"{query.title}: {function} of {metric}"
@@ -139,7 +145,7 @@ def test_rates_are_of_counters_and_of_nothing_else(uid: str) -> None:
 
 
 @EVERY
-def test_links_lead_to_dashboards_and_runbooks_that_exist(uid: str) -> None:
+def test_links_lead_to_existing_dashboards_and_runbooks(uid: str) -> None:
     text = json.dumps(DASHBOARDS[uid])
     for target in re.findall(r'"/d/([\w-]+)', text):
         assert target in DASHBOARDS
@@ -149,7 +155,7 @@ def test_links_lead_to_dashboards_and_runbooks_that_exist(uid: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALERTS)
-def test_every_alert_leads_to_a_dashboard_that_shows_it(name: str) -> None:
+def test_every_alert_links_to_a_dashboard_that_shows_it(name: str) -> None:
     url = ALERTS[name]["annotations"]["dashboard_url"]
     found = re.fullmatch(r"https://grafana\.example\.com/d/([\w-]+)\?(.*)", url)
     assert found is not None
@@ -160,11 +166,11 @@ def test_every_alert_leads_to_a_dashboard_that_shows_it(name: str) -> None:
     assert {variable for variable, _ in given} <= {each["name"] for each in dashboard["templating"]["list"]}
     shown = set().union(*(measured_in(query.expression) for query in queries_of(dashboard) if query.kind == "panel"))
     measured = measured_in(ALERTS[name]["expr"])
-    assert measured & shown, f"{found[1]} shows nothing of {measured}"
+    assert measured & shown, f"{found[1]} does not show {measured}"
 
 
 def measured_in(expression: str) -> set[str]:
-    """The daemon's metrics that the expression goes back to, recorded or not."""
+    """Return the daemon's metrics that the expression uses, directly or through recording rules."""
     recorded = {rule["record"]: rule["expr"] for rule in rules_of("recording.yml")}
     found = set()
     for metric in selectors(expression):
@@ -181,10 +187,10 @@ def test_runner_states_are_those_of_the_daemon() -> None:
     assert {name for _, name, _ in STATES} == {state.value for state in RunnerState}
 
 
-def test_exceptions_name_errors_that_exist() -> None:
+def test_exceptions_name_existing_errors() -> None:
     assert EXCEPTIONS.keys() <= {error.code for error in all_errors()}
 
 
-def test_the_generator_stays_small() -> None:
+def test_generator_stays_small() -> None:
     lines = {path.name: len(path.read_text().splitlines()) for path in Path(FOLDER).glob("*.py")}
     assert {name for name, count in lines.items() if count > 300} == set()

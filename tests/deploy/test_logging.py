@@ -1,15 +1,15 @@
-"""The files that carry the log elsewhere fit the unit and the log's fields."""
+"""The files that ship the log to other systems match the unit and the log's fields."""
 
 import json
 import re
 import subprocess
 from pathlib import Path
 
-from daemon.log_schema import FIELDS
-from tests.deploy.test_systemd import UNIT
-from tests.programs import require_program
+from daemon.telemetry.log_schema import FIELDS
+from tests.support.programs import require_program
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "logging"
+UNIT = FOLDER.parent / "systemd" / "transcriptd.service"
 README = (FOLDER / "README.md").read_text()
 DROP_IN = FOLDER / "transcriptd-log-file.conf"
 
@@ -27,7 +27,7 @@ def test_systemd_accepts_the_unit_with_the_drop_in(tmp_path: Path) -> None:
     assert b"log-file.conf" in refused.stdout, "it is read"
 
 
-def test_all_of_them_mean_one_file() -> None:
+def test_all_use_the_same_file() -> None:
     (entry,) = json.loads((FOLDER / "amazon-cloudwatch-agent.json").read_text())["logs"]["logs_collected"]["files"][
         "collect_list"
     ]
@@ -45,7 +45,7 @@ def test_alloy_reads_our_unit_and_our_fields() -> None:
     assert text.count("{") == text.count("}")
 
 
-def test_queries_name_fields_that_exist() -> None:
+def test_queries_use_existing_fields() -> None:
     queries = re.findall(r"(?s)```(logql)?\n(# .*?)```", README)
     assert len(queries) == 10
     seen: set[str] = set()

@@ -1,64 +1,18 @@
-"""deploy/monitoring: Prometheus takes it, every alert is tested both ways, and nothing names what does not exist."""
+"""deploy/monitoring: Prometheus accepts the files, every alert is tested both ways, and every name exists."""
 
 import re
+import shutil
 import subprocess
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from prometheus_client import generate_latest
 
 from daemon.config import Settings
-from daemon.metrics import Metrics
-from tests.deploy.module import MODULE
-from tests.programs import require_program
-
-ROOT = Path(__file__).parents[2]
-MONITORING = ROOT / "deploy" / "monitoring"
-RULES = MONITORING / "rules"
-RUNBOOKS = ROOT / "docs" / "runbooks"
-
-SUFFIXES = {
-    "counter": ("_total",),
-    "gauge": ("",),
-    "info": ("_info",),
-    "histogram": ("_bucket", "_count", "_sum"),
-}
-
-
-def load(path: Path) -> Any:
-    return yaml.safe_load(path.read_text())
-
-
-def rules_of(name: str) -> list[dict[str, Any]]:
-    return [rule for group in load(RULES / name)["groups"] for rule in group["rules"]]
-
-
-ALERTS = {rule["alert"]: rule for rule in rules_of("alerts.yml")}
-
-
-@cache
-def declared() -> dict[str, frozenset[str]]:
-    """Every series name that the daemon can expose → its labels."""
-    found = {}
-    for family in Metrics().registry._collector_to_names:
-        if hasattr(family, "_labelnames"):
-            for suffix in SUFFIXES[family._type]:  # type: ignore[attr-defined]
-                found[family._name + suffix] = frozenset(family._labelnames) | {"le"}  # type: ignore[attr-defined]
-    for name in ("process_start_time_seconds", "process_resident_memory_bytes", "up"):
-        found[name] = frozenset()
-    return found
-
-
-def selectors(expression: str) -> dict[str, set[str]]:
-    """Metric → the labels it is selected by."""
-    found: dict[str, set[str]] = {}
-    pattern = r"\b((?:transcriptd|process)_\w+|\w+:\w+:\w+|up(?=[{[ ]))(?:\{([^}]*)\})?"
-    for name, labels in re.findall(pattern, expression):
-        found.setdefault(name, set()).update(re.findall(r"(\w+)\s*[=!]", labels))
-    return found
+from daemon.telemetry.metrics import Metrics
+from tests.support.deploy.module import MODULE
+from tests.support.monitoring.rules import ALERTS, MONITORING, RULES, RUNBOOKS, declared, load, rules_of, selectors
+from tests.support.programs import require_program
 
 
 @pytest.mark.parametrize(
@@ -66,7 +20,7 @@ def selectors(expression: str) -> dict[str, set[str]]:
     [("check", "config", "prometheus.yml"), ("check", "rules", "rules/recording.yml", "rules/alerts.yml")],
     ids=lambda arguments: arguments[1],
 )
-def test_prometheus_takes_it(arguments: tuple[str, ...]) -> None:
+def test_prometheus_accepts_the_rules(arguments: tuple[str, ...]) -> None:
     run(require_program("promtool"), *arguments)
 
 
@@ -75,15 +29,27 @@ def test_alerts_fire_when_they_must_and_only_then(file: str) -> None:
     run(require_program("promtool"), "test", "rules", f"rules/tests/{file}")
 
 
-def test_prometheus_takes_the_metrics() -> None:
-    """promtool knows the naming rules."""
+def test_no_alert_fires_before_its_time(tmp_path: Path) -> None:
+    """With all waiting times removed from the rules, the test of every alert that should wait must fail."""
+    shutil.copytree(RULES, tmp_path / "rules")
+    impatient = re.sub(r"(?m)^ +for: .*\n", "", (RULES / "alerts.yml").read_text())
+    (tmp_path / "rules" / "alerts.yml").write_text(impatient)
+    tests = [str(path) for path in (tmp_path / "rules" / "tests").glob("*.yml")]
+    command = [require_program("promtool"), "test", "rules", *tests]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    too_early = set(re.findall(r"alertname: (\w+), time: ", done.stdout))
+    assert too_early == {name for name, rule in ALERTS.items() if "for" in rule}
+
+
+def test_prometheus_accepts_the_metrics() -> None:
+    """promtool checks the naming conventions."""
     exposed = generate_latest(Metrics().registry)
     command = [require_program("promtool"), "check", "metrics"]
     done = subprocess.run(command, input=exposed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
     assert (done.returncode, done.stdout) == (0, b"")
 
 
-def test_alertmanager_takes_the_example() -> None:
+def test_alertmanager_accepts_the_example() -> None:
     run(require_program("amtool"), "check-config", "alertmanager.example.yml")
 
 
@@ -99,14 +65,14 @@ def test_every_alert_is_tested_both_ways() -> None:
 
 
 @pytest.mark.parametrize("name", ALERTS)
-def test_every_alert_says_what_it_is(name: str) -> None:
+def test_every_alert_is_described(name: str) -> None:
     rule = ALERTS[name]
     assert re.fullmatch(r"Transcriptd[A-Z][A-Za-z]+", name)
     assert rule["labels"]["severity"] in ("critical", "warning", "info")
     annotations = rule["annotations"]
     assert set(annotations) == {"summary", "description", "runbook_url", "dashboard_url"}
-    assert "{{ $labels." in annotations["summary"], "where?"
-    assert "{{ $value" in annotations["description"], "how bad?"
+    assert "{{ $labels." in annotations["summary"], "the summary must name the affected series"
+    assert "{{ $value" in annotations["description"], "the description must contain the value"
     assert annotations["runbook_url"].endswith(f"/{name}.md")
 
 
@@ -120,10 +86,10 @@ def test_every_alert_has_a_runbook_and_every_runbook_an_alert() -> None:
 def test_every_runbook_answers_the_same_questions(name: str) -> None:
     text = (RUNBOOKS / f"{name}.md").read_text()
     assert text.startswith(f"# {name}\n")
-    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["Meaning", "Impact", "Confirm", "Do"]
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == ["Meaning", "Impact", "Verify", "Mitigate"]
 
 
-def test_rules_and_runbooks_name_what_the_daemon_measures() -> None:
+def test_rules_and_runbooks_use_metrics_of_the_daemon() -> None:
     recorded = {rule["record"] for rule in rules_of("recording.yml")}
     texts = {
         rule.get("alert", rule.get("record")): rule["expr"]
@@ -135,13 +101,13 @@ def test_rules_and_runbooks_name_what_the_daemon_measures() -> None:
             if ":" in metric:
                 assert metric in recorded, f"{where}: {metric} is not recorded"
             elif metric.startswith(("transcriptd_", "process_")):
-                assert metric in declared(), f"{where}: {metric} is not declared in daemon/metrics.py"
+                assert metric in declared(), f"{where}: {metric} is not declared in daemon/telemetry/metrics.py"
                 unknown = labels - declared()[metric] - {"job", "instance", "deployment"}
                 assert not unknown, f"{where}: {metric} has no label {unknown}"
 
 
 def test_selectors_are_found() -> None:
-    """What the test above sees: a name it overlooks would never be wrong."""
+    """A check of the parser that the test above uses: a name it overlooks would never be reported."""
     found = selectors(
         'rate(transcriptd_x_total{a="b", c!~"d"}[5m]) / level:transcriptd_y:sum and up{job="z"} == process_k'
     )
@@ -154,13 +120,13 @@ def test_selectors_are_found() -> None:
     assert {name for rule in ALERTS.values() for name in selectors(rule["expr"])} & set(declared())
 
 
-def test_runbooks_name_settings_of_the_daemon() -> None:
+def test_runbooks_use_settings_of_the_daemon() -> None:
     settings = {f"TRANSCRIPTD_{name.upper()}" for name in Settings.model_fields}
     for path in RUNBOOKS.glob("*.md"):
         assert set(re.findall(r"TRANSCRIPTD_[A-Z_]+[A-Z]", path.read_text())) <= settings, path.name
 
 
-def test_the_fleet_is_found_by_what_terraform_gives_it() -> None:
+def test_fleet_is_discovered_by_the_tags_of_terraform() -> None:
     locals_tf = (MODULE / "locals.tf").read_text()
     tags = dict(re.findall(r"(Application|Deployment) = ([^,}]+?)[ ,}]", locals_tf))
     (discovery,) = load(MONITORING / "prometheus.yml")["scrape_configs"][0]["ec2_sd_configs"]

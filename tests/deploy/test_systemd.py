@@ -1,4 +1,5 @@
-"""The unit: systemd accepts it, it is confined, and its times fit those of the daemon and of the fleet."""
+"""The unit: systemd accepts it, it is sandboxed, and its timeouts are consistent with those of the daemon and the
+fleet."""
 
 import re
 import shutil
@@ -8,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from daemon.aws.interruption import SPOT_RESERVE_SECONDS
 from daemon.config import Settings, variable
 from daemon.errors import EXIT_CONFIG
-from daemon.interruption import SPOT_RESERVE_SECONDS
 from daemon.launcher import EXIT_FORCED, EXIT_HOST_ENDS, EXIT_SETUP_FAILED, WEBHOOK_DRAIN_SECONDS
-from tests.deploy.module import optional_number
-from tests.programs import require_program
+from tests.support.deploy.module import optional_number
+from tests.support.programs import require_program
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "systemd"
 UNIT = FOLDER / "transcriptd.service"
-MAX_EXPOSURE = 3.0  # of systemd-analyze security, from 0 (none) to 10
+MAX_EXPOSURE = 3.0  # exposure of systemd-analyze security, from 0 (none) to 10
 
 
 def directives() -> dict[str, list[str]]:
@@ -35,7 +36,7 @@ def seconds(name: str) -> float:
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """The unit as it would lie in /etc, with a program that exists here."""
+    """Write the unit as it would be in /etc, with a program that exists here."""
     unit = tmp_path / UNIT.name
     unit.write_text(re.sub(r"(?m)^ExecStart=\S+", f"ExecStart={shutil.which('true')}", UNIT.read_text()))
     return unit
@@ -51,14 +52,14 @@ def test_systemd_accepts_the_unit(installed: Path) -> None:
     assert analyze("verify", installed).strip() == ""
 
 
-def test_the_unit_is_confined(installed: Path) -> None:
+def test_unit_is_sandboxed(installed: Path) -> None:
     said = analyze("security", "--offline=true", "--no-pager", installed)
     exposure = re.search(r"Overall exposure level.*?: (\d+\.\d)", said)
     assert exposure is not None, said
     assert float(exposure[1]) <= MAX_EXPOSURE
 
 
-def test_the_deadlines_of_daemon_unit_and_fleet_are_one_chain() -> None:
+def test_deadlines_of_daemon_unit_and_fleet_are_consistent() -> None:
     fields = Settings.model_fields
     drain = fields["drain_timeout_seconds"].default
     stop = seconds("TimeoutStopSec")
@@ -73,14 +74,25 @@ def test_the_deadlines_of_daemon_unit_and_fleet_are_one_chain() -> None:
     assert seconds("WatchdogSec") <= fields["visibility_timeout_seconds"].default
 
 
-def test_what_is_restarted_is_what_may_work_the_next_time() -> None:
+def test_only_the_daemon_gets_sigterm_and_stops_its_processes() -> None:
+    """SIGTERM makes the daemon release its jobs, also when the watchdog sends it; systemd signals the runner only with
+    the final SIGKILL."""
+    unit = directives()
+    assert unit["KillSignal"] == unit["WatchdogSignal"] == ["SIGTERM"]
+    assert unit["KillMode"] == ["mixed"]
+    assert "SendSIGKILL" not in unit
+    assert unit["Type"] == ["notify"]
+    assert unit["NotifyAccess"] == ["main"]
+
+
+def test_restarts_happen_only_where_they_may_help() -> None:
     never = {int(status) for status in directives()["RestartPreventExitStatus"][-1].split()}
     assert never == {EXIT_CONFIG, EXIT_HOST_ENDS}
     assert directives()["Restart"] == ["on-failure"]
     assert not {EXIT_FORCED, EXIT_SETUP_FAILED} & never
 
 
-def test_the_example_has_settings_of_the_daemon() -> None:
+def test_example_contains_settings_of_the_daemon() -> None:
     known = {variable(name) for name in Settings.model_fields}
     named = re.findall(r"(?m)^#?([A-Z_]+)=", (FOLDER / "transcriptd.env.example").read_text())
     assert {name for name in named if not name.startswith("AWS_")} <= known

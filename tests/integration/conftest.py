@@ -1,11 +1,11 @@
-"""A real browser, for the tests of pages."""
+"""A real browser for the tests of pages."""
 
 from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
-from tests.browser import Page, chromium, open_page
-from tests.programs import require_program
+from tests.support.browser import Page, chromium, open_page
+from tests.support.programs import require_program
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -1,6 +1,6 @@
-"""How good the transcripts are, with the packaged models on a real telephone call of two people.
+"""Accuracy of transcripts with the packaged models, on a real telephone call of two people.
 
-`pytest -s` prints the measured figures.
+`pytest -s` prints the measured values.
 """
 
 import statistics
@@ -9,20 +9,21 @@ from functools import cache
 import jiwer
 import pytest
 
-from daemon.pipeline.pieces import Turn
-from daemon.transcript import Transcript
-from tests.integration.pipeline_fixture import loaded, options, sample_audio, transcribe
-from tests.measures import diarization_error_rate, start_errors, tokens, word_error_rate
-from tests.reference import reference_sentences, reference_turns
+from bench.measures import diarization_error_rate, start_errors, tokens, word_error_rate
+from bench.reference import reference_sentences, reference_turns, sample_audio
+from daemon.pipeline.types import Turn
+from daemon.schema.transcript import Transcript
+from tests.support.pipeline import loaded, options, transcribe
 
 DURATION_SECONDS = 30.0
 MAX_WER = 0.20
 MAX_DER = 0.20
 START_TOLERANCE_SECONDS = 0.3
 MIN_STARTS_IN_TOLERANCE = 0.8
-MIN_ERRORS_UNSURE = 0.7  # of the wrong words, those among the less sure half
-MIN_RANKING = 0.75  # how often a right word is surer than a wrong one (area under the ROC curve)
-# Of the sentences' first words, so that the share of starts means something. Processors differ by a word or two.
+MIN_ERRORS_UNSURE = 0.7  # share of the wrong words that are in the less confident half
+MIN_RANKING = 0.75  # probability that a correct word scores higher than a wrong one (area under the ROC curve)
+# Of the sentences' first words, so that the share of starts is meaningful. Results vary by a word or two between
+# processors.
 MIN_RECOGNISED = 0.7
 
 both_models = pytest.mark.parametrize("model", ["base", "tiny.en"])
@@ -39,9 +40,10 @@ def error_rate(turns: list[Turn]) -> float:
 
 
 def judged_words(transcript: Transcript) -> list[tuple[float, bool]]:
-    """For each word that was heard: how sure the transcript is of it, and whether it is right, by the same alignment.
+    """Return, for each recognised word, its score and whether it is correct according to the same alignment.
 
-    A word that normalises to several tokens is right if all are; one to none, an `uh`, is not judged.
+    A word that normalises to several tokens is correct if all of them are; one that normalises to none, such as `uh`,
+    is skipped.
     """
     words = [word for segment in transcript.segments for word in segment.words]
     owners = [(token, index) for index, word in enumerate(words) for token in tokens(word.word)]
@@ -60,14 +62,15 @@ def judged_words(transcript: Transcript) -> list[tuple[float, bool]]:
 
 
 def ranking(judged: list[tuple[float, bool]]) -> float:
-    """The share of pairs of a right and a wrong word in which the right one is surer; ties count half."""
+    """Return the share of pairs of a correct and a wrong word in which the correct one scores higher; ties count
+    half."""
     right, wrong = ([score for score, is_right in judged if is_right is kind] for kind in (True, False))
     wins = sum((sure > unsure) + (sure == unsure) / 2 for sure in right for unsure in wrong)
     return wins / (len(right) * len(wrong))
 
 
 @both_models
-def test_words_are_right(model: str) -> None:
+def test_words_are_correct(model: str) -> None:
     reference = " ".join(sentence.text for sentence in reference_sentences())
     wer = word_error_rate([reference], [" ".join(segment.text for segment in transcript_of(model).segments)])
     print(f"\n{model}: WER {wer:.3f}; seconds {transcript_of(model).timings_seconds}")
@@ -75,7 +78,7 @@ def test_words_are_right(model: str) -> None:
 
 
 @both_models
-def test_speakers_of_the_transcript_are_right(model: str) -> None:
+def test_speakers_of_the_transcript_are_correct(model: str) -> None:
     transcript = transcript_of(model)
     der = error_rate([Turn(s.start, s.end, s.speaker) for s in transcript.segments if s.speaker])
     print(f"\n{model}: DER of the transcript's segments {der:.3f}")
@@ -84,7 +87,7 @@ def test_speakers_of_the_transcript_are_right(model: str) -> None:
 
 
 @pytest.mark.parametrize("bounds", [{}, {"min_speakers": 2, "max_speakers": 6}, {"num_speakers": 2}])
-def test_speaker_turns_are_right(bounds: dict[str, int]) -> None:
+def test_speaker_turns_are_correct(bounds: dict[str, int]) -> None:
     pipeline, _ = loaded()
     assert pipeline._stages is not None
     found = pipeline._stages.diarizer.diarize(sample_audio(), None, lambda _: None, **bounds)
@@ -94,19 +97,19 @@ def test_speaker_turns_are_right(bounds: dict[str, int]) -> None:
 
 
 @both_models
-def test_sentences_begin_where_they_are_said(model: str) -> None:
+def test_sentences_start_on_time(model: str) -> None:
     words = [(word.word, word.start) for segment in transcript_of(model).segments for word in segment.words]
     errors = start_errors(reference_sentences(), words)
     recognised = [error for error in errors if error is not None]
     hits = sum(abs(error) <= START_TOLERANCE_SECONDS for error in recognised)
-    print(f"\n{model}: {hits} of {len(recognised)} sentences begin within {START_TOLERANCE_SECONDS} s,", end=" ")
+    print(f"\n{model}: {hits} of {len(recognised)} sentences start within {START_TOLERANCE_SECONDS} s,", end=" ")
     print(f"{len(errors) - len(recognised)} not recognised:", [e if e is None else round(e, 2) for e in errors])
     assert len(recognised) >= MIN_RECOGNISED * len(errors)
     assert hits >= MIN_STARTS_IN_TOLERANCE * len(recognised)
 
 
 @both_models
-def test_every_word_lies_inside_its_segment(model: str) -> None:
+def test_every_word_lies_within_its_segment(model: str) -> None:
     transcript = transcript_of(model)
     end_of_last = 0.0
     for segment in transcript.segments:
@@ -122,7 +125,7 @@ def test_every_word_lies_inside_its_segment(model: str) -> None:
 
 
 @both_models
-def test_wrong_words_are_among_the_unsure(model: str) -> None:
+def test_wrong_words_have_low_scores(model: str) -> None:
     judged = judged_words(transcript_of(model))
     middle = statistics.median(score for score, _ in judged)
     wrong = [score for score, is_right in judged if not is_right]
@@ -135,13 +138,13 @@ def test_wrong_words_are_among_the_unsure(model: str) -> None:
     print(
         f"AUC {area:.2f}; mean score {statistics.mean(score for score, _ in judged):.2f}, {1 - len(wrong) / len(judged):.2f} right"
     )
-    assert len(wrong) >= 3  # of fewer, a share says nothing
+    assert len(wrong) >= 3  # of fewer words, a share means nothing
     assert unsure >= MIN_ERRORS_UNSURE
     assert area >= MIN_RANKING
 
 
 @both_models
-def test_segments_say_how_sure_their_words_are(model: str) -> None:
+def test_segment_confidence_is_that_of_its_words(model: str) -> None:
     for segment in transcript_of(model).segments:
         scores = [word.score or 0.0 for word in segment.words]
         assert segment.confidence is not None
@@ -150,7 +153,7 @@ def test_segments_say_how_sure_their_words_are(model: str) -> None:
 
 @both_models
 def test_overlap_is_marked_where_it_is(model: str) -> None:
-    """The reference has both speaking at once for a few moments; nobody says that a segment overlaps elsewhere."""
+    """In the reference both speak at once in a few places; no segment elsewhere may be marked as overlapping."""
     turns = reference_turns()
     for segment in transcript_of(model).segments:
         assert segment.overlap == any(word.overlap for word in segment.words)

@@ -1,4 +1,4 @@
-"""Our CTC aligner beside whisperx's on the same emissions, and batches beside one passage at a time."""
+"""Our CTC aligner compared with whisperx's on the same emissions, and batches compared with single passages."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,16 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.reference import sample_audio
 from daemon.errors import Interrupted
-from daemon.pipeline import ctc
-from daemon.pipeline.ctc import WILDCARD, find_path
-from daemon.pipeline.pieces import SAMPLE_RATE, Chunk, Passage
-from daemon.transcript import Transcript
-from tests.integration.pipeline_fixture import Recorder, loaded, make_wav2vec2, options, sample_audio, transcribe
-from tests.words import assert_settled
+from daemon.pipeline.alignment import ctc
+from daemon.pipeline.alignment.ctc import WILDCARD, find_path
+from daemon.pipeline.types import SAMPLE_RATE, Chunk, Passage
+from daemon.schema.transcript import Transcript
+from tests.support.pipeline import Recorder, loaded, make_wav2vec2, options, transcribe
+from tests.support.words import assert_settled
 
-if TYPE_CHECKING:  # importing torch is left to the pipeline, which sets its environment up
-    from daemon.pipeline.alignment import Aligner
+if TYPE_CHECKING:  # torch is imported by the pipeline, which sets its environment up first
+    from daemon.pipeline.alignment.wav2vec2 import Aligner
 
 SPAN = slice(16_000, 96_000)  # 5 s of the call
 
@@ -31,7 +32,7 @@ def stages() -> Any:
 def make_aligner(stages: Any, factory: pytest.TempPathFactory, **changes: Any) -> "Aligner":
     import torch
 
-    from daemon.pipeline.alignment import Aligners
+    from daemon.pipeline.alignment.wav2vec2 import Aligners
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -55,7 +56,7 @@ def with_language(aligner: "Aligner", language: str) -> "Aligner":
 
 
 def emissions(aligner: "Aligner", spans: Sequence[np.ndarray]) -> list[np.ndarray]:
-    from daemon.pipeline.emissions import log_probabilities
+    from daemon.pipeline.alignment.emissions import log_probabilities
 
     return log_probabilities(aligner.model, "cpu", spans)
 
@@ -71,7 +72,8 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 @st.composite
 def problems(draw: st.DrawFn) -> tuple[np.ndarray, list[int], int]:
-    """Emissions from flat to certain, some full of ties, and tokens with repeats and wildcards, some too many."""
+    """Generate emissions from flat to certain, some with many ties, and tokens with repeats and wildcards, some too
+    many."""
     frames, vocabulary = draw(st.integers(1, 60)), draw(st.integers(2, 12))
     blank = draw(st.integers(0, vocabulary - 1))
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -86,7 +88,7 @@ def problems(draw: st.DrawFn) -> tuple[np.ndarray, list[int], int]:
 
 
 def assert_whisperx_path(log_probs: np.ndarray, tokens: Sequence[int], blank: int) -> None:
-    """As whisperx.align finds it, with its wildcard column."""
+    """Assert that the path is the one of whisperx.align, including its wildcard column."""
     import torch
     from whisperx.alignment import backtrack, get_trellis, merge_repeats
 
@@ -109,14 +111,14 @@ def assert_whisperx_path(log_probs: np.ndarray, tokens: Sequence[int], blank: in
 @pytest.mark.usefixtures("stages")
 @given(problems())
 @settings(deadline=None, max_examples=300)
-def test_the_path_is_that_of_whisperx(problem: tuple[np.ndarray, list[int], int]) -> None:
+def test_path_is_that_of_whisperx(problem: tuple[np.ndarray, list[int], int]) -> None:
     assert_whisperx_path(*problem)
 
 
 @pytest.mark.usefixtures("stages")
 @pytest.mark.parametrize("sharpness", [0.01, 2, 20])
-def test_30_seconds_are_those_of_whisperx_to_the_last_bit(sharpness: float) -> None:
-    """Long enough for sums to drift apart, were they not added in the same way."""
+def test_30_seconds_match_whisperx_bit_for_bit(sharpness: float) -> None:
+    """Long enough for sums to diverge if they were added in a different order."""
     import torch
     from whisperx.alignment import get_trellis
 
@@ -125,7 +127,7 @@ def test_30_seconds_are_those_of_whisperx_to_the_last_bit(sharpness: float) -> N
     tokens = random.integers(1, 32, 450).tolist()
     assert_whisperx_path(log_probs, tokens, 0)
     theirs = get_trellis(torch.from_numpy(log_probs), tokens).numpy()
-    reachable = theirs < np.inf  # whisperx marks so where a path can no longer end in time
+    reachable = theirs < np.inf  # whisperx's marker for a path that can no longer end in time
     assert np.array_equal(ctc._trellis(log_probs[:, 0], log_probs[:, tokens])[reachable], theirs[reachable])
 
 
@@ -161,7 +163,7 @@ def whisperx_words(aligner: "Aligner", text: str, audio: np.ndarray, patch: pyte
     from whisperx import alignment
 
     class OneSentence:
-        """In place of nltk's, which whisperx would download."""
+        """Replaces nltk's splitter, which whisperx would download."""
 
         def span_tokenize(self, text: str) -> list[tuple[int, int]]:
             return [(0, len(text))]
@@ -176,42 +178,42 @@ def whisperx_words(aligner: "Aligner", text: str, audio: np.ndarray, patch: pyte
 
 @given(SPOKEN.map(lambda text: text.replace("İ", "I")), st.sampled_from(["en", "ja"]))
 @settings(deadline=None, max_examples=40)
-def test_the_words_are_those_of_whisperx(group_norm: "Aligner", text: str, language: str) -> None:
+def test_words_are_those_of_whisperx(group_norm: "Aligner", text: str, language: str) -> None:
     aligner = with_language(group_norm, language)
     audio = sample_audio()[SPAN]
     with pytest.MonkeyPatch.context() as patch:
         expected = whisperx_words(aligner, text, audio, patch)
     [log_probs] = emissions(aligner, [audio])
-    pieces = aligner.pieces(text, log_probs, len(audio) / SAMPLE_RATE, 0.0)
-    assert [piece.text.strip() for piece in pieces] == [word["word"] for word in expected]
-    half_a_millisecond, rounding = 0.0005 + 1e-9, 0.001 + 1e-9  # whisperx rounds, scores twice
-    for piece, word in zip(pieces, expected, strict=True):
-        assert piece.start == pytest.approx(word["start"], abs=half_a_millisecond)
-        assert piece.end == pytest.approx(word["end"], abs=half_a_millisecond)
-        assert piece.score == pytest.approx(word["score"], abs=rounding)
+    tokens = aligner.align_tokens(text, log_probs, len(audio) / SAMPLE_RATE, 0.0)
+    assert [token.text.strip() for token in tokens] == [word["word"] for word in expected]
+    half_a_millisecond, rounding = 0.0005 + 1e-9, 0.001 + 1e-9  # whisperx rounds, and rounds scores twice
+    for token, word in zip(tokens, expected, strict=True):
+        assert token.start == pytest.approx(word["start"], abs=half_a_millisecond)
+        assert token.end == pytest.approx(word["end"], abs=half_a_millisecond)
+        assert token.score == pytest.approx(word["score"], abs=rounding)
 
 
-def test_a_letter_that_is_two_in_lower_case_shifts_nothing(group_norm: "Aligner") -> None:
-    """Turkish İ, which shifts all later times of whisperx by a character."""
+def test_letter_with_two_lower_case_characters_shifts_nothing(group_norm: "Aligner") -> None:
+    """Turkish İ, which shifts all later times of whisperx by one character."""
     [log_probs] = emissions(group_norm, [sample_audio()[SPAN]])
-    dotted, plain = (group_norm.pieces(f" {letter}stanbul is big", log_probs, 5.0, 0.0) for letter in "İI")
+    dotted, plain = (group_norm.align_tokens(f" {letter}stanbul is big", log_probs, 5.0, 0.0) for letter in "İI")
     assert [(it.start, it.end, it.score) for it in dotted] == [(it.start, it.end, it.score) for it in plain]
 
 
 def test_languages_without_spaces_have_words(group_norm: "Aligner") -> None:
-    """Those too that whisperx has no model for, as it takes each passage for one word."""
+    """Also those for which whisperx has no model and treats each passage as one word."""
     thai = with_language(group_norm, "th")
     [log_probs] = emissions(thai, [sample_audio()[SPAN]])
-    pieces = thai.pieces(" สวย จัง", log_probs, 5.0, 0.0)
-    assert [piece.text for piece in pieces] == [" ส", "ว", "ย", " จ", "ั", "ง"]
-    assert all(piece.times for piece in pieces)
+    tokens = thai.align_tokens(" สวย จัง", log_probs, 5.0, 0.0)
+    assert [token.text for token in tokens] == [" ส", "ว", "ย", " จ", "ั", "ง"]
+    assert all(token.times for token in tokens)
 
 
 def test_any_white_space_separates_words(group_norm: "Aligner") -> None:
     [log_probs] = emissions(group_norm, [sample_audio()[SPAN]])
-    pieces = group_norm.pieces(" 10\u00a0000 €\n yes ", log_probs, 5.0, 0.0)
-    assert [piece.text for piece in pieces] == [" 10", "\u00a0000", " €", "\n yes "]
-    assert all(piece.times for piece in pieces)
+    tokens = group_norm.align_tokens(" 10\u00a0000 €\n yes ", log_probs, 5.0, 0.0)
+    assert [token.text for token in tokens] == [" 10", "\u00a0000", " €", "\n yes "]
+    assert all(token.times for token in tokens)
 
 
 # --- batches ------------------------------------------------------------------------------------------------------
@@ -231,7 +233,7 @@ def passages() -> list[Passage]:
     ]
 
 
-def test_a_padded_batch_hears_what_single_spans_do(layer_norm: "Aligner") -> None:
+def test_padded_batch_matches_single_spans(layer_norm: "Aligner") -> None:
     assert len(layer_norm.batches(passages(), 5)) < len(SPANS)
     for together, span in zip(emissions(layer_norm, spans()), spans(), strict=True):
         [alone] = emissions(layer_norm, [span])
@@ -239,19 +241,19 @@ def test_a_padded_batch_hears_what_single_spans_do(layer_norm: "Aligner") -> Non
         np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
-def test_a_model_with_group_norm_gets_one_span_at_a_time(group_norm: "Aligner") -> None:
+def test_model_with_group_norm_gets_one_span_at_a_time(group_norm: "Aligner") -> None:
     assert [len(batch) for batch in group_norm.batches(passages(), 4)] == [1] * len(SPANS)
-    # Why: what is beside the second span changes it.
+    # The reason: padding next to the second span changes its result.
     padded = emissions(group_norm, spans()[:2])[1]
     [alone] = emissions(group_norm, spans()[1:2])
     assert np.abs(padded - alone).max() > 1e-3
 
 
-def test_a_model_of_torchaudio_gets_one_span_at_a_time(stages: Any) -> None:
+def test_torchaudio_model_gets_one_span_at_a_time(stages: Any) -> None:
     import torch
     import torchaudio
 
-    from daemon.pipeline.alignment import Aligner
+    from daemon.pipeline.alignment.wav2vec2 import Aligner
 
     model: torch.nn.Module = torchaudio.models.wav2vec2_model(
         extractor_mode="group_norm",
@@ -280,8 +282,8 @@ def test_a_model_of_torchaudio_gets_one_span_at_a_time(stages: Any) -> None:
         assert_settled(words, batch[0].text, batch[0].chunk)
 
 
-def test_batches_are_alike_in_length_and_the_longest_comes_first(stages: Any) -> None:
-    from daemon.pipeline.emissions import batches
+def test_batches_have_similar_lengths_and_the_longest_comes_first(stages: Any) -> None:
+    from daemon.pipeline.alignment.emissions import batches
 
     assert list(batches([3, 30, 28, 29, 2, 16], 2)) == [[1, 3], [2, 5], [0, 4]]
     assert list(batches([10, 3, 20], 4)) == [[2, 0], [1]]
@@ -294,11 +296,11 @@ def test_each_passage_of_a_batch_has_its_own_words(layer_norm: "Aligner") -> Non
             assert_settled(words, passage.text, passage.chunk)
 
 
-# --- a job --------------------------------------------------------------------------------------------------------
+# --- a whole job --------------------------------------------------------------------------------------------------
 
 
 def call() -> np.ndarray:
-    """15 s of it, for more than one batch of 3 s chunks."""
+    """15 s of the call, which take more than one batch of 3 s chunks."""
     return sample_audio()[: 15 * SAMPLE_RATE]
 
 
@@ -308,9 +310,9 @@ def words_of(transcript: Transcript) -> list[str]:
 
 @pytest.fixture
 def in_batches(stages: Any, layer_norm: "Aligner", monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The pipeline aligns in batches of 4, one at a time, as on a GPU; the sizes of those that were aligned so far."""
-    from daemon.pipeline.alignment import Aligner
-    from daemon.pipeline.lanes import Lanes
+    """Align in batches of 4, one at a time, as on a GPU, and return the sizes of the batches so far."""
+    from daemon.pipeline.alignment.wav2vec2 import Aligner
+    from daemon.pipeline.runtime.worker_pool import WorkerPool
 
     align = Aligner.align
     sizes: list[int] = []
@@ -320,8 +322,8 @@ def in_batches(stages: Any, layer_norm: "Aligner", monkeypatch: pytest.MonkeyPat
         sizes.append(len(passages))
         return words
 
-    monkeypatch.setattr("daemon.pipeline.vad.CHUNK_SECONDS", 3)
-    monkeypatch.setattr(stages, "lanes", Lanes(1))
+    monkeypatch.setattr("daemon.pipeline.speech.detector.CHUNK_SECONDS", 3)
+    monkeypatch.setattr(stages, "lanes", WorkerPool(1))
     monkeypatch.setattr(Aligner, "batch_size", 4)
     monkeypatch.setattr(Aligner, "align", counted)
     monkeypatch.setitem(stages.aligners._loaded, "en", layer_norm)
@@ -331,7 +333,7 @@ def in_batches(stages: Any, layer_norm: "Aligner", monkeypatch: pytest.MonkeyPat
 def test_less_memory_means_smaller_batches(in_batches: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    from daemon.pipeline.emissions import log_probabilities
+    from daemon.pipeline.alignment.emissions import log_probabilities
 
     def tight(model: Any, device: str, spans: Sequence[np.ndarray]) -> list[np.ndarray]:
         if len(spans) > 1:
@@ -343,16 +345,16 @@ def test_less_memory_means_smaller_batches(in_batches: list[int], monkeypatch: p
     assert max(in_batches) > 1
     aligned = sum(in_batches)
     in_batches.clear()
-    monkeypatch.setattr("daemon.pipeline.alignment.log_probabilities", tight)
+    monkeypatch.setattr("daemon.pipeline.alignment.wav2vec2.log_probabilities", tight)
     transcript = transcribe(loaded()[0], "tight", call(), job)
     assert in_batches == [1] * aligned
     assert [(warning.code, warning.stage) for warning in transcript.warnings] == [("batch_reduced", "align")]
-    assert "batches of 1" in transcript.warnings[0].message
+    assert "batch size 1" in transcript.warnings[0].message
     assert transcript.models.alignment == whole.models.alignment != "attention"
     assert words_of(transcript) == words_of(whole)
 
 
-def test_every_batch_tells_its_progress_and_hears_that_the_job_is_given_up(in_batches: list[int]) -> None:
+def test_every_batch_reports_progress_and_checks_for_cancellation(in_batches: list[int]) -> None:
     job = options(align="wav2vec2", diarize=False)
     recorder = Recorder()
     transcribe(loaded()[0], "told", call(), job, recorder)

@@ -1,25 +1,27 @@
-"""Whatever the file, Whisper understands the same words in it. `pytest -s` prints the word error rates."""
+"""Whisper recognises the same words whatever the file format. `pytest -s` prints the word error rates."""
 
 from pathlib import Path
+from statistics import median
 
 import jiwer
 import numpy as np
 from whisper_normalizer.english import EnglishTextNormalizer
 
-from tests.decoding import decoded
-from tests.integration.pipeline_fixture import loaded, options, transcribe
-from tests.media import Sound, speech
-from tests.unit.test_any_media import KINDS
+from tests.support.media.decoding import decoded
+from tests.support.media.files import Sound, speech
+from tests.support.media.kinds import KINDS
+from tests.support.pipeline import loaded, options, transcribe
 
-# Of the sample call. It begins with four greetings over one another, in which Whisper's smallest model hears something
-# else at the least change; here it is sure of its words.
+# Part of the sample call. The call starts with four overlapping greetings, where the smallest change alters the output
+# of Whisper's smallest model; in this part it is confident.
 START, SECONDS = 13, 12
 
-# Against the 35 words of the WAV, what compression may cost: one of them, and a telephone codec of 8 kHz some more.
-USUAL_MAX_WER = 0.03
-MAX_WER = {"libopencore_amrnb": 0.15}
+# Most codecs change none of the WAV's 35 words, and some up to five; which ones, differs between processors. A wrong
+# sample rate, a wrong channel or gaps change half of them or more.
+MAX_WER = 0.2
+MAX_MEDIAN_WER = 0.03
 
-# What keeps the wave to 60 dB is the WAV to Whisper: the unit test has shown that. One file of each other codec.
+# Codecs that preserve the signal to 60 dB need no test here, as the unit test shows. One file of each other codec.
 LOSSY = {kind.codec: kind for kind in reversed(KINDS) if kind.decibels < 60}
 
 normalize = EnglishTextNormalizer()
@@ -27,11 +29,11 @@ normalize = EnglishTextNormalizer()
 
 def words(sound: Sound) -> str:
     job = options(diarize=False, align="off")
-    transcript = transcribe(loaded()[0], "words", sound, job)
+    transcript = transcribe(loaded("float32")[0], "words", sound, job)
     return str(normalize(" ".join(segment.text for segment in transcript.segments)))
 
 
-async def test_the_words_are_those_of_the_wav(tmp_path: Path) -> None:
+async def test_words_are_those_of_the_wav(tmp_path: Path) -> None:
     call = speech(START, SECONDS)
     reference = words(call)
     assert len(reference.split()) > 30
@@ -39,8 +41,9 @@ async def test_the_words_are_those_of_the_wav(tmp_path: Path) -> None:
     for codec, kind in LOSSY.items():
         stereo = np.stack([call, call], axis=1) if kind.more.get("layout") == "stereo" else call
         _, sound = await decoded(kind.make(tmp_path / codec, stereo))
-        # Encoders fill up their last block; the recording ends in a word, which the silence would change.
+        # Encoders pad their last block; the recording ends within a word, which the silence would change.
         rates[codec] = jiwer.wer(reference, words(sound[: len(call)]))
     print("\n" + "\n".join(f"{codec:20} {rate:.3f}" for codec, rate in rates.items()))
     assert len(rates) > 10
-    assert {codec: rate for codec, rate in rates.items() if rate > MAX_WER.get(codec, USUAL_MAX_WER)} == {}
+    assert {codec: rate for codec, rate in rates.items() if rate > MAX_WER} == {}
+    assert median(rates.values()) <= MAX_MEDIAN_WER

@@ -1,4 +1,4 @@
-"""A stereo call, from the file to the transcript: each side's words under its channel, also where both speak at once."""
+"""A stereo call from the file to the transcript: each side's words under its channel, also where both speak at once."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.reference import sample_audio
 from daemon.errors import Interrupted
 from daemon.outputs import markdown
 from daemon.pipeline.whisperx_pipeline import WhisperXPipeline
-from daemon.transcript import Segment, Transcript
-from tests.decoding import channels_of
-from tests.integration.pipeline_fixture import Recorder, loaded, options, sample_audio, transcribe
-from tests.integration.test_resume import GivesUp, content
-from tests.media import RATE, Sound, make_wav
+from daemon.schema.transcript import Segment, Transcript
+from tests.support.media.decoding import channels_of
+from tests.support.media.files import RATE, Sound, make_wav
+from tests.support.pipeline import GivesUp, Recorder, content, loaded, options, transcribe
 
 SPLIT = options(channels="split", diarize=False, min_speakers=None, max_speakers=None)
 
@@ -26,7 +26,7 @@ def pipeline() -> WhisperXPipeline:
 
 @pytest.fixture(scope="module")
 def sides() -> tuple[Sound, Sound]:
-    """The halves of the sample call, said at the same time."""
+    """The halves of the sample call, as simultaneous channels."""
     middle = 15 * RATE
     return sample_audio()[:middle], sample_audio()[middle : 2 * middle]
 
@@ -34,24 +34,24 @@ def sides() -> tuple[Sound, Sound]:
 @pytest.fixture
 def decoded(pipeline: WhisperXPipeline, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the batches that Whisper decoded; chunks and groups are short, so that each channel has several."""
-    from daemon.pipeline.asr import Decoder
+    from daemon.pipeline.asr.decoding import WhisperDecoder
 
-    monkeypatch.setattr("daemon.pipeline.vad.CHUNK_SECONDS", 3)
-    monkeypatch.setattr("daemon.pipeline.recognition.GROUP_SECONDS", 6)
+    monkeypatch.setattr("daemon.pipeline.speech.detector.CHUNK_SECONDS", 3)
+    monkeypatch.setattr("daemon.pipeline.job.recognition.GROUP_SECONDS", 6)
     monkeypatch.setattr(pipeline._stages, "batch_size", 2)
-    decode = Decoder.decode
+    decode = WhisperDecoder.decode
     sizes: list[int] = []
 
-    def counted(self: Decoder, encoded: Any, audio: np.ndarray, chunks: Any) -> Any:
+    def counted(self: WhisperDecoder, encoded: Any, audio: np.ndarray, chunks: Any) -> Any:
         sizes.append(len(chunks))
         return decode(self, encoded, audio, chunks)
 
-    monkeypatch.setattr(Decoder, "decode", counted)
+    monkeypatch.setattr(WhisperDecoder, "decode", counted)
     return sizes
 
 
 def under(transcript: Transcript, channel: str) -> list[Segment]:
-    """A channel's segments, as they would be without a speaker."""
+    """Return a channel's segments without their speaker."""
     return [
         segment.model_copy(
             update={"speaker": None, "words": [word.model_copy(update={"speaker": None}) for word in segment.words]}
@@ -93,7 +93,7 @@ async def test_each_side_is_transcribed_as_if_it_were_alone(
     assert "(CHANNEL_01)" in text
 
 
-def test_a_side_that_says_nothing(pipeline: WhisperXPipeline, sides: tuple[Sound, Sound]) -> None:
+def test_silent_side(pipeline: WhisperXPipeline, sides: tuple[Sound, Sound]) -> None:
     silent = np.zeros(len(sides[0]), np.float32)
     transcript = transcribe(pipeline, "call", [silent, sides[0]], SPLIT)
     assert transcript.speakers == ["CHANNEL_01"]
@@ -101,7 +101,7 @@ def test_a_side_that_says_nothing(pipeline: WhisperXPipeline, sides: tuple[Sound
     assert transcribe(pipeline, "call", [silent, silent], SPLIT).segments == []
 
 
-def test_a_job_killed_in_each_channel_goes_on_there(
+def test_job_killed_in_each_channel_resumes_there(
     pipeline: WhisperXPipeline, sides: tuple[Sound, Sound], tmp_path: Path, decoded: list[int]
 ) -> None:
     (tmp_path / "whole").mkdir()
@@ -121,5 +121,5 @@ def test_a_job_killed_in_each_channel_goes_on_there(
 
     resumed = transcribe(pipeline, "call", sides, SPLIT, folder=tmp_path / "killed")
     assert content(resumed) == content(whole)
-    assert sum(decoded) <= total + 4  # each interruption costs a group at the most, here of two chunks
+    assert sum(decoded) <= total + 4  # each interruption costs at most one group, here two chunks
     assert {path.name for path in (tmp_path / "killed").iterdir()} == names

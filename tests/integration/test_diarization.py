@@ -1,4 +1,5 @@
-"""What is done otherwise than in pyannote.audio comes out as there: embeddings, the turns made of them, TF32 afterwards."""
+"""Our replacements of parts of pyannote.audio give its results: embeddings, speaker turns, and the TF32 state
+afterwards."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -9,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests import weights
-from tests.integration.pipeline_fixture import loaded, sample_audio
+from bench.reference import sample_audio
+from tests.support.models import weights
+from tests.support.pipeline import loaded
 
 EMBEDDINGS = "embedded", "wespeaker"
 TOLERANCE = 1e-6
@@ -32,12 +34,12 @@ def segmentation(stages: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def pipelines(stages: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The embedded pipeline, and one as the hub's is: WeSpeaker's ResNet, here a small one that knows nothing, and VBx."""
+    """The embedded pipeline, and one like the hub's: WeSpeaker's ResNet, here a small untrained one, and VBx."""
     from pyannote.audio.core.plda import PLDA
     from pyannote.audio.pipelines import SpeakerDiarization
 
-    from daemon.pipeline import long_recordings, speaker_embeddings
-    from daemon.pipeline.windows import reuse_segmentation
+    from daemon.pipeline.pyannote_adapter import long_recordings, speaker_embeddings
+    from daemon.pipeline.pyannote_adapter.windows import reuse_segmentation
 
     folder: Path = tmp_path_factory.mktemp("plda")
     for path, content in weights.diarization().items():
@@ -90,7 +92,7 @@ def recording(segmentation: Any = None) -> dict[str, Any]:
 
 
 def binary(segmentation: Any, change: Callable[[np.ndarray], None] = lambda _: None) -> Any:
-    """Who speaks in each frame of the call, after a change to it."""
+    """Return who speaks in each frame of the call, after a change to it."""
     from pyannote.audio.utils.signal import binarize
     from pyannote.core import SlidingWindowFeature
 
@@ -102,9 +104,9 @@ def binary(segmentation: Any, change: Callable[[np.ndarray], None] = lambda _: N
 def assert_as_pyannote(pipeline: Any, masks: Any, exclude_overlap: bool) -> np.ndarray:
     from pyannote.audio.pipelines import SpeakerDiarization
 
-    from daemon.pipeline.quiet import quietly
+    from daemon.pipeline.runtime.library_output import suppress_library_output
 
-    with quietly():
+    with suppress_library_output():
         ours: np.ndarray = pipeline.get_embeddings(recording(), masks, exclude_overlap=exclude_overlap)
         theirs = SpeakerDiarization.get_embeddings(pipeline, recording(), masks, exclude_overlap=exclude_overlap)
     assert ours.dtype == theirs.dtype
@@ -127,8 +129,8 @@ def test_silence_gaps_and_overlap_are_those_of_pyannote(
     pipelines: dict[str, Any], segmentation: Any, name: str
 ) -> None:
     def change(scores: np.ndarray) -> None:
-        scores[10:] = 0  # nobody
-        scores[3, :, 1] = scores[3, :, 0] = 1  # both all the time: nothing is left of them without the overlap
+        scores[10:] = 0  # no one speaks
+        scores[3, :, 1] = scores[3, :, 0] = 1  # both speak all the time: without the overlap nothing remains of them
         scores[5, 40:60] = np.nan  # unknown
         scores[6] = 0
         scores[6, 100, 2] = 1  # one frame
@@ -136,7 +138,7 @@ def test_silence_gaps_and_overlap_are_those_of_pyannote(
     assert_as_pyannote(pipelines[name], binary(segmentation, change), exclude_overlap=True)
 
 
-def test_speech_too_short_alone_is_heard_with_the_overlap(
+def test_speech_too_short_without_overlap_uses_the_overlap(
     pipelines: dict[str, Any], segmentation: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def change(scores: np.ndarray) -> None:
@@ -153,7 +155,9 @@ def test_speech_too_short_alone_is_heard_with_the_overlap(
 
 
 @both_embeddings
-def test_each_window_is_heard_once_and_silence_never(pipelines: dict[str, Any], segmentation: Any, name: str) -> None:
+def test_each_window_is_embedded_once_and_silence_never(
+    pipelines: dict[str, Any], segmentation: Any, name: str
+) -> None:
     pipeline = pipelines[name]
 
     def change(scores: np.ndarray) -> None:
@@ -171,7 +175,7 @@ def test_each_window_is_heard_once_and_silence_never(pipelines: dict[str, Any], 
         handle.remove()
     spoken = int(masks.data[20:].any(axis=(1, 2)).sum())
     assert spoken <= len(masks.data) - 20
-    assert sum(heard) == 1 + spoken  # the one is nobody's, for all who are silent
+    assert sum(heard) == 1 + spoken  # one embedding is shared by all silent speakers
     batches = math.ceil(spoken / pipeline.embedding_batch_size)
     assert progress == [(completed, batches) for completed in range(batches + 1)]
 
@@ -181,10 +185,10 @@ def test_each_window_is_heard_once_and_silence_never(pipelines: dict[str, Any], 
 def test_turns_are_those_of_pyannote(
     pipelines: dict[str, Any], segmentation: Any, name: str, bounds: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from daemon.pipeline.quiet import quietly
+    from daemon.pipeline.runtime.library_output import suppress_library_output
 
     pipeline = pipelines[name]
-    with quietly():
+    with suppress_library_output():
         ours = pipeline(recording(segmentation), **bounds)
         monkeypatch.delattr(pipeline, "get_embeddings")
         theirs = pipeline(recording(segmentation), **bounds)
@@ -194,8 +198,8 @@ def test_turns_are_those_of_pyannote(
     np.testing.assert_allclose(ours.speaker_embeddings, theirs.speaker_embeddings, rtol=0, atol=TOLERANCE)
 
 
-def test_digital_silence_is_heard_once_and_scored_as_before(stages: Any) -> None:
-    from daemon.pipeline.quiet import quietly
+def test_digital_silence_is_segmented_once_with_the_same_scores(stages: Any) -> None:
+    from daemon.pipeline.runtime.library_output import suppress_library_output
 
     inference = stages.detector.inference
     silence = np.zeros(16_000 * 12, np.float32)
@@ -204,21 +208,19 @@ def test_digital_silence_is_heard_once_and_scored_as_before(stages: Any) -> None
     heard: list[int] = []
     handle = inference.model.register_forward_pre_hook(lambda _, inputs: heard.append(len(inputs[0])))
     try:
-        with quietly():
+        with suppress_library_output():
             ours = inference(file)
             windows, heard[:] = sum(heard), []
             without = type(inference)(inference.model, skip_aggregation=True, batch_size=inference.batch_size)
             theirs = without(file)
     finally:
         handle.remove()
-    assert windows <= sum(heard) - 2 * (12 - 5)  # at least: they begin every half second
+    assert windows <= sum(heard) - 2 * (12 - 5)  # at least: windows start every half second
     np.testing.assert_allclose(ours.data, theirs.data, rtol=0, atol=TOLERANCE)
 
 
-def test_a_pipeline_with_the_model_of_speech_detection_does_not_run_it_again(
-    stages: Any, segmentation: Any, tmp_path: Path
-) -> None:
-    from daemon.pipeline.diarization import Diarizer
+def test_pipeline_with_the_vad_model_does_not_run_it_again(stages: Any, segmentation: Any, tmp_path: Path) -> None:
+    from daemon.pipeline.diarization.diarizer import Diarizer
 
     for path, content in weights.diarization().items():
         (tmp_path / path).parent.mkdir(exist_ok=True)
@@ -238,12 +240,12 @@ def test_a_pipeline_with_the_model_of_speech_detection_does_not_run_it_again(
     assert reused.turns
 
 
-def test_a_pipeline_with_another_model_runs_its_own(stages: Any) -> None:
+def test_pipeline_with_another_model_runs_its_own(stages: Any) -> None:
     from copy import deepcopy
 
     import torch
 
-    from daemon.pipeline.windows import reuse_segmentation
+    from daemon.pipeline.pyannote_adapter.windows import reuse_segmentation
 
     def pipeline(model: Any, step: float) -> Any:
         return SimpleNamespace(
@@ -260,18 +262,18 @@ def test_a_pipeline_with_another_model_runs_its_own(stages: Any) -> None:
         assert different.get_segmentations is None
 
 
-def test_other_models_stay_with_pyannote() -> None:
-    from daemon.pipeline.lanes import Lanes
-    from daemon.pipeline.speaker_embeddings import stack_masks
+def test_other_models_use_pyannote() -> None:
+    from daemon.pipeline.pyannote_adapter.speaker_embeddings import stack_masks
+    from daemon.pipeline.runtime.worker_pool import WorkerPool
 
     for pipeline in (SimpleNamespace(), SimpleNamespace(_embedding=object())):
-        stack_masks(pipeline, Lanes(1))
+        stack_masks(pipeline, WorkerPool(1))
         assert not hasattr(pipeline, "get_embeddings")
 
 
 @pytest.fixture
 def tf32() -> Iterator[Callable[[], tuple[bool, bool]]]:
-    """TF32 on, as a process that wants speed has it; tells how it is now."""
+    """Switch TF32 on, as a process that prefers speed does, and return a function that reads the current state."""
     import torch
 
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
@@ -283,7 +285,7 @@ def tf32() -> Iterator[Callable[[], tuple[bool, bool]]]:
 
 @pytest.mark.parametrize("stage", ["detect", "diarize"])
 @pytest.mark.parametrize("fails", [False, True])
-def test_pyannotes_switch_of_tf32_is_undone(
+def test_pyannotes_change_of_tf32_is_undone(
     stages: Any, segmentation: Any, tf32: Callable[[], tuple[bool, bool]], stage: str, fails: bool
 ) -> None:
     import torch
@@ -312,7 +314,7 @@ def test_pyannotes_switch_of_tf32_is_undone(
     assert tf32() == (True, True)
 
 
-def test_its_progress_is_told_step_by_step(stages: Any, segmentation: Any) -> None:
+def test_progress_is_reported_step_by_step(stages: Any, segmentation: Any) -> None:
     seen: list[float] = []
     stages.diarizer.diarize(sample_audio(), segmentation, seen.append)
     assert seen == sorted(seen)

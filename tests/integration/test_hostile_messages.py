@@ -1,4 +1,4 @@
-"""Messages as strangers send them, through the real queue client: received whole, dead-lettered whole, or left alone."""
+"""Messages from untrusted senders through the real queue client: received and dead-lettered unchanged, or ignored."""
 
 import asyncio
 import json
@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from daemon.aws.sqs import Queue, ReceivedMessage, open_queue
 from daemon.config import Settings
-from daemon.embedded.aws import EmbeddedAws
+from daemon.demo.aws import EmbeddedAws
 from daemon.errors import InvalidJson
-from daemon.metrics import Metrics
-from daemon.sqs import Queue, Received, open_queue
-from tests.conftest import settings_with
-from tests.unit.test_dead_letter import more_of
+from daemon.telemetry.metrics import Metrics
+from tests.support.aws.dead_letters import more_of
+from tests.support.builders import some_settings
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +30,10 @@ def aws() -> Iterator[EmbeddedAws]:
 
 
 def settings_on(aws: EmbeddedAws) -> Settings:
-    return settings_with(queue_url=aws.queue_url, dlq_url=aws.dlq_url, receive_wait_seconds=1)
+    return some_settings(queue_url=aws.queue_url, dlq_url=aws.dlq_url, receive_wait_time_seconds=1)
 
 
-# What a send to SQS takes: text is what XML allows, names are of a narrow alphabet.
+# What SQS accepts in a send: text is what XML allows, names use a narrow alphabet.
 TEXT = st.text(st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="\ufffe\uffff"), min_size=1)
 NAMES = st.from_regex(r"[A-Za-z0-9_-]{1,200}", fullmatch=True) | st.sampled_from(["ErrorCode", "Failure"])
 SUFFIXES = st.sampled_from(["", ".foo", ".json"])
@@ -48,10 +48,10 @@ VALUES = st.one_of(
 
 @settings(max_examples=15, deadline=None)
 @given(body=TEXT, attributes=st.dictionaries(NAMES, VALUES, max_size=10))
-def test_any_message_is_received_and_dead_lettered_whole(
+def test_any_message_is_received_and_dead_lettered_unchanged(
     aws: EmbeddedAws, body: str, attributes: dict[str, Any]
 ) -> None:
-    async def through() -> Received:
+    async def through() -> ReceivedMessage:
         async with open_queue(settings_on(aws), Metrics()) as queue:
             (message,) = await queue.receive(1)
             await queue.dead_letter(message, InvalidJson("the body is not JSON"), 1)
@@ -72,11 +72,11 @@ def test_any_message_is_received_and_dead_lettered_whole(
     assert theirs | more_of(copy) == attributes
 
 
-# --- what SQS never sends, unless something between lies
+# --- responses that SQS never sends, but a proxy in between might
 
 
 class Stub:
-    """A client whose receive brings what it is told to."""
+    """A client whose receive returns the given response."""
 
     def __init__(self, messages: Any) -> None:
         self.messages = messages
@@ -103,7 +103,7 @@ def without(*path: str) -> dict[str, Any]:
 
 @asynccontextmanager
 async def queue_of(*messages: Any) -> AsyncIterator[Queue]:
-    yield Queue(Stub(list(messages)), settings_with())  # type: ignore[arg-type]  # all that receive() calls
+    yield Queue(Stub(list(messages)), some_settings())  # type: ignore[arg-type]  # all that receive() calls
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ async def queue_of(*messages: Any) -> AsyncIterator[Queue]:
     ],
     ids="-".join,
 )
-async def test_a_message_that_lacks_something_is_left_alone(path: tuple[str, ...], caplog: Any) -> None:
+async def test_incomplete_message_is_ignored(path: tuple[str, ...], caplog: Any) -> None:
     caplog.set_level(logging.ERROR)
     async with queue_of(without(*path), WHOLE) as queue:
         (message,) = await queue.receive(10)
@@ -140,8 +140,8 @@ ODD_MESSAGES = st.one_of(
 
 @settings(deadline=None)
 @given(ODD_MESSAGES)
-def test_odd_system_attributes_never_raise(odd: dict[str, Any]) -> None:
-    async def receive() -> list[Received]:
+def test_unusual_system_attributes_never_raise(odd: dict[str, Any]) -> None:
+    async def receive() -> list[ReceivedMessage]:
         async with queue_of(odd, WHOLE) as queue:
             return await queue.receive(10)
 

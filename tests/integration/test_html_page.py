@@ -1,4 +1,4 @@
-"""The page in a real browser: served over HTTP, with a real recording, clicked and typed at."""
+"""The page in a real browser: served over HTTP with a real recording, operated by mouse and keyboard."""
 
 import re
 from collections.abc import AsyncIterator
@@ -11,22 +11,22 @@ import pytest_asyncio
 from aiohttp import web
 
 from daemon.outputs import Presentation, render
-from daemon.transcript import Segment, Transcript, TranscriptWarning, Word
-from tests.browser import Page
-from tests.media import chirp, make_wav
-from tests.unit.test_outputs import HOSTILE, transcript
+from daemon.schema.transcript import Segment, Transcript, TranscriptWarning, Word
+from tests.support.browser import Page
+from tests.support.media.files import chirp, make_wav
+from tests.support.transcripts import HOSTILE, transcript
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-RECORDING_SECONDS = 300  # a slow machine must not reach its end
-STEP_SECONDS = 0.5  # from the start of a word to the next one's
+RECORDING_SECONDS = 300  # playback on a slow machine must not reach its end
+STEP_SECONDS = 0.5  # from the start of a word to the start of the next one
 
 WORDS = "[...document.querySelectorAll('main p > *')]"
 LIT = f"{WORDS}.map((word, index) => word.matches('.lit') ? index : -1).filter(index => index >= 0)"
 
 
 class Site:
-    """A loopback server of pages, with the recording beside them. `asked` holds the paths that browsers asked for."""
+    """A loopback server for pages and the recording. `asked` holds the paths that browsers requested."""
 
     def __init__(self, recording: Path) -> None:
         self.url = ""
@@ -35,7 +35,7 @@ class Site:
         self._pages: dict[str, bytes] = {}
 
     def add(self, document: Transcript, audio_url: str | None = "call.wav") -> str:
-        """The URL of the transcript's page."""
+        """Add a page for the transcript and return its URL."""
         path = f"/{len(self._pages)}.html"
         self._pages[path] = render(document, ["html"], Presentation(audio_url=audio_url))[0].body
         return self.url + path
@@ -65,7 +65,7 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
 def said(
     text: str, start: float, speaker: str | None = "SPEAKER_00", scores: dict[str, float] | None = None
 ) -> Segment:
-    """A segment with a word every half second, each 0.4 s long."""
+    """Return a segment with a word every half second, each 0.4 s long."""
     words = [
         Word(
             word=word,
@@ -105,7 +105,7 @@ async def seek(page: Page, seconds: float) -> None:
 
 
 async def opened(page: Page, url: str) -> Page:
-    """The page, with the recording ready and every seek of it noted in `sought`."""
+    """The page with the recording loaded; `sought` records every seek."""
     await page.goto(url)
     await page.run("window.sought = []; audio.addEventListener('seeking', () => sought.push(audio.currentTime))")
     await page.until("audio.readyState >= 1 || audio.hidden || audio.error")
@@ -115,7 +115,7 @@ async def opened(page: Page, url: str) -> Page:
 # --- listening ----------------------------------------------------------------------------------------------------
 
 
-async def test_a_click_on_a_word_plays_it_and_nothing_else_is_loaded(page: Page, site: Site) -> None:
+async def test_click_on_a_word_plays_it_and_loads_nothing_else(page: Page, site: Site) -> None:
     url = site.add(CALL)
     site.asked.clear()
     await opened(page, url)
@@ -128,7 +128,7 @@ async def test_a_click_on_a_word_plays_it_and_nothing_else_is_loaded(page: Page,
     assert page.complaints == []
 
 
-async def test_the_word_that_is_spoken_is_lit(page: Page, site: Site) -> None:
+async def test_spoken_word_is_highlighted(page: Page, site: Site) -> None:
     await opened(page, site.add(CALL))
     lit = {}
     for seconds in (0, 0.9, 1, 1.2, 1.5, 5.3, 7, 9.6, 9.9, 10.3, 14.9, 15, 17.39, 20):
@@ -140,7 +140,7 @@ async def test_the_word_that_is_spoken_is_lit(page: Page, site: Site) -> None:
     }
 
 
-async def test_the_light_moves_while_playing(page: Page, site: Site) -> None:
+async def test_highlight_moves_while_playing(page: Page, site: Site) -> None:
     await opened(page, site.add(CALL))
     await page.run("window.seen = []")
     await page.run(
@@ -154,7 +154,7 @@ async def test_the_light_moves_while_playing(page: Page, site: Site) -> None:
     assert all(before <= after for before, after in pairwise(order))
 
 
-async def test_people_who_talk_at_once_are_lit_in_the_order_of_time(page: Page, site: Site) -> None:
+async def test_overlapping_words_are_highlighted_in_order_of_time(page: Page, site: Site) -> None:
     both = transcript(said("one two three", 1, "A"), said("yes no", 1.25, "B"))
     await opened(page, site.add(both))
     lit = []
@@ -164,7 +164,7 @@ async def test_people_who_talk_at_once_are_lit_in_the_order_of_time(page: Page, 
     assert lit == [0, 3, 1, 4, 2]
 
 
-async def test_a_link_to_a_time_leads_there(page: Page, site: Site) -> None:
+async def test_link_to_a_time_seeks_there(page: Page, site: Site) -> None:
     await opened(page, site.add(LONG) + "#t=55")
     assert await page.run("audio.currentTime") == 55
     assert await page.run(LIT) == [110]
@@ -174,7 +174,7 @@ async def test_a_link_to_a_time_leads_there(page: Page, site: Site) -> None:
     assert await page.run("location.hash") == "#t=25.000"
 
 
-async def test_the_page_follows_unless_told_not_to(page: Page, site: Site) -> None:
+async def test_page_follows_playback_unless_disabled(page: Page, site: Site) -> None:
     await opened(page, site.add(LONG))
     await seek(page, 30)
     followed = await page.run("scrollY")
@@ -187,7 +187,7 @@ async def test_the_page_follows_unless_told_not_to(page: Page, site: Site) -> No
     assert await page.run("scrollY") > followed
 
 
-async def test_a_reader_who_scrolled_away_is_left_alone_and_can_go_back(page: Page, site: Site) -> None:
+async def test_page_does_not_scroll_against_the_reader_who_can_return(page: Page, site: Site) -> None:
     await opened(page, site.add(LONG))
     await page.click("main p > *", 100)
     await page.until(f"{LIT}[0] >= 101")
@@ -198,7 +198,7 @@ async def test_a_reader_who_scrolled_away_is_left_alone_and_can_go_back(page: Pa
     await page.until("scrollY > 0 && back.hidden")
 
 
-async def test_a_recording_on_the_device_can_be_chosen(page: Page, site: Site, tmp_path: Path) -> None:
+async def test_local_recording_can_be_chosen(page: Page, site: Site, tmp_path: Path) -> None:
     await opened(page, site.add(CALL, None))
     assert await page.run("audio.hidden")
     await page.click("main p > *", 11)
@@ -213,17 +213,17 @@ async def test_a_recording_on_the_device_can_be_chosen(page: Page, site: Site, t
     assert page.complaints == []
 
 
-async def test_a_recording_that_is_gone_is_said_to_be(page: Page, site: Site) -> None:
+async def test_missing_recording_is_reported(page: Page, site: Site) -> None:
     await opened(page, site.add(CALL, "gone.wav"))
     await page.until("document.getElementById('status').textContent.includes('could not be loaded')")
     assert await page.run("file.checkVisibility()")
 
 
-# --- finding ------------------------------------------------------------------------------------------------------
+# --- search -------------------------------------------------------------------------------------------------------
 
 
 async def search(page: Page, text: str) -> tuple[str, list[str]]:
-    """What the page says of the search, and the texts that it paints."""
+    """Return the status text of the search and the texts it highlights."""
     await page.run("query.value = ''; query.focus()")
     await page.run("count.value = 'waiting'")
     await page.send("Input.insertText", text=text)
@@ -237,21 +237,21 @@ async def search(page: Page, text: str) -> tuple[str, list[str]]:
     return await page.run("count.value"), await page.run(painted)
 
 
-async def test_search_counts_and_paints_hits(page: Page, site: Site) -> None:
+async def test_search_counts_and_highlights_hits(page: Page, site: Site) -> None:
     await opened(page, site.add(CALL))
     before = await page.run("transcript.textContent")
     assert await search(page, "good") == ("1 of 2", ["Good", "Good"])
     assert await search(page, "C++ (or") == ("1 of 1", ["C++ (or"])
     assert await search(page, "MORNING") == ("1 of 2", ["morning", "Morning"])
     assert await search(page, "all") == ("1 of 2", ["all", "all"])
-    assert await search(page, "\\d|.") == ("no hit", [])
-    assert await search(page, "^.") == ("no hit", [])
-    assert await search(page, "</p>") == ("no hit", [])
+    assert await search(page, "\\d|.") == ("no match", [])
+    assert await search(page, "^.") == ("no match", [])
+    assert await search(page, "</p>") == ("no match", [])
     assert await page.run("next.disabled")
     assert await page.run("transcript.textContent") == before
 
 
-async def test_search_goes_round_the_hits(page: Page, site: Site) -> None:
+async def test_search_wraps_around(page: Page, site: Site) -> None:
     await opened(page, site.add(LONG))
     counts = [(await search(page, "sentence"))[0]]
     for step in ("next", "next", "previous", "previous", "previous"):
@@ -266,7 +266,7 @@ async def test_search_goes_round_the_hits(page: Page, site: Site) -> None:
     assert await page.run("[query.value, count.value, CSS.highlights.get('hit').size]") == ["", "", 0]
 
 
-async def test_uncertain_words_are_marked_until_the_reader_has_seen_enough(page: Page, site: Site) -> None:
+async def test_uncertain_words_are_marked_until_the_reader_hides_the_marks(page: Page, site: Site) -> None:
     await opened(page, site.add(CALL))
     marked = (
         f"{WORDS}.filter(word => getComputedStyle(word).textDecorationLine === 'underline').map(w => w.textContent)"
@@ -278,12 +278,12 @@ async def test_uncertain_words_are_marked_until_the_reader_has_seen_enough(page:
     assert await page.run(marked) == ["you,", "one"]
 
 
-# --- the keyboard -------------------------------------------------------------------------------------------------
+# --- keyboard -----------------------------------------------------------------------------------------------------
 
 FOCUS = f"{WORDS}.indexOf(document.activeElement)"
 
 
-async def test_arrows_move_in_the_text_which_is_one_tab_stop(page: Page, site: Site) -> None:
+async def test_arrows_move_within_the_text_which_is_one_tab_stop(page: Page, site: Site) -> None:
     await opened(page, site.add(CALL))
     stops = f"{WORDS}.concat(...document.querySelectorAll('main a')).filter(stop => stop.tabIndex >= 0).length"
     assert await page.run(stops) == 1
@@ -324,7 +324,7 @@ async def test_keys_play_pause_seek_and_search(page: Page, site: Site) -> None:
     assert await page.run("[query.value, audio.paused]") == ["k", True]
 
 
-async def test_keys_can_be_left_to_the_browser(page: Page, site: Site) -> None:
+async def test_shortcuts_can_be_disabled(page: Page, site: Site) -> None:
     await opened(page, site.add(CALL))
     assert "Space" in await page.run("help.textContent")
     await page.run("help.open = true")
@@ -335,11 +335,11 @@ async def test_keys_can_be_left_to_the_browser(page: Page, site: Site) -> None:
     assert await page.run("[sought, document.activeElement.tagName]") == [[], "BODY"]
 
 
-# --- looks --------------------------------------------------------------------------------------------------------
+# --- appearance ---------------------------------------------------------------------------------------------------
 
 
 def contrast(one: str, other: str) -> float:
-    """The contrast ratio of two opaque colours as `rgb(…)` (WCAG 2.2)."""
+    """Return the contrast ratio of two opaque colours given as `rgb(…)` (WCAG 2.2)."""
 
     def luminance(colour: str) -> float:
         channels = [int(value) / 255 for value in re.findall(r"\d+", colour)[:3]]
@@ -351,7 +351,7 @@ def contrast(one: str, other: str) -> float:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_every_text_stands_out_in_light_and_dark(page: Page, site: Site, scheme: str) -> None:
+async def test_every_text_has_enough_contrast_in_light_and_dark_mode(page: Page, site: Site, scheme: str) -> None:
     people = transcript(*(said("Me too.", 2 * number, f"S{number}") for number in range(9)))
     await page.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
     await opened(page, site.add(people))
@@ -369,7 +369,7 @@ async def test_every_text_stands_out_in_light_and_dark(page: Page, site: Site, s
     assert len(set(speakers)) == 8
 
 
-async def test_print_has_the_words_and_who_said_them_alone(page: Page, site: Site) -> None:
+async def test_print_contains_only_words_and_speakers(page: Page, site: Site) -> None:
     await opened(page, site.add(CALL))
     await page.send("Emulation.setEmulatedMedia", media="print")
     shown = "['#bar', '#help', '.badge', '.turn h2', 'main a', 'main p'].filter(one => document.querySelector(one).checkVisibility())"
@@ -380,7 +380,7 @@ async def test_print_has_the_words_and_who_said_them_alone(page: Page, site: Sit
     assert (await page.send("Page.printToPDF"))["data"]
 
 
-async def test_without_javascript_the_text_and_the_player_remain(page: Page, site: Site) -> None:
+async def test_without_javascript_text_and_player_remain(page: Page, site: Site) -> None:
     await page.send("Emulation.setScriptExecutionDisabled", value=True)
     await page.goto(site.add(CALL))
     shown = "['audio', 'main p', '.legend', '#tools', '#help', '#chooser', '#back'].filter(one => document.querySelector(one).checkVisibility())"
@@ -402,7 +402,7 @@ ATTACKS = [
 ]
 
 
-async def test_what_was_said_stays_text(page: Page, site: Site) -> None:
+async def test_spoken_text_stays_text(page: Page, site: Site) -> None:
     attack = " ".join(ATTACKS)
     segments = [said(text, 2.0 * number, text) for number, text in enumerate(ATTACKS) if text.split()]
     document = transcript(*segments, warnings=(TranscriptWarning(code=attack, stage=attack, message=attack),))
@@ -413,7 +413,7 @@ async def test_what_was_said_stays_text(page: Page, site: Site) -> None:
     assert page.complaints == []
 
 
-async def test_the_policy_stops_what_would_slip_through(page: Page, site: Site) -> None:
+async def test_policy_blocks_injected_content(page: Page, site: Site) -> None:
     await opened(page, site.add(CALL))
     attack: dict[str, Any] = {
         "script": "const s = document.createElement('script'); s.textContent = 'pwned = 1'; document.body.append(s)",

@@ -1,6 +1,6 @@
-"""Long recordings: the speakers found with bounded memory are those that pyannote finds without bounds.
+"""Long recordings: diarization with bounded memory finds the same speakers as pyannote without bounds.
 
-Voices are made up here, six hours of them in seconds; what a model makes of real ones is test_accuracy's.
+Voices are synthetic, six hours in seconds; test_accuracy.py covers what a model makes of real ones.
 """
 
 import subprocess
@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.integration.pipeline_fixture import loaded, sample_audio
+from bench.reference import sample_audio
+from tests.support.pipeline import loaded
 
 WINDOWS_PER_HOUR = 7200
 DIMENSION = 64
@@ -20,7 +21,7 @@ FRAMES = 10
 
 @pytest.fixture(scope="module", autouse=True)
 def pipeline() -> Any:
-    """The embedded pyannote pipeline, which the rest of the tests use too; loading it prepares the environment."""
+    """The embedded pyannote pipeline, which the other tests use, too; loading it prepares the environment."""
     stages = loaded()[0]._stages
     assert stages is not None
     return stages.diarizer._pipeline
@@ -29,8 +30,8 @@ def pipeline() -> Any:
 def agglomerative(max_embeddings: int | None) -> Any:
     from pyannote.audio.pipelines.clustering import AgglomerativeClustering
 
-    from daemon.embedded.diarization import PARAMETERS
-    from daemon.pipeline.long_recordings import _bound_clustering
+    from daemon.pipeline.pyannote_adapter.long_recordings import _bound_clustering
+    from daemon.pipeline.pyannote_adapter.packaged import PARAMETERS
 
     clustering = AgglomerativeClustering(metric="cosine")
     clustering.instantiate(PARAMETERS["clustering"])
@@ -40,7 +41,7 @@ def agglomerative(max_embeddings: int | None) -> Any:
 
 
 def voices(windows: int, speakers: np.ndarray) -> tuple[np.ndarray, Any]:
-    """Embeddings (windows, 3, dimension) and activity of a recording in which one of the speakers speaks per window."""
+    """Return embeddings (windows, 3, dimension) and activity of a recording with one speaker per window."""
     from pyannote.core import SlidingWindow, SlidingWindowFeature
 
     dice = np.random.default_rng(1)
@@ -54,7 +55,7 @@ def voices(windows: int, speakers: np.ndarray) -> tuple[np.ndarray, Any]:
 
 
 def turns_of(speakers: int, windows: int) -> np.ndarray:
-    """Who speaks in each window: turns of 10 windows, in no order."""
+    """Return who speaks in each window: turns of 10 windows in random order."""
     turns = np.random.default_rng(2).integers(0, speakers, windows // 10 + 1)
     return np.repeat(turns, 10)[:windows]
 
@@ -65,10 +66,10 @@ def same_partition(found: np.ndarray, truth: np.ndarray) -> bool:
 
 
 @pytest.mark.parametrize("bounds", [{"min_clusters": 2, "max_clusters": 20}, {"num_clusters": 9}])
-def test_the_speakers_of_six_hours_are_found(bounds: dict[str, int]) -> None:
+def test_speakers_of_six_hours_are_found(bounds: dict[str, int]) -> None:
     windows = 6 * WINDOWS_PER_HOUR
     truth = turns_of(9, windows)
-    truth[20_000:20_024] = 8  # and turn 8 into the voice of twelve seconds alone
+    truth[20_000:20_024] = 8  # and turn 8 is assigned to the speaker with only twelve seconds
     truth[(truth == 8) & ~np.isin(np.arange(windows), np.arange(20_000, 20_024))] = 0
     embeddings, active = voices(windows, truth)
     found, _, centroids = agglomerative(2000)(embeddings, active, **bounds)
@@ -76,19 +77,19 @@ def test_the_speakers_of_six_hours_are_found(bounds: dict[str, int]) -> None:
     assert same_partition(found[:, 0], truth)
 
 
-def test_up_to_the_bound_the_result_is_that_of_pyannote() -> None:
+def test_below_the_bound_the_result_is_that_of_pyannote() -> None:
     truth = turns_of(4, 600)
     embeddings, active = voices(600, truth)
     bounded = agglomerative(600)
     expected = agglomerative(None)(embeddings.copy(), active, min_clusters=1, max_clusters=10)
-    for size in (600, 6000, 600):  # a long recording before it changes nothing
+    for size in (600, 6000, 600):  # an earlier long recording changes nothing
         longer, more_active = voices(size, turns_of(4, size))
         found = bounded(longer, more_active, min_clusters=1, max_clusters=10)
     for ours, theirs in zip(found, expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_forced_numbers_of_speakers_hold() -> None:
+def test_forced_numbers_of_speakers_are_respected() -> None:
     embeddings, active = voices(3000, turns_of(6, 3000))
     for number in (1, 3, 6):
         found, _, centroids = agglomerative(500)(embeddings.copy(), active, num_clusters=number)
@@ -104,10 +105,10 @@ def unbounded(pipeline: Any) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_frames_come_out_as_pyannote_has_them(unbounded: Callable[..., Any], seed: int) -> None:
+def test_frames_are_those_of_pyannote(unbounded: Callable[..., Any], seed: int) -> None:
     from pyannote.core import SlidingWindow, SlidingWindowFeature
 
-    from daemon.pipeline.long_recordings import reconstruct
+    from daemon.pipeline.pyannote_adapter.long_recordings import reconstruct
 
     dice = np.random.default_rng(seed)
     windows = int(dice.integers(1, 60))
@@ -125,11 +126,11 @@ def test_frames_come_out_as_pyannote_has_them(unbounded: Callable[..., Any], see
     assert ours.extent == theirs.extent
 
 
-def test_thresholds_in_blocks_are_those_of_the_whole() -> None:
+def test_thresholds_in_blocks_match_those_of_the_whole() -> None:
     from pyannote.audio.utils.signal import binarize
     from pyannote.core import SlidingWindow, SlidingWindowFeature
 
-    from daemon.pipeline.long_recordings import BLOCK_WINDOWS, binarize_in_blocks
+    from daemon.pipeline.pyannote_adapter.long_recordings import BLOCK_WINDOWS, binarize_in_blocks
 
     scores = np.random.default_rng(3).random((BLOCK_WINDOWS * 2 + 1, 20, 3)).astype(np.float32)
     scores[5] = 0.5  # neither above nor below
@@ -138,16 +139,16 @@ def test_thresholds_in_blocks_are_those_of_the_whole() -> None:
     np.testing.assert_array_equal(ours.data, binarize(segmentation, onset=0.5, initial_state=False).data)
 
 
-def test_a_real_call_comes_out_the_same(pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every bound against pyannote.audio as it is."""
+def test_real_call_gives_the_same_result(pipeline: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare every bound with unmodified pyannote.audio."""
     import torch
     from pyannote.audio.pipelines import speaker_diarization
     from pyannote.audio.utils.signal import binarize
 
-    from daemon.pipeline.quiet import quietly
+    from daemon.pipeline.runtime.library_output import suppress_library_output
 
     def diarize() -> Any:
-        with quietly():
+        with suppress_library_output():
             return pipeline({"waveform": torch.tensor(sample_audio())[None], "sample_rate": 16_000}, max_speakers=6)
 
     ours = diarize()
@@ -175,14 +176,14 @@ print(len(centroids), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - befo
 
 
 def test_memory_is_bounded() -> None:
-    """Six hours of voices compared in the memory of 2000; each with every other would take 7.5 GB."""
+    """Six hours of voices are clustered in the memory of 2000 embeddings; all pairs would take 7.5 GB."""
     windows, kept = 6 * WINDOWS_PER_HOUR, 2000
     child = subprocess.run(
         [sys.executable, "-c", CHILD, str(windows), str(kept)], capture_output=True, text=True, check=False
     )
     assert child.returncode == 0, child.stderr
     speakers, peak_bytes = map(int, child.stdout.split())
-    all_embeddings = windows * 3 * DIMENSION * 8  # as the doubles that distances are computed on
+    all_embeddings = windows * 3 * DIMENSION * 8  # the distances are computed on doubles
     print(f"\n{peak_bytes / 1e6:.0f} MB for six hours of voices")
     assert speakers == 6
     assert peak_bytes < 4 * all_embeddings + 4 * 8 * kept**2 / 2

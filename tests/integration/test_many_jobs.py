@@ -1,18 +1,21 @@
-"""Several jobs in the real pipeline at once: they share batches, and none can tell."""
+"""Several jobs in the real pipeline at once share batches, and none is affected."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 
+from bench.espeak import GERMAN, SPANISH, speak
+from bench.reference import sample_audio
 from daemon.errors import Interrupted
-from daemon.options import JobOptions
+from daemon.pipeline.runtime.schedule import WorkItem
 from daemon.pipeline.whisperx_pipeline import WhisperXPipeline
-from daemon.transcript import Transcript
-from tests.espeak import GERMAN, SPANISH, speak
-from tests.integration.pipeline_fixture import Recorder, loaded, options, sample_audio, transcribe
+from daemon.schema.options import JobOptions
+from daemon.schema.transcript import Transcript
+from tests.support.pipeline import Recorder, loaded, options, transcribe
+from tests.support.time.virtual import VirtualTime
 
 RATE = 16_000
 
@@ -27,7 +30,7 @@ def call(start: float, end: float) -> np.ndarray:
     return part
 
 
-# Jobs that have little in common: language, task, prompt, length, model, what is done besides.
+# Jobs that differ in language, task, prompt, length, model and further stages.
 JOBS: dict[str, tuple[Callable[[], np.ndarray], JobOptions]] = {
     "call": (lambda: call(0, 30), options(model="base")),
     "german": (lambda: speak(GERMAN, "de"), options(model="base", diarize=False)),
@@ -40,11 +43,11 @@ JOBS: dict[str, tuple[Callable[[], np.ndarray], JobOptions]] = {
 
 
 def plain(transcript: Transcript) -> Any:
-    """What is the customer's: everything but how long it took."""
+    """Return the transcript without its timings."""
     return transcript.model_copy(update={"job_id": "", "timings_seconds": {}})
 
 
-def test_jobs_come_out_as_if_they_were_alone(pipeline: WhisperXPipeline) -> None:
+def test_concurrent_jobs_give_the_results_of_single_ones(pipeline: WhisperXPipeline) -> None:
     alone = {name: plain(transcribe(pipeline, name, audio(), job)) for name, (audio, job) in JOBS.items()}
     recorders = {name: Recorder() for name in JOBS}
 
@@ -58,11 +61,49 @@ def test_jobs_come_out_as_if_they_were_alone(pipeline: WhisperXPipeline) -> None
         assert plain(transcript) == alone[name], name
     batches = [batch for recorder in recorders.values() for batch in recorder.batches]
     chunks = sum(heard[0] for recorder in recorders.values() for heard in recorder.chunks)
-    assert sum(size for size, _ in batches) >= chunks, "every chunk was in a batch that somebody told of"
-    assert len(batches) < chunks, "some were shared"
+    assert sum(size for size, _ in batches) >= chunks, "every chunk was in a batch that some job reported"
 
 
-def test_one_that_is_given_up_disturbs_nobody(pipeline: WhisperXPipeline) -> None:
+def hold_back(
+    pipeline: WhisperXPipeline,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+    on_release: Callable[[], None] = lambda: None,
+) -> None:
+    """Delay decoding until `count` jobs have submitted work."""
+    assert pipeline._stages is not None
+    schedule = pipeline._stages.engine._batcher._schedule
+    add, held = schedule.add, list[WorkItem]()
+
+    def add_together(items: Iterable[WorkItem]) -> None:
+        for item in items:
+            if item.key.operation != "generate" or len({it.owner.age for it in held}) >= count:
+                add([item])
+                continue
+            held.append(item)
+            if len({it.owner.age for it in held}) == count:
+                on_release()
+                add(held)
+
+    monkeypatch.setattr(schedule, "add", add_together)
+
+
+def test_a_shared_batch_changes_nothing(pipeline: WhisperXPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs whose chunks are decoded in one batch: delayed until there are more than idle lanes would split up."""
+    assert pipeline._stages is not None
+    count = pipeline._stages.lanes.count + 1
+    audio, job = JOBS["short"]
+    alone = plain(transcribe(pipeline, "alone", audio(), job))
+    hold_back(pipeline, monkeypatch, count)
+    recorders = [Recorder() for _ in range(count)]
+    with ThreadPoolExecutor(count) as pool:
+        together = list(pool.map(lambda it: plain(transcribe(pipeline, "one", audio(), job, it)), recorders))
+    assert together == [alone] * count
+    sizes = [size for recorder in recorders for size, _ in recorder.batches]
+    assert max(sizes) > 1, "each job has one chunk, so a larger batch is shared"
+
+
+def test_cancelled_job_disturbs_no_other(pipeline: WhisperXPipeline) -> None:
     audio, job = JOBS["call"]
     alone = plain(transcribe(pipeline, "alone", audio(), job))
     recorders = [Recorder(), Recorder(cancel_at=6), Recorder(cancel_at=12), Recorder()]
@@ -78,20 +119,22 @@ def test_one_that_is_given_up_disturbs_nobody(pipeline: WhisperXPipeline) -> Non
     assert [it if isinstance(it, str) else plain(it) for it in found] == [alone, "given up", "given up", alone]
 
 
-def test_waiting_for_others_is_no_stages_time(pipeline: WhisperXPipeline) -> None:
-    """Jobs that wait for each other take the time of all of them, and each names its own share."""
-    audio, job = JOBS["call"]
-    recorders = [Recorder() for _ in range(3)]
+def test_waiting_for_other_jobs_does_not_count_for_a_stage(
+    pipeline: WhisperXPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock stands still, except for an hour while all jobs wait. Shares of a batch:
+    tests/unit/test_batching.py."""
+    audio, job = JOBS["short"]
+    undiarized = job.model_copy(update={"diarize": False})  # a background stage would be running at that time
+    clock = VirtualTime()
 
-    def run(recorder: Recorder) -> float:
-        return sum(transcribe(pipeline, "one", audio(), job, recorder).timings_seconds.values())
+    def wait_an_hour() -> None:
+        clock.now += 3600
 
-    import time
-
-    began = time.monotonic()
-    with ThreadPoolExecutor(len(recorders)) as pool:
-        shares = list(pool.map(run, recorders))
-    wall = time.monotonic() - began
-    # At once there may be Whisper in every lane, speech detection and diarization.
-    assert pipeline._stages is not None
-    assert wall / 3 < sum(shares) < (pipeline._stages.lanes.count + 2.5) * wall
+    hold_back(pipeline, monkeypatch, 3, wait_an_hour)
+    clock.patch(monkeypatch)
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(lambda _: transcribe(pipeline, "one", audio(), undiarized), range(3)))
+    assert clock.now == 3600
+    for transcript in together:
+        assert transcript.timings_seconds == {"vad": 0, "asr": 0, "align": 0}

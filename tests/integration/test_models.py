@@ -1,4 +1,4 @@
-"""`transcriptd models` against a hub and an S3 that speak HTTP, and the daemon's own loading of what it fetched."""
+"""`transcriptd models` against a hub and an S3 over HTTP, and the daemon's loading of the fetched models."""
 
 import hashlib
 import json
@@ -14,19 +14,19 @@ from typing import Any
 
 import pytest
 
-from daemon.embedded.aws import EmbeddedAws
+from daemon.demo.aws import EmbeddedAws
 from daemon.errors import DiskFull, ModelUnavailable
-from daemon.models import hub as hub_module
-from daemon.models.cache import Cache
-from daemon.models.fetch import fetch, verify
-from daemon.models.hub import Hub
-from daemon.models.index import MAX_INDEX_BYTES, File, Index, Model
-from daemon.models.mirror import Mirror
-from daemon.models.needs import resolve
-from tests import weights
-from tests.conftest import settings_with
-from tests.hub import COMMIT, FakeHub, serving
-from tests.models import BASE, Machine, small_whisper
+from daemon.weights import hub as hub_module
+from daemon.weights.cache import Cache
+from daemon.weights.fetch import fetch, verify
+from daemon.weights.hub import Hub
+from daemon.weights.index import MAX_INDEX_BYTES, File, Index, Model
+from daemon.weights.mirror import Mirror
+from daemon.weights.needs import resolve
+from tests.support.builders import some_settings
+from tests.support.models import weights
+from tests.support.models.command import BASE, Machine, small_whisper
+from tests.support.models.hub import COMMIT, FakeHub, serving
 
 DUTCH = "jonatasgrosman/wav2vec2-large-xlsr-53-dutch"
 PIPELINE = "pyannote/speaker-diarization-community-1"
@@ -62,10 +62,10 @@ def whole(folder: Path, expected: dict[str, bytes]) -> bool:
     return all((folder / name).read_bytes() == expected[name] for name in NEEDED)
 
 
-# --- from the hub
+# --- fetch from the hub
 
 
-def test_a_fetch_brings_what_is_needed_and_only_once(machine: Machine, hub: FakeHub) -> None:
+def test_fetch_downloads_the_required_files_once(machine: Machine, hub: FakeHub) -> None:
     said = machine.succeed("fetch")
     assert f"fetched {BASE} model.bin (300.0 kB)" in said
     assert sorted(path.name for path in machine.snapshot().iterdir()) == NEEDED
@@ -79,7 +79,7 @@ def test_a_fetch_brings_what_is_needed_and_only_once(machine: Machine, hub: Fake
 
 
 def test_settings_come_from_the_daemons_own_file(machine: Machine, hub: FakeHub, tmp_path: Path) -> None:
-    """As the boot script writes it: quoted, and with nothing in it to be expanded."""
+    """The file is written as the boot script does: quoted, and without expansion."""
     file = tmp_path / "transcriptd.env"
     file.write_text('TRANSCRIPTD_OUTPUT_PREFIX="$HOME/`id`/"\nTRANSCRIPTD_MODELS="base,tiny"\n')
     hub.repositories["Systran/faster-whisper-tiny"] = small_whisper(1)
@@ -87,19 +87,19 @@ def test_settings_come_from_the_daemons_own_file(machine: Machine, hub: FakeHub,
     assert "fetched Systran/faster-whisper-tiny model.bin" in said
     refused = machine.models("verify", "--env-file", str(tmp_path / "none.env"))
     assert refused.returncode == 78
-    assert "there is no such file" in refused.stderr
+    assert "no such file" in refused.stderr
 
 
-def test_a_revision_can_be_pinned(machine: Machine, hub: FakeHub) -> None:
+def test_revision_can_be_pinned(machine: Machine, hub: FakeHub) -> None:
     hub.commit = "b" * 40
     machine.succeed("fetch", "--revision", f"{BASE}={'b' * 40}")
     assert machine.reference().read_text() == "b" * 40
     assert "has no revision" in machine.fail("fetch", "--revision", f"{BASE}={'c' * 40}")
-    assert "not among what is needed" in machine.fail("fetch", "--revision", f"{BASE}e=main", status=78)
+    assert "not a required model" in machine.fail("fetch", "--revision", f"{BASE}e=main", status=78)
     assert "owner/repository=revision" in machine.fail("fetch", "--revision", "base", status=78)
 
 
-def test_a_new_revision_replaces_the_old_one(machine: Machine, hub: FakeHub) -> None:
+def test_new_revision_replaces_the_old_one(machine: Machine, hub: FakeHub) -> None:
     machine.succeed("fetch")
     hub.commit, hub.repositories[BASE] = "b" * 40, small_whisper(seed=1)
     machine.succeed("fetch")
@@ -108,12 +108,12 @@ def test_a_new_revision_replaces_the_old_one(machine: Machine, hub: FakeHub) -> 
     assert whole(machine.folder() / "snapshots" / ("b" * 40), small_whisper(seed=1))
 
 
-# huggingface_hub writes what comes by 10 MiB: of a file that breaks off after 25 MiB it keeps 20.
+# huggingface_hub writes in blocks of 10 MiB: of a file that breaks off after 25 MiB it keeps 20.
 MIB = 1024 * 1024
 LARGE, BROKEN_OFF, KEPT = 30 * MIB, 25 * MIB, 20 * MIB
 
 
-def test_a_transfer_that_breaks_off_is_continued(machine: Machine, hub: FakeHub) -> None:
+def test_interrupted_transfer_is_continued(machine: Machine, hub: FakeHub) -> None:
     hub.repositories[BASE] = small_whisper(size=LARGE)
     hub.cut_after, hub.cuts_left = BROKEN_OFF, 1
     machine.succeed("fetch")
@@ -122,22 +122,22 @@ def test_a_transfer_that_breaks_off_is_continued(machine: Machine, hub: FakeHub)
     assert whole(machine.snapshot(), hub.repositories[BASE])
 
 
-def test_a_killed_fetch_leaves_nothing_that_passes_for_whole(machine: Machine, hub: FakeHub) -> None:
+def test_killed_fetch_leaves_no_seemingly_complete_file(machine: Machine, hub: FakeHub) -> None:
     hub.repositories[BASE] = small_whisper(size=LARGE)
     hub.hold_after = BROKEN_OFF
     process = subprocess.Popen(machine.command("fetch"), env=machine.environ(), stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + WAIT_SECONDS
         while sum(path.stat().st_size for path in machine.folder().glob("blobs/*.incomplete")) < KEPT:
-            assert process.poll() is None, "the fetch ended"
-            assert time.monotonic() < deadline, "nothing was begun"
+            assert process.poll() is None, "the fetch has ended"
+            assert time.monotonic() < deadline, "no download has started"
             time.sleep(0.05)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
     hub.hold.set()
     hub.hold_after = None
-    assert not machine.reference().exists()  # so that no library finds what is there
+    assert not machine.reference().exists()  # so that no library finds the files
     assert "not fetched" in machine.fail("verify")
     hub.requests.clear()
     machine.succeed("fetch")
@@ -147,8 +147,8 @@ def test_a_killed_fetch_leaves_nothing_that_passes_for_whole(machine: Machine, h
     assert whole(machine.snapshot(), hub.repositories[BASE])
 
 
-@pytest.mark.parametrize(("token", "words"), [(None, "HF_TOKEN is not set"), ("hf_mine", "token of the account")])
-def test_a_gated_model_is_refused_in_words(machine: Machine, hub: FakeHub, token: str | None, words: str) -> None:
+@pytest.mark.parametrize(("token", "words"), [(None, "HF_TOKEN is not set"), ("hf_mine", "token of that account")])
+def test_gated_model_is_reported(machine: Machine, hub: FakeHub, token: str | None, words: str) -> None:
     hub.repositories[PIPELINE] = {"config.yaml": b"pipeline: {}"}
     hub.gated.add(PIPELINE)
     machine.environment["TRANSCRIPTD_DIARIZATION_MODEL"] = PIPELINE
@@ -158,13 +158,14 @@ def test_a_gated_model_is_refused_in_words(machine: Machine, hub: FakeHub, token
     assert f"Accept the terms at https://huggingface.co/{PIPELINE}" in said
     assert words in said
     assert "hf_mine" not in said
-    assert "model.bin" not in hub.downloads()  # it shows before gigabytes are fetched
+    assert hub.tokens == ({f"Bearer {token}"} if token else set())
+    assert "model.bin" not in hub.downloads()  # it is reported before gigabytes are fetched
     machine.succeed("fetch", "--no-diarization")
 
 
-def test_wrong_bytes_from_the_hub_do_not_stay(machine: Machine, hub: FakeHub) -> None:
+def test_corrupt_files_from_the_hub_are_not_kept(machine: Machine, hub: FakeHub) -> None:
     hub.wrong_bytes = True
-    assert "as the hub sent it has another" in machine.fail("fetch")
+    assert "the file from the hub has a different" in machine.fail("fetch")
     assert not machine.reference().exists()
     hub.wrong_bytes = False
     machine.succeed("fetch")
@@ -174,13 +175,13 @@ def test_wrong_bytes_from_the_hub_do_not_stay(machine: Machine, hub: FakeHub) ->
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
-        ({"HF_HUB_OFFLINE": "1"}, "forbids the hub"),
+        ({"HF_HUB_OFFLINE": "1"}, "prevents access to the hub"),
         ({"TRANSCRIPTD_MODEL": "nobody/nothing"}, "no repository nobody/nothing"),
         ({"TRANSCRIPTD_MODEL": "incomplete/model"}, "has no model.bin"),
         ({"HF_ENDPOINT": "http://127.0.0.1:9"}, "run the command again"),
     ],
 )
-def test_what_the_hub_cannot_give_is_said(
+def test_failures_of_the_hub_are_reported(
     machine: Machine, hub: FakeHub, environment: dict[str, str], words: str
 ) -> None:
     hub.repositories["incomplete/model"] = {"config.json": b"{}"}
@@ -191,7 +192,7 @@ def test_what_the_hub_cannot_give_is_said(
 # --- verify
 
 
-def test_verify_names_what_is_damaged_and_a_fetch_mends_that_alone(machine: Machine, hub: FakeHub) -> None:
+def test_verify_names_damaged_files_and_a_fetch_replaces_only_them(machine: Machine, hub: FakeHub) -> None:
     machine.succeed("fetch")
     weights_file = machine.snapshot() / "model.bin"
     content = bytearray(weights_file.read_bytes())
@@ -200,15 +201,43 @@ def test_verify_names_what_is_damaged_and_a_fetch_mends_that_alone(machine: Mach
     (machine.snapshot() / "tokenizer.json").unlink()
     machine.reference().write_text("b" * 40)
     said = machine.fail("verify", "--model", "base", "--no-diarization")
-    assert f"{BASE} model.bin: has another sha256" in said
+    assert f"{BASE} model.bin: has a different sha256" in said
     assert f"{BASE} tokenizer.json: missing" in said
-    assert f"{BASE} refs/main: names another revision" in said
-    assert "mend it with: transcriptd models fetch --model=base --no-diarization" in said
+    assert f"{BASE} refs/main: names a different revision" in said
+    assert "to fix it, run: transcriptd models fetch --model=base --no-diarization" in said
     assert "config.json" not in said
     hub.requests.clear()
     machine.succeed("fetch")
     assert set(hub.downloads()) == {"model.bin", "tokenizer.json"}
     machine.succeed("verify")
+
+
+HIDE_PACKAGED_VOICES = """
+import importlib.machinery, sys
+find = importlib.machinery.PathFinder.find_spec
+importlib.machinery.PathFinder.find_spec = classmethod(
+    lambda cls, name, path=None, target=None: None if name == "resemblyzer" else find(name, path, target)
+)
+from daemon.__main__ import main
+sys.argv = ["transcriptd", "models", *sys.argv[1:]]
+sys.exit(main())
+"""
+
+
+def test_verify_reports_missing_packaged_diarization(machine: Machine, hub: FakeHub) -> None:
+    machine.succeed("fetch")
+    assert "pretrained.pt" in machine.succeed("verify")
+    assert "pretrained.pt" not in machine.succeed("verify", "--no-diarization")
+
+    def verify_without(*options: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", HIDE_PACKAGED_VOICES, "verify", *options]
+        return subprocess.run(command, env=machine.environ(), capture_output=True, text=True, check=False)
+
+    refused = verify_without()
+    assert refused.returncode == 1
+    assert "packaged diarization: in a Python package: the package resemblyzer is not installed" in refused.stderr
+    assert "models fetch" not in refused.stderr, "a fetch would not install it"
+    assert verify_without("--no-diarization").returncode == 0
 
 
 @pytest.mark.parametrize("damage", ["short", "outside", "loop", "folder"])
@@ -220,7 +249,7 @@ def test_verify_trusts_nothing(machine: Machine, tmp_path: Path, damage: str) ->
     file.unlink()
     if damage == "short":
         file.write_bytes(content[:-1])
-    elif damage == "outside":  # the right bytes, but not ours
+    elif damage == "outside":  # the right content, but not our file
         (tmp_path / "elsewhere").write_bytes(content)
         file.symlink_to(tmp_path / "elsewhere")
     elif damage == "loop":
@@ -247,7 +276,7 @@ def mirrored(machine: Machine, aws: EmbeddedAws) -> Machine:
 
 @pytest.fixture
 def closed(tmp_path: Path, aws: EmbeddedAws) -> Machine:
-    """A machine that reaches S3 alone."""
+    """A machine that can reach only S3."""
     return with_aws(Machine(tmp_path / "closed", {"HF_HUB_OFFLINE": "1"}), aws)
 
 
@@ -260,13 +289,13 @@ def keys(aws: EmbeddedAws) -> dict[str, Any]:
 
 
 def put_index(aws: EmbeddedAws, change: dict[str, Any], path: str = "model.bin") -> None:
-    """Change what the mirror's index says of one file."""
+    """Change the entry of one file in the mirror's index."""
     index = json.loads(aws.s3.get_object(Bucket="media", Key="models/index.json")["Body"].read())
     next(file for file in index["models"][0]["files"] if file["path"] == path).update(change)
     aws.s3.put_object(Bucket="media", Key="models/index.json", Body=json.dumps(index).encode())
 
 
-def test_a_machine_without_a_hub_gets_its_models_from_the_mirror(
+def test_machine_without_a_hub_gets_its_models_from_the_mirror(
     mirrored: Machine, closed: Machine, hub: FakeHub, aws: EmbeddedAws
 ) -> None:
     closed.succeed("fetch", *FROM)
@@ -274,10 +303,9 @@ def test_a_machine_without_a_hub_gets_its_models_from_the_mirror(
     assert closed.reference().read_text() == COMMIT
     closed.succeed("verify")
     assert "nothing to fetch" in closed.succeed("fetch", *FROM)
-    assert (closed.snapshot() / "model.bin").is_symlink()
 
 
-def test_a_second_mirror_run_uploads_only_what_differs(mirrored: Machine, hub: FakeHub, aws: EmbeddedAws) -> None:
+def test_second_mirror_run_uploads_only_differences(mirrored: Machine, hub: FakeHub, aws: EmbeddedAws) -> None:
     before = keys(aws)
     assert len(before) == len(NEEDED) + 1
     assert "uploading" not in mirrored.succeed("mirror", "--to", "s3://media/models")
@@ -291,9 +319,7 @@ def test_a_second_mirror_run_uploads_only_what_differs(mirrored: Machine, hub: F
     assert changed == {"models/index.json", f"models/blobs/{hashlib.sha256(config).hexdigest()}"}
 
 
-def test_a_mirror_keeps_what_others_put_there(
-    mirrored: Machine, closed: Machine, hub: FakeHub, aws: EmbeddedAws
-) -> None:
+def test_mirror_keeps_files_of_others(mirrored: Machine, closed: Machine, hub: FakeHub, aws: EmbeddedAws) -> None:
     hub.repositories["Systran/faster-whisper-tiny"] = small_whisper(seed=2)
     assert "does not have Systran/faster-whisper-tiny" in closed.fail("fetch", "--model", "tiny", *FROM)
     mirrored.succeed("mirror", "--model", "tiny", "--to", "s3://media/models")
@@ -301,16 +327,14 @@ def test_a_mirror_keeps_what_others_put_there(
     closed.succeed("verify", "--model", "tiny", "--model", "base")
 
 
-def test_two_mirror_runs_at_once_lose_nothing(
-    aws: EmbeddedAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_concurrent_mirror_runs_lose_nothing(aws: EmbeddedAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in aws.environment.items():
         monkeypatch.setenv(name, value)
     models = [Model(source="hub", name=name, revision=COMMIT, files=()) for name in ("a/first", "b/second", "c/third")]
     cache = Cache(tmp_path, tmp_path, tmp_path / "index.json")
 
     class Slow(Mirror):
-        """Another run publishes between its reading and its writing."""
+        """Another run publishes between this one's read and write."""
 
         rivals = models[1:]
 
@@ -326,7 +350,7 @@ def test_two_mirror_runs_at_once_lose_nothing(
     assert [model.name for model in index.models] == ["a/first", "b/second", "c/third"]
 
 
-def test_wrong_bytes_of_the_right_length_do_not_enter(
+def test_corrupt_file_of_the_right_length_is_rejected(
     mirrored: Machine, closed: Machine, hub: FakeHub, aws: EmbeddedAws
 ) -> None:
     content = hub.repositories[BASE]["model.bin"]
@@ -338,7 +362,7 @@ def test_wrong_bytes_of_the_right_length_do_not_enter(
     assert not (closed.snapshot() / "model.bin").exists()
     assert not closed.reference().exists()
     closed.fail("verify")
-    aws.s3.delete_object(Bucket="media", Key=key)  # as it said
+    aws.s3.delete_object(Bucket="media", Key=key)  # as the index says
     assert "does not exist" in closed.fail("fetch", *FROM)
     mirrored.succeed("mirror", "--to", "s3://media/models")
     closed.succeed("fetch", *FROM)
@@ -348,17 +372,15 @@ def test_wrong_bytes_of_the_right_length_do_not_enter(
 @pytest.mark.parametrize(
     "path", ["../../../../outside", "/tmp/outside", "model.bin/../../../../../outside", "a\\b", ".."]
 )
-def test_an_index_cannot_write_outside_the_cache(
-    mirrored: Machine, closed: Machine, aws: EmbeddedAws, path: str
-) -> None:
+def test_index_cannot_write_outside_the_cache(mirrored: Machine, closed: Machine, aws: EmbeddedAws, path: str) -> None:
     put_index(aws, {"path": path}, path="vocabulary.txt")
     before = {file for file in closed.home.parent.rglob("*") if not file.is_relative_to(closed.home)}
-    assert "is not to be trusted" in closed.fail("fetch", *FROM)
+    assert "is invalid" in closed.fail("fetch", *FROM)
     assert {file for file in closed.home.parent.rglob("*") if not file.is_relative_to(closed.home)} == before
     assert not closed.folder().exists()
 
 
-def test_a_link_in_the_cache_leads_no_file_out(
+def test_symlink_in_the_cache_cannot_redirect_a_file(
     mirrored: Machine, closed: Machine, tmp_path: Path, aws: EmbeddedAws
 ) -> None:
     (tmp_path / "outside").mkdir()
@@ -369,13 +391,13 @@ def test_a_link_in_the_cache_leads_no_file_out(
 
 
 @pytest.mark.parametrize("size", [299_999, 300_001])
-def test_an_object_of_another_size_is_refused(mirrored: Machine, closed: Machine, aws: EmbeddedAws, size: int) -> None:
+def test_object_of_another_size_is_rejected(mirrored: Machine, closed: Machine, aws: EmbeddedAws, size: int) -> None:
     put_index(aws, {"size": size})
-    assert f"has not the {size} bytes" in closed.fail("fetch", *FROM)
+    assert f"does not have the {size} bytes" in closed.fail("fetch", *FROM)
     assert not (closed.snapshot() / "model.bin").exists()
 
 
-def test_a_mirror_beyond_the_disk_is_refused_before_anything_is_fetched(
+def test_mirror_larger_than_the_disk_is_rejected_before_anything_is_fetched(
     aws: EmbeddedAws, mirrored: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in aws.environment.items():
@@ -383,16 +405,16 @@ def test_a_mirror_beyond_the_disk_is_refused_before_anything_is_fetched(
     free = 64 * 1024**3
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free))
-    put_index(aws, {"size": free - 10**6})  # together with the others, and what stays free, too much
+    put_index(aws, {"size": free - 10**6})  # together with the other files and the reserve it is too much
     cache = Cache(tmp_path / "hub", tmp_path / "torch", tmp_path / "index.json")
-    needs = resolve(settings_with(), ["base"], diarization=False)
-    with pytest.raises(DiskFull, match="make room"):
+    needs = resolve(some_settings(), ["base"], diarization=False)
+    with pytest.raises(DiskFull, match="free disk space"):
         fetch(needs, Mirror("s3://media/models", {}), cache, print)
     assert not list((tmp_path / "hub").iterdir())
 
 
 def put_mirror(files: dict[str, bytes], put: Callable[[str, bytes], Any]) -> None:
-    """A mirror of one Whisper model at the top of a bucket."""
+    """A mirror of one Whisper model at the root of a bucket."""
     listed = []
     for path in NEEDED:
         digest = hashlib.sha256(files[path]).hexdigest()
@@ -405,7 +427,7 @@ def put_mirror(files: dict[str, bytes], put: Callable[[str, bytes], Any]) -> Non
 def test_a_part_from_the_mirror_that_breaks_off_is_fetched_again(
     hub: FakeHub, aws: EmbeddedAws, tmp_path: Path
 ) -> None:
-    """A plain site in S3's place, because moto does not break off."""
+    """Served by a plain web server instead of S3, because moto cannot break off a response."""
     put_mirror(small_whisper(), lambda key, content: hub.files.update({f"media/{key}": content}))
     closed = with_aws(Machine(tmp_path / "closed", {"HF_HUB_OFFLINE": "1"}), aws)
     closed.environment["AWS_ENDPOINT_URL"] = hub.base_url
@@ -424,11 +446,11 @@ def test_a_part_from_the_mirror_that_breaks_off_is_fetched_again(
         ("s3://", "not of the form s3://bucket/prefix", 78),
     ],
 )
-def test_a_mirror_that_is_none_is_said(closed: Machine, url: str, words: str, status: int) -> None:
+def test_invalid_mirror_is_reported(closed: Machine, url: str, words: str, status: int) -> None:
     assert words in closed.fail("fetch", "--from", url, status=status)
 
 
-def test_an_index_of_many_megabytes_is_not_read(closed: Machine, aws: EmbeddedAws) -> None:
+def test_huge_index_is_not_read(closed: Machine, aws: EmbeddedAws) -> None:
     aws.s3.put_object(Bucket="media", Key="models/index.json", Body=b" " * (MAX_INDEX_BYTES + 1))
     assert "larger than" in closed.fail("fetch", *FROM)
 
@@ -436,10 +458,10 @@ def test_an_index_of_many_megabytes_is_not_read(closed: Machine, aws: EmbeddedAw
 def test_a_large_file_from_the_mirror_is_continued(
     closed: Machine, aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """What a killed fetch had of it is not fetched again."""
+    """The part that a killed fetch has already downloaded is not fetched again."""
     for name, value in aws.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("daemon.models.mirror.PART_BYTES", 100_000)
+    monkeypatch.setattr("daemon.weights.mirror.PART_BYTES", 100_000)
     files = {**small_whisper(), "model.bin": os.urandom(1_234_567)}
     put_mirror(files, lambda key, content: aws.s3.put_object(Bucket="media", Key=key, Body=content))
     cache = Cache(tmp_path / "hub", tmp_path / "torch", tmp_path / "index.json")
@@ -449,12 +471,12 @@ def test_a_large_file_from_the_mirror_is_continued(
     asked: list[int] = []
 
     class Counting(Mirror):
-        def _part(self, key: str, start: int, end: int, size: int) -> bytes:
+        def _part(self, key: str, size: int, start: int) -> bytes:
             if size == len(files["model.bin"]):
                 asked.append(start)
-            return super()._part(key, start, end, size)
+            return super()._part(key, size, start)
 
-    needs = resolve(settings_with(), ["base"], diarization=False)
+    needs = resolve(some_settings(), ["base"], diarization=False)
     fetch(needs, Counting("s3://media", {}), cache, print)
     assert sorted(asked) == list(range(500_001, 1_234_567, 100_000))
     assert verify(needs, cache).faults == []
@@ -468,18 +490,19 @@ def test_torchaudio_models_come_from_their_site_and_are_continued(
 ) -> None:
     for variable, value in aws.environment.items():
         monkeypatch.setenv(variable, value)
-    name, content = "wav2vec2_fairseq_base_ls960_asr_ls960.pth", os.urandom(400_000)
+    name, content = "wav2vec2_fairseq_base_ls960_asr_ls960.pth", os.urandom(LARGE)
     hub.files[f"audio/{name}"] = content
     monkeypatch.setattr(hub_module, "TORCHAUDIO_URL", f"{hub.base_url}/audio")
     cache = Cache(tmp_path / "hub", tmp_path / "torch", tmp_path / "index.json")
-    needs = resolve(settings_with(), ["/folder"], ["en"], diarization=False)
-    hub.cut_after, hub.cuts_left = 250_000, 1
-    fetch(needs, Hub(None, {}), cache, print)
+    needs = resolve(some_settings(), ["/folder"], ["en"], diarization=False)
+    hub.cut_after, hub.cuts_left = BROKEN_OFF, 1
+    fetch(needs, Hub("hf_mine", {}), cache, print)
     assert (cache.torch / name).read_bytes() == content
-    assert [wanted for method, _, wanted in hub.requests if method == "GET"] == ["bytes=0-", "bytes=250000-"]
+    assert [wanted for method, _, wanted in hub.requests if method == "GET"] == ["", f"bytes={KEPT}-"]
+    assert not hub.tokens, "PyTorch's site received the hub's token"
     assert verify(needs, cache).faults == []
-    (cache.torch / name).write_bytes(bytes(400_000))
-    assert [row.fault for row in verify(needs, cache).faults] == ["has another sha256"]
+    (cache.torch / name).write_bytes(bytes(LARGE))
+    assert [row.fault for row in verify(needs, cache).faults] == ["has a different sha256"]
     fetch(needs, Hub(None, {}), cache, print)
     assert (cache.torch / name).read_bytes() == content
     Mirror("s3://media", {}).publish(verify(needs, cache).models, cache, print)
@@ -488,27 +511,27 @@ def test_torchaudio_models_come_from_their_site_and_are_continued(
     assert (other.torch / name).read_bytes() == content
     assert verify(needs, other).faults == []
     del hub.files[f"audio/{name}"]
-    with pytest.raises(ModelUnavailable, match="refused with status 404"):
+    with pytest.raises(ModelUnavailable, match="rejected with status 404"):
         fetch(needs, Hub(None, {}), cache, print)
 
 
-# --- the daemon's own loading
+# --- loading by the daemon
 
 
 LOAD = """
 import json, sys
 from daemon.config import load_settings
-from daemon.devices import Device as Where
-from daemon.pipeline.quiet import prepare_environment
-from daemon.pipeline.settings import RunnerSettings
-settings = RunnerSettings.from_settings(load_settings(queue_url="a", dlq_url="b"), Where("cpu", "cpu"))
+from daemon.supervisor.devices import Device as Where
+from daemon.pipeline.runtime.library_output import prepare_environment
+from daemon.supervisor.process import runner_settings
+settings = runner_settings(load_settings(queue_url="a", dlq_url="b"), Where("cpu", "cpu"))
 prepare_environment(settings.hf_token)
 from daemon.pipeline.whisperx_pipeline import WhisperXPipeline
 ready = WhisperXPipeline(settings).load()
-from daemon.pipeline.alignment import Aligners
-from daemon.pipeline.devices import Device
+from daemon.pipeline.alignment.wav2vec2 import Aligners
+from daemon.pipeline.runtime.device import ComputeDevice
 from daemon.errors import DiskFull, ModelUnavailable
-aligners = Aligners((), Device("cpu", "cpu", "int8", 1))
+aligners = Aligners((), ComputeDevice("cpu", "cpu", "int8", 1))
 print("aligner", aligners.get("nl", required=True).name)
 try:
     aligners.get("en", required=True)
@@ -521,7 +544,8 @@ print("ready", json.dumps(ready.models))
 
 
 def test_the_daemon_loads_what_was_fetched_without_any_network(tmp_path: Path, aws: EmbeddedAws) -> None:
-    """Whisper, a gated diarization pipeline and an alignment model: hub ▶ mirror ▶ a closed machine ▶ its runner."""
+    """Whisper, a gated diarization pipeline and an alignment model: hub ▶ mirror ▶ a machine without network ▶ its
+    runner."""
     import torch
 
     repositories = {BASE: weights.whisper(), DUTCH: weights.wav2vec2(), PIPELINE: weights.diarization()}
@@ -533,14 +557,14 @@ def test_the_daemon_loads_what_was_fetched_without_any_network(tmp_path: Path, a
         assert "pytorch_model.bin" not in {path.name for path in builder.snapshot(DUTCH).iterdir()}
         assert hub.downloads()["model.bin"] == 1
     closed = with_aws(Machine(tmp_path / "closed", {"HF_HUB_OFFLINE": "1"}), aws)
-    closed.environment["TRANSCRIPTD_DIARIZATION_MODEL"] = PIPELINE  # without a token, `auto` is the embedded one
+    closed.environment["TRANSCRIPTD_DIARIZATION_MODEL"] = PIPELINE  # without a token, `auto` selects the embedded one
     closed.succeed("fetch", *options, *FROM)
     closed.succeed("verify", *options)
     (closed.home / "torch" / "hub" / "checkpoints").mkdir(parents=True)
     torch.save({"weight": torch.ones(1)}, closed.home / "torch" / "hub" / "checkpoints" / "x.pth")
 
     environment = {**closed.environ(), "TRANSCRIPTD_DEVICES": "cpu", "TRANSCRIPTD_MODELS": "base"}
-    environment |= {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}  # nobody listens
+    environment |= {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}  # nothing listens there
     done = subprocess.run(
         [sys.executable, "-c", LOAD], env=environment, capture_output=True, text=True, timeout=600, check=False
     )

@@ -1,4 +1,4 @@
-"""The pipeline with real models: what it does with odd input, with each job's options, and with failures."""
+"""The pipeline with real models: unusual input, each job option, and failures."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,25 +10,19 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from daemon.catalog import HUB_DIARIZATION
+from bench.reference import sample_audio
+from bench.waiting import PATIENCE_SECONDS
 from daemon.config import Settings
-from daemon.devices import Device
-from daemon.embedded.models import whisper_tiny_en
 from daemon.errors import DeviceFault, Interrupted, ModelUnavailable, OutOfMemory, SetupFailed
-from daemon.pipeline.settings import RunnerSettings
 from daemon.pipeline.whisperx_pipeline import WhisperXPipeline
-from daemon.protocol import STAGES
-from daemon.transcript import Transcript
-from tests.integration.pipeline_fixture import (
-    Recorder,
-    loaded,
-    make_wav2vec2,
-    options,
-    sample_audio,
-    settings,
-    transcribe,
-)
-from tests.waiting import PATIENCE_SECONDS
+from daemon.protocol.events import STAGES
+from daemon.protocol.messages import Setup, decode, encode
+from daemon.schema.catalog import HUB_DIARIZATION
+from daemon.schema.transcript import Transcript
+from daemon.supervisor.devices import Device
+from daemon.supervisor.process import runner_settings
+from daemon.weights.packaged import whisper_tiny_en
+from tests.support.pipeline import Recorder, loaded, make_wav2vec2, options, settings, transcribe
 
 RATE = 16_000
 
@@ -64,10 +58,10 @@ def failing(message: str, kind: type[Exception] = RuntimeError) -> Callable[...,
     return fail
 
 
-# --- jobs that go well --------------------------------------------------------------------------------------------
+# --- successful jobs ----------------------------------------------------------------------------------------------
 
 
-def test_ready_says_what_is_loaded() -> None:
+def test_ready_lists_the_loaded_models() -> None:
     _, ready = loaded()
     print(f"\nload: {ready.load_seconds} s")
     assert (ready.device, ready.compute_type) == ("cpu", "int8")
@@ -77,7 +71,7 @@ def test_ready_says_what_is_loaded() -> None:
     assert set(ready.models) == set(STAGES)
 
 
-def test_a_memory_map_goes_through_every_stage_in_silence(
+def test_memory_map_passes_every_stage_without_output(
     pipeline: WhisperXPipeline, tmp_path: Path, capfd: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
 ) -> None:
     path = tmp_path / "audio.f32"
@@ -118,7 +112,7 @@ def test_silence_gives_an_empty_transcript(pipeline: WhisperXPipeline, seconds: 
     assert list(reporter.done) == ["vad"]
 
 
-def test_silence_keeps_the_language_it_was_given(pipeline: WhisperXPipeline) -> None:
+def test_silence_keeps_the_given_language(pipeline: WhisperXPipeline) -> None:
     silence = np.zeros(RATE, np.float32)
     assert transcribe(pipeline, "silent", silence, options(model="base", language="fr")).language == "fr"
 
@@ -128,7 +122,10 @@ def test_one_short_utterance_with_two_speakers_expected(pipeline: WhisperXPipeli
     transcript = transcribe(pipeline, "short", audio, options(min_speakers=2))
     assert "New Jersey" in text_of(transcript)
     assert transcript.speakers == ["SPEAKER_00"]
-    assert transcript.warnings == []
+    assert transcript.warnings == [], "the bound is the deployment's default"
+    own = transcribe(pipeline, "short", audio, options(min_speakers=2, own_speaker_bounds=["min_speakers"]))
+    assert codes_of(own) == [("speaker_bounds_unmet", "diarize")]
+    assert own.warnings[0].message == "min_speakers is 2, but the transcript has 1 speaker"
 
 
 def test_nothing_leaks_from_one_job_to_the_next(pipeline: WhisperXPipeline, greeting: np.ndarray) -> None:
@@ -163,17 +160,17 @@ def test_without_alignment_there_are_segments_and_no_words(pipeline: WhisperXPip
     assert transcript.warnings == []
 
 
-def test_without_diarization_nobody_is_named(pipeline: WhisperXPipeline, greeting: np.ndarray) -> None:
+def test_without_diarization_there_are_no_speakers(pipeline: WhisperXPipeline, greeting: np.ndarray) -> None:
     transcript = transcribe(pipeline, "alone", greeting, options(diarize=False))
     assert transcript.speakers == []
     assert transcript.models.diarization is None
     assert {word.speaker for segment in transcript.segments for word in segment.words} == {None}
 
 
-def test_a_job_can_be_given_up_between_batches(pipeline: WhisperXPipeline, greeting: np.ndarray) -> None:
+def test_job_can_be_cancelled_between_batches(pipeline: WhisperXPipeline, greeting: np.ndarray) -> None:
     complete = Recorder()
     transcribe(pipeline, "counted", greeting, options(), complete)
-    # How often a job looks depends on how long it waits: the last looks of one may never come in another.
+    # The number of checks depends on how long a job waits, so its last checks may not happen in another run.
     for check in {1, 2, complete.checks // 4, complete.checks // 2}:
         with pytest.raises(Interrupted):
             transcribe(pipeline, "cancelled", greeting, options(), Recorder(cancel_at=check))
@@ -193,7 +190,7 @@ def test_the_number_of_speakers_reaches_pyannote_by_name(
     monkeypatch: pytest.MonkeyPatch,
     bounds: dict[str, int | None],
 ) -> None:
-    """By name, for their order differs among pyannote, whisperx and us."""
+    """By name, because their order differs between pyannote, whisperx and our code."""
     calls: list[dict[str, Any]] = []
     diarize = stages.diarizer._pipeline
 
@@ -207,17 +204,18 @@ def test_the_number_of_speakers_reaches_pyannote_by_name(
 
 
 @pytest.mark.parametrize(("number", "found"), [(1, {1}), (2, {2}), (3, {1, 2, 3})])
-def test_as_many_speakers_as_asked_for(pipeline: WhisperXPipeline, number: int, found: set[int]) -> None:
-    job = options(num_speakers=number, min_speakers=None, max_speakers=None)
+def test_requested_number_of_speakers(pipeline: WhisperXPipeline, number: int, found: set[int]) -> None:
+    job = options(num_speakers=number, min_speakers=None, max_speakers=None, own_speaker_bounds=["num_speakers"])
     transcript = transcribe(pipeline, "number", sample_audio(), job)
     assert len(transcript.speakers) in found
-    assert transcript.warnings == []
+    unmet = [("speaker_bounds_unmet", "diarize")] if len(transcript.speakers) != number else []
+    assert codes_of(transcript) == unmet
     for segment in transcript.segments:
         assert segment.speaker in transcript.speakers
         assert all(word.speaker in transcript.speakers for word in segment.words)
 
 
-def test_voices_are_given_when_asked_for(stages: Any, pipeline: WhisperXPipeline) -> None:
+def test_embeddings_are_returned_on_request(stages: Any, pipeline: WhisperXPipeline, greeting: np.ndarray) -> None:
     import torch
 
     audio = sample_audio()
@@ -228,18 +226,19 @@ def test_voices_are_given_when_asked_for(stages: Any, pipeline: WhisperXPipeline
     for name, voice in voices.items():
         assert len(voice) == 256
         assert np.linalg.norm(voice) == pytest.approx(1, abs=1e-4)
-        # The label is that of the voice: what this speaker says is nearer to it than to the other one.
+        # The label matches the voice: this speaker's segments are closer to it than to the other one.
         own = [segment for segment in transcript.segments if segment.speaker == name]
         heard = np.concatenate([audio[int(segment.start * RATE) : int(segment.end * RATE)] for segment in own])
         [embedding] = stages.diarizer._pipeline._embedding(torch.tensor(heard)[None, None])
         assert max(voices, key=lambda other: float(np.dot(voices[other], embedding))) == name
-    assert transcribe(pipeline, "voices", audio, options()).speaker_embeddings is None
-    assert (
-        transcribe(pipeline, "alone", audio, options(speaker_embeddings=True, diarize=False)).speaker_embeddings is None
-    )
+    unasked = transcribe(pipeline, "unasked", greeting, options())
+    assert unasked.speakers
+    assert unasked.speaker_embeddings is None
+    alone = transcribe(pipeline, "alone", greeting, options(speaker_embeddings=True, diarize=False))
+    assert alone.speaker_embeddings is None
 
 
-def test_a_voice_that_pyannote_does_not_know_is_left_out(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_voice_unknown_to_pyannote_is_omitted(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from pyannote.audio.pipelines.speaker_diarization import DiarizeOutput
     from pyannote.core import Annotation, Segment
 
@@ -251,36 +250,38 @@ def test_a_voice_that_pyannote_does_not_know_is_left_out(stages: Any, monkeypatc
     assert stages.diarizer.diarize(sample_audio(), None, lambda _: None).voices == {"A": [0.6, 0.8]}
 
 
-def test_noise_taken_for_speech_is_decoded_again_and_ends_well(
+def test_noise_detected_as_speech_is_decoded_again_and_ends(
     stages: Any, pipeline: WhisperXPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from daemon.pipeline import asr, gates
-    from daemon.pipeline.pieces import Chunk
-    from daemon.pipeline.vad import Speech
+    from daemon.pipeline.asr import decoding as asr
+    from daemon.pipeline.asr import filters as filters
+    from daemon.pipeline.speech.detector import Speech
+    from daemon.pipeline.types import Chunk
 
     noise = np.random.default_rng(1).normal(0, 0.1, 4 * RATE).astype(np.float32)
     monkeypatch.setattr(stages.detector, "detect", lambda *_: Speech([Chunk(0.0, 4.0, ((0.0, 4.0),))], None))
-    monkeypatch.setattr(gates, "MIN_AVG_LOGPROB", -0.01)  # nothing is that sure: every temperature is tried
+    # No hypothesis is that certain, so every temperature is tried.
+    monkeypatch.setattr(filters, "MIN_AVG_LOGPROB", -0.01)
     monkeypatch.setattr(asr, "TEMPERATURES", (0.2, 1.0))
-    monkeypatch.setattr(gates, "MAX_NO_SPEECH_PROBABILITY", 1.0)  # and Whisper itself never thinks of silence
+    monkeypatch.setattr(filters, "MAX_NO_SPEECH_PROBABILITY", 1.0)  # and Whisper itself never reports silence
     heard = transcribe(pipeline, "noise", noise, options())
-    assert (heard.segments, [warning.code for warning in heard.warnings]) == ([], ["chunk_gated"])
+    assert (heard.segments, [warning.code for warning in heard.warnings]) == ([], ["chunk_rejected"])
 
 
-def test_attention_times_are_put_right() -> None:
-    from daemon.pipeline.attention import attention_words
-    from daemon.pipeline.pieces import Chunk
-    from daemon.pipeline.words import Piece
+def test_attention_times_are_corrected() -> None:
+    from daemon.pipeline.alignment.attention import attention_words
+    from daemon.pipeline.alignment.words import AlignedToken
+    from daemon.pipeline.types import Chunk
 
     pieces = [
-        Piece(" Yes", 0.0, 0.4, 0.9),
-        Piece(".", 0.4, 0.8, 0.9),  # half of it is the end of the word
-        Piece(" No", 0.8, 1.0, 0.9),
-        Piece(".", 1.0, 1.4, 0.9),
-        Piece(" I", 1.4, 1.4, 0.9),  # has no time of its own: it was said during the mark
-        Piece(" do", 1.4, 2.8, 0.9),  # stretched over the pause from 2 to 3
-        Piece(".", 2.8, 2.9, 0.9),
-        Piece(" Ha", 3.3, 3.6, 0.9),  # the speech begins at 3
+        AlignedToken(" Yes", 0.0, 0.4, 0.9),
+        AlignedToken(".", 0.4, 0.8, 0.9),  # half of it is the end of the word
+        AlignedToken(" No", 0.8, 1.0, 0.9),
+        AlignedToken(".", 1.0, 1.4, 0.9),
+        AlignedToken(" I", 1.4, 1.4, 0.9),  # has no time: it was spoken during the punctuation mark
+        AlignedToken(" do", 1.4, 2.8, 0.9),  # stretched over the pause from 2 to 3
+        AlignedToken(".", 2.8, 2.9, 0.9),
+        AlignedToken(" Ha", 3.3, 3.6, 0.9),  # the speech starts at 3
     ]
     words = attention_words(pieces, Chunk(0.0, 4.0, ((0.0, 2.0), (3.0, 4.0))), "en")
     assert [word.text for word in words] == [" Yes.", " No.", " I", " do.", " Ha"]
@@ -304,7 +305,7 @@ def wav2vec2(pipeline: WhisperXPipeline, tmp_path_factory: pytest.TempPathFactor
 def test_wav2vec2_aligns_every_word(
     stages: Any, pipeline: WhisperXPipeline, greeting: np.ndarray, wav2vec2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from daemon.pipeline.alignment import Aligners
+    from daemon.pipeline.alignment.wav2vec2 import Aligners
 
     by_attention = transcribe(pipeline, "a", greeting, options(diarize=False))
     monkeypatch.setattr(stages, "aligners", Aligners((f"en={wav2vec2}",), stages.device))
@@ -319,8 +320,8 @@ def test_wav2vec2_aligns_every_word(
 
 
 def test_wav2vec2_keeps_numbers_and_signs(stages: Any, greeting: np.ndarray, wav2vec2: Path) -> None:
-    from daemon.pipeline.alignment import Aligners
-    from daemon.pipeline.pieces import Chunk, Passage
+    from daemon.pipeline.alignment.wav2vec2 import Aligners
+    from daemon.pipeline.types import Chunk, Passage
 
     aligner = Aligners((f"en={wav2vec2}",), stages.device).get("en", required=False)
     for text in (" It was 1984, at 5 % … “Really?”", " 1984", " …", " 你好，世界。"):
@@ -331,10 +332,10 @@ def test_wav2vec2_keeps_numbers_and_signs(stages: Any, greeting: np.ndarray, wav
         assert 1.0 <= times[0] <= times[-1] <= 6.0
 
 
-def test_wav2vec2_that_fails_leaves_the_words_to_attention(
+def test_failing_wav2vec2_falls_back_to_attention(
     stages: Any, pipeline: WhisperXPipeline, greeting: np.ndarray, wav2vec2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from daemon.pipeline.alignment import Aligner, Aligners
+    from daemon.pipeline.alignment.wav2vec2 import Aligner, Aligners
 
     by_attention = transcribe(pipeline, "a", greeting, options(diarize=False))
     monkeypatch.setattr(stages, "aligners", Aligners((f"en={wav2vec2}",), stages.device))
@@ -346,10 +347,10 @@ def test_wav2vec2_that_fails_leaves_the_words_to_attention(
     assert transcript.segments == by_attention.segments
 
 
-def test_wav2vec2_without_memory_leaves_the_words_to_attention(
+def test_wav2vec2_without_memory_falls_back_to_attention(
     stages: Any, pipeline: WhisperXPipeline, greeting: np.ndarray, wav2vec2: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from daemon.pipeline.alignment import Aligner, Aligners
+    from daemon.pipeline.alignment.wav2vec2 import Aligner, Aligners
 
     monkeypatch.setattr(stages, "aligners", Aligners((f"en={wav2vec2}",), stages.device))
     monkeypatch.setattr(Aligner, "align", failing("CUDA out of memory. Tried to allocate 2.00 GiB"))
@@ -362,14 +363,14 @@ def test_wav2vec2_without_memory_leaves_the_words_to_attention(
     assert all(word.score is not None for word in words)
 
 
-def test_no_model_at_hand_is_said(pipeline: WhisperXPipeline, greeting: np.ndarray) -> None:
+def test_unavailable_model_is_a_warning(pipeline: WhisperXPipeline, greeting: np.ndarray) -> None:
     transcript = transcribe(pipeline, "auto", greeting, options(align="auto", diarize=False))
     assert codes_of(transcript) == [("alignment_fallback", "align")]
     assert transcript.models.alignment == "attention"
 
 
-def test_a_model_that_cannot_be_loaded_is_not_tried_for_every_job(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from daemon.pipeline import alignment
+def test_model_that_cannot_be_loaded_is_not_retried_for_every_job(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from daemon.pipeline.alignment import wav2vec2 as alignment
 
     calls = []
     now = 1000.0
@@ -378,8 +379,8 @@ def test_a_model_that_cannot_be_loaded_is_not_tried_for_every_job(stages: Any, m
         calls.append(language)
         raise ValueError("no network")
 
-    monkeypatch.setattr("daemon.pipeline.alignment.whisperx_alignment.load_align_model", load)
-    monkeypatch.setattr("daemon.pipeline.alignment.time.monotonic", lambda: now)
+    monkeypatch.setattr("daemon.pipeline.alignment.wav2vec2.whisperx_alignment.load_align_model", load)
+    monkeypatch.setattr("daemon.pipeline.alignment.wav2vec2.time.monotonic", lambda: now)
     aligners = alignment.Aligners((), stages.device)
     for _ in range(3):
         with pytest.raises(ModelUnavailable, match="jonatasgrosman"):
@@ -393,44 +394,44 @@ def test_a_model_that_cannot_be_loaded_is_not_tried_for_every_job(stages: Any, m
 
 @pytest.mark.parametrize("item", ["en", "=x", "en="])
 def test_alignment_models_must_name_language_and_model(stages: Any, item: str) -> None:
-    from daemon.pipeline.alignment import Aligners
+    from daemon.pipeline.alignment.wav2vec2 import Aligners
 
     with pytest.raises(SetupFailed, match="language=name-or-folder"):
         Aligners((item,), stages.device)
 
 
-# --- the ladder ---------------------------------------------------------------------------------------------------
+# --- fallbacks ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def two_chunks() -> np.ndarray:
-    """A minute of speech: more than Whisper takes in one chunk."""
+    """A minute of speech, more than Whisper decodes in one chunk."""
     return np.concatenate([sample_audio(), sample_audio()])
 
 
 def test_out_of_memory_halves_the_batch(
     pipeline: WhisperXPipeline, two_chunks: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from daemon.pipeline.asr import Decoder
+    from daemon.pipeline.asr.decoding import WhisperDecoder
 
-    decode = Decoder.decode
+    decode = WhisperDecoder.decode
     sizes = []
 
-    def needs_memory(self: Decoder, encoded: Any, audio: np.ndarray, chunks: Any) -> Any:
+    def needs_memory(self: WhisperDecoder, encoded: Any, audio: np.ndarray, chunks: Any) -> Any:
         sizes.append(len(chunks))
         if len(chunks) > 1:
             raise RuntimeError("CUDA failed with error out of memory")
         return decode(self, encoded, audio, chunks)
 
-    monkeypatch.setattr(Decoder, "decode", needs_memory)
+    monkeypatch.setattr(WhisperDecoder, "decode", needs_memory)
     transcript = transcribe(pipeline, "oom", two_chunks, options(diarize=False))
-    assert sizes == [2, 2, 2, 1, 1]  # batches of 8, 4, 2, then one by one
+    assert sizes == [2, 2, 2, 1, 1]  # batches of 8, 4, 2, then single chunks
     assert codes_of(transcript) == [("batch_reduced", "asr")]
-    assert transcript.warnings[0].message.endswith("batches of 1")
+    assert transcript.warnings[0].message.endswith("batch size 1")
     assert transcript.segments[-1].end > 50
 
 
-def test_out_of_memory_halves_the_batch_of_speech_detection_and_diarization(
+def test_out_of_memory_halves_the_batch_of_vad_and_diarization(
     stages: Any, pipeline: WhisperXPipeline, greeting: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: dict[str, list[int]] = {"vad": [], "diarize": []}
@@ -463,18 +464,18 @@ def test_out_of_memory_halves_the_batch_of_speech_detection_and_diarization(
 def test_out_of_memory_at_batch_one_is_raised(
     pipeline: WhisperXPipeline, greeting: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from daemon.pipeline.asr import Decoder
+    from daemon.pipeline.asr.decoding import WhisperDecoder
 
-    monkeypatch.setattr(Decoder, "decode", failing("CUDA failed with error out of memory"))
-    with pytest.raises(OutOfMemory, match="batch 1"):
+    monkeypatch.setattr(WhisperDecoder, "decode", failing("CUDA failed with error out of memory"))
+    with pytest.raises(OutOfMemory, match="batch size 1"):
         transcribe(pipeline, "oom", greeting, options())
 
 
 @pytest.fixture
 def as_if_cuda(stages: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The pipeline believes that it runs on CUDA; the compute types that Whisper is loaded in."""
-    from daemon.pipeline.engine import Engine
-    from daemon.pipeline.whisper_models import WhisperModels
+    """Make the pipeline believe that it runs on CUDA, and return the compute types that Whisper is loaded with."""
+    from daemon.pipeline.asr.engine import Engine
+    from daemon.pipeline.asr.whisper_models import WhisperModels
 
     load = WhisperModels._load
     types: list[str] = []
@@ -490,20 +491,20 @@ def as_if_cuda(stages: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return types
 
 
-def test_the_model_is_loaded_smaller_when_not_one_chunk_fits(
+def test_model_is_loaded_with_less_precision_when_not_one_chunk_fits(
     pipeline: WhisperXPipeline, two_chunks: np.ndarray, as_if_cuda: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from daemon.pipeline.asr import Decoder
+    from daemon.pipeline.asr.decoding import WhisperDecoder
 
-    decode = Decoder.decode
+    decode = WhisperDecoder.decode
     short = True
 
-    def needs_memory(self: Decoder, *arguments: Any) -> Any:
+    def needs_memory(self: WhisperDecoder, *arguments: Any) -> Any:
         if short and len(as_if_cuda) == 1:
             raise RuntimeError("CUDA failed with error out of memory")
         return decode(self, *arguments)
 
-    monkeypatch.setattr(Decoder, "decode", needs_memory)
+    monkeypatch.setattr(WhisperDecoder, "decode", needs_memory)
     transcript = transcribe(pipeline, "smaller", two_chunks, options(diarize=False))
     assert codes_of(transcript) == [("batch_reduced", "asr"), ("compute_type_reduced", "asr")]
     assert as_if_cuda == ["float16", "int8_float16"]
@@ -517,27 +518,27 @@ def test_the_model_is_loaded_smaller_when_not_one_chunk_fits(
     assert transcript.models.compute_type == "float16"
 
 
-def test_the_model_is_loaded_smaller_only_once(
+def test_precision_is_reduced_only_once(
     pipeline: WhisperXPipeline, greeting: np.ndarray, as_if_cuda: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from daemon.pipeline.asr import Decoder
+    from daemon.pipeline.asr.decoding import WhisperDecoder
 
-    monkeypatch.setattr(Decoder, "decode", failing("CUDA failed with error out of memory"))
-    with pytest.raises(OutOfMemory, match="batch 1"):
+    monkeypatch.setattr(WhisperDecoder, "decode", failing("CUDA failed with error out of memory"))
+    with pytest.raises(OutOfMemory, match="batch size 1"):
         transcribe(pipeline, "oom", greeting, options())
     assert as_if_cuda == ["float16", "int8_float16"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_cuda_error_is_a_device_fault_in_every_stage(
+def test_cuda_error_is_a_device_fault_in_every_stage(
     stages: Any, pipeline: WhisperXPipeline, greeting: np.ndarray, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    from daemon.pipeline.asr import Decoder
+    from daemon.pipeline.asr.decoding import WhisperDecoder
 
     where = {
         "vad": (stages.detector, "detect"),
-        "asr": (Decoder, "decode"),
-        "align": (Decoder, "align"),
+        "asr": (WhisperDecoder, "decode"),
+        "align": (WhisperDecoder, "align"),
         "diarize": (stages.diarizer, "diarize"),
     }
     monkeypatch.setattr(*where[stage], failing("CUDA error: an illegal memory access was encountered"))
@@ -546,12 +547,12 @@ def test_a_cuda_error_is_a_device_fault_in_every_stage(
 
 
 @pytest.mark.parametrize("stage", ["vad", "asr"])
-def test_basic_mode_when_speech_detection_or_batches_fail(
+def test_basic_mode_when_vad_or_batches_fail(
     stages: Any, pipeline: WhisperXPipeline, greeting: np.ndarray, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    from daemon.pipeline.asr import Decoder
+    from daemon.pipeline.asr.decoding import WhisperDecoder
 
-    target, name = (stages.detector, "detect") if stage == "vad" else (Decoder, "decode")
+    target, name = (stages.detector, "detect") if stage == "vad" else (WhisperDecoder, "decode")
     monkeypatch.setattr(target, name, failing("a bug", ValueError))
     transcript = transcribe(pipeline, "basic", greeting, options())
     assert codes_of(transcript) == [("transcription_basic_mode", stage)]
@@ -563,10 +564,10 @@ def test_basic_mode_when_speech_detection_or_batches_fail(
 def test_basic_mode_is_tried_once(
     pipeline: WhisperXPipeline, greeting: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from daemon.pipeline.asr import Decoder
+    from daemon.pipeline.asr.decoding import WhisperDecoder
 
-    monkeypatch.setattr(Decoder, "decode", failing("a bug", ValueError))
-    monkeypatch.setattr(Decoder, "decode_plainly", failing("the same bug", ValueError))
+    monkeypatch.setattr(WhisperDecoder, "decode", failing("a bug", ValueError))
+    monkeypatch.setattr(WhisperDecoder, "decode_plainly", failing("the same bug", ValueError))
     with pytest.raises(ValueError, match="the same bug"):
         transcribe(pipeline, "basic", greeting, options())
 
@@ -574,9 +575,9 @@ def test_basic_mode_is_tried_once(
 def test_words_are_estimated_when_attention_fails(
     pipeline: WhisperXPipeline, greeting: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from daemon.pipeline.asr import Decoder
+    from daemon.pipeline.asr.decoding import WhisperDecoder
 
-    monkeypatch.setattr(Decoder, "align", failing("a bug", ValueError))
+    monkeypatch.setattr(WhisperDecoder, "align", failing("a bug", ValueError))
     transcript = transcribe(pipeline, "estimated", greeting, options())
     assert codes_of(transcript) == [("alignment_fallback", "align")]
     words = [word for segment in transcript.segments for word in segment.words]
@@ -585,7 +586,7 @@ def test_words_are_estimated_when_attention_fails(
     assert all(word.score is None for word in words)
 
 
-def test_a_transcript_without_speakers_when_diarization_fails(
+def test_transcript_without_speakers_when_diarization_fails(
     stages: Any, pipeline: WhisperXPipeline, greeting: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stages.diarizer, "diarize", failing("a bug", ValueError))
@@ -613,8 +614,8 @@ def test_a_transcript_without_speakers_when_diarization_fails(
         (KeyError("words"), "other"),
     ],
 )
-def test_failures_are_told_apart(error: Exception, expected: str) -> None:
-    from daemon.pipeline.devices import classify
+def test_failures_are_classified(error: Exception, expected: str) -> None:
+    from daemon.pipeline.runtime.device import classify
 
     assert classify(error) == expected
 
@@ -622,8 +623,8 @@ def test_failures_are_told_apart(error: Exception, expected: str) -> None:
 # --- models -------------------------------------------------------------------------------------------------------
 
 
-def test_the_least_recently_used_whisper_model_leaves(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from daemon.pipeline.whisper_models import WhisperModels
+def test_least_recently_used_whisper_model_is_unloaded(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from daemon.pipeline.asr.whisper_models import WhisperModels
 
     loads: list[str] = []
 
@@ -640,8 +641,8 @@ def test_the_least_recently_used_whisper_model_leaves(stages: Any, monkeypatch: 
 
 
 def test_a_model_that_is_used_stays_in_memory(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lanes use models at the same time: one must not be unloaded under another."""
-    from daemon.pipeline.whisper_models import WhisperModels
+    """Lanes use models at the same time, so none may be unloaded while another uses it."""
+    from daemon.pipeline.asr.whisper_models import WhisperModels
 
     loads: list[str] = []
 
@@ -657,7 +658,7 @@ def test_a_model_that_is_used_stays_in_memory(stages: Any, monkeypatch: pytest.M
     models = WhisperModels(("base", "small", "tiny"), 2, stages.device, None)
     with ThreadPoolExecutor(2) as pool, models.borrowed("base") as base:
         small = use("small")
-        tiny = pool.submit(use, "tiny").result(PATIENCE_SECONDS)  # in place of the one that nobody uses
+        tiny = pool.submit(use, "tiny").result(PATIENCE_SECONDS)  # instead of the unused one
         small.model.unload_model.assert_called_once_with()
         with models.borrowed("tiny"):
             waiting = pool.submit(use, "small")
@@ -672,9 +673,9 @@ def test_a_model_that_is_used_stays_in_memory(stages: Any, monkeypatch: pytest.M
     assert loads == ["base", "small", "tiny", "small"]
 
 
-def test_a_folder_that_is_no_model_is_named(stages: Any, tmp_path: Path) -> None:
-    from daemon.pipeline.diarization import Diarizer
-    from daemon.pipeline.whisper_models import WhisperModels
+def test_folder_without_a_model_is_named(stages: Any, tmp_path: Path) -> None:
+    from daemon.pipeline.asr.whisper_models import WhisperModels
+    from daemon.pipeline.diarization.diarizer import Diarizer
 
     models = WhisperModels((str(tmp_path),), 2, stages.device, None)
     with pytest.raises(ModelUnavailable, match=r"model\.bin"), models.borrowed(tmp_path.name):
@@ -684,19 +685,19 @@ def test_a_folder_that_is_no_model_is_named(stages: Any, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("token", "advice"), [(None, "HF_TOKEN is not set"), ("hf_x", "accept the conditions")])
-def test_a_gated_pipeline_says_what_to_do(
+def test_gated_pipeline_is_reported_with_a_hint(
     stages: Any, monkeypatch: pytest.MonkeyPatch, token: str | None, advice: str
 ) -> None:
-    from daemon.pipeline import diarization
+    from daemon.pipeline.diarization import diarizer as diarization
 
-    monkeypatch.setattr("daemon.pipeline.diarization.Pipeline.from_pretrained", lambda *_, **__: None)
+    monkeypatch.setattr("daemon.pipeline.diarization.diarizer.Pipeline.from_pretrained", lambda *_, **__: None)
     with pytest.raises(ModelUnavailable, match=advice) as caught:
         diarization.Diarizer(HUB_DIARIZATION, None, stages.device, stages.lanes, token)
     assert "TRANSCRIPTD_DIARIZATION_MODEL=embedded" in str(caught.value)
     assert "hf_x" not in str(caught.value)
 
 
-def test_cuda_by_name_without_a_gpu_is_a_failed_setup() -> None:
+def test_requested_cuda_without_a_gpu_is_a_failed_setup() -> None:
     import torch
 
     if torch.cuda.is_available():
@@ -705,10 +706,12 @@ def test_cuda_by_name_without_a_gpu_is_a_failed_setup() -> None:
         WhisperXPipeline(settings(device="cuda")).load()
 
 
-def test_settings_cross_to_the_runner_as_json(make_settings: Callable[..., Settings]) -> None:
+def test_settings_are_sent_to_the_runner_with_its_setup(make_settings: Callable[..., Settings]) -> None:
     given = make_settings(alignment_models="en=/models/a,de=b", hf_token="hf_secret", cpu_threads=7)
-    sent = RunnerSettings.from_settings(given, Device("cpu:1", "cpu", 3))
-    assert RunnerSettings.from_json(sent.to_json()) == sent
+    sent = runner_settings(given, Device("cpu:1", "cpu", 3))
+    setup = Setup("module:Class", sent, "INFO", 1)
+    assert decode(encode(setup)) == setup
+    assert "hf_secret" not in repr(setup)
     assert sent.alignment_models == ("en=/models/a", "de=b")
     assert sent.hf_token == "hf_secret"
-    assert (sent.device, sent.cpu_threads) == ("cpu", 3), "of the one device, which may share the machine with others"
+    assert (sent.device, sent.cpu_threads) == ("cpu", 3), "the share of one device on a machine with several"

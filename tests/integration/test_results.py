@@ -1,26 +1,30 @@
-"""A job's place in S3, on a real S3 protocol: one manifest, outputs that match it, records that survive contention."""
+"""A job's results in S3 over the real protocol: one manifest, outputs that match it, records that survive
+contention."""
 
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import aioboto3
 import pytest
 
-from daemon.embedded.aws import EmbeddedAws
-from daemon.embedded.loopback import LoopbackServer, QuietHandler
+from bench.waiting import PATIENCE_SECONDS
+from daemon.aws.s3 import Storage, open_storage
+from daemon.demo.aws import EmbeddedAws
+from daemon.demo.loopback import LoopbackServer, QuietHandler
 from daemon.errors import AccessDenied, ObjectEmpty, ObjectMissing, ObjectTooLarge, StorageUnavailable
-from daemon.job import Input, Job, parse_job
-from daemon.manifest import InputObject, Manifest, StoredOutput
+from daemon.jobs.result_store import DELIVERY_LOG_NAME, ResultStore
 from daemon.outputs import OutputFile
-from daemon.results import HISTORY_NAME, Results
-from daemon.storage import Storage, open_storage
-from daemon.transcript import Models
-from tests.conftest import settings_with
+from daemon.schema.job import Input, Job
+from daemon.schema.manifest import InputObject, Manifest, StoredOutput
+from daemon.schema.transcript import Models
+from tests.support.builders import a_job, some_settings
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +37,7 @@ def aws() -> Iterator[EmbeddedAws]:
 async def storage_on(aws: EmbeddedAws, **settings: Any) -> AsyncIterator[Storage]:
     access: Any = {"aws_access_key_id": "x", "aws_secret_access_key": "x", "region_name": "us-east-1"}
     async with aioboto3.Session().client("s3", endpoint_url=aws.endpoint_url, **access) as client:
-        yield Storage(client, settings_with(**settings))
-
-
-def job_named(job_id: str) -> Job:
-    return parse_job(json.dumps({"job_id": job_id, "input": {"bucket": "media", "key": "a.wav"}}), settings_with())
+        yield Storage(client, some_settings(**settings))
 
 
 def files(author: str) -> list[OutputFile]:
@@ -68,9 +68,9 @@ def manifest_of(job: Job, author: str, outputs: list[StoredOutput]) -> Manifest:
     )
 
 
-async def publish(results: Results, job: Job, author: str) -> tuple[Manifest, bool]:
+async def publish(results: ResultStore, job: Job, author: str) -> tuple[Manifest, bool]:
     return await results.publish(
-        job, files(author), lambda outputs: manifest_of(job, author, outputs), proceed=lambda _: None
+        job, files(author), lambda outputs: manifest_of(job, author, outputs), proceed=lambda: None
     )
 
 
@@ -81,58 +81,103 @@ def assert_whole(aws: EmbeddedAws, manifest: Manifest) -> None:
         assert manifest.worker_id in body.decode()
 
 
-async def test_of_many_rivals_one_publishes_and_its_outputs_stay(
+async def test_one_of_many_rivals_publishes_and_its_outputs_stay(
     aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("daemon.results.RIVAL_POLL_SECONDS", 0.05)
+    monkeypatch.setattr("daemon.jobs.result_store.CONCURRENT_WRITER_POLL_SECONDS", 0.05)
     async with storage_on(aws) as storage:
         for number in range(5):
-            job = job_named(f"contended-{number}")
-            done = await asyncio.gather(*(publish(Results(storage), job, f"rival-{rival}") for rival in range(6)))
+            job = a_job(job_id=f"contended-{number}")
+            done = await asyncio.gather(*(publish(ResultStore(storage), job, f"rival-{rival}") for rival in range(6)))
             assert sum(ours for _, ours in done) == 1
-            assert len({manifest.worker_id for manifest, _ in done}) == 1, "everybody learns of the one result"
+            assert len({manifest.worker_id for manifest, _ in done}) == 1, "all of them see the one result"
             assert_whole(aws, done[0][0])
 
 
-async def test_what_a_dead_rival_left_is_written_over(aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("daemon.results.RIVAL_PATIENCE_SECONDS", 0.2)
-    monkeypatch.setattr("daemon.results.RIVAL_POLL_SECONDS", 0.05)
+async def test_leftovers_of_a_dead_rival_are_overwritten(aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("daemon.jobs.result_store.CONCURRENT_WRITER_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr("daemon.jobs.result_store.CONCURRENT_WRITER_POLL_SECONDS", 0.05)
     async with storage_on(aws) as storage:
-        job = job_named("left-behind")
+        job = a_job(job_id="left-behind")
         for file in files("dead"):
             aws.s3.put_object(Bucket="results", Key=job.output_key(file.name), Body=file.body)
-        manifest, ours = await publish(Results(storage), job, "alive")
+        manifest, ours = await publish(ResultStore(storage), job, "alive")
         assert ours
         assert_whole(aws, manifest)
 
 
-async def test_a_write_that_arrives_late_changes_nothing(aws: EmbeddedAws) -> None:
-    """What a delivery that was given up has on its way is refused: its condition was about an older state."""
+class Interrupted(Storage):
+    """A store that lets a rival publish its whole result just before our second write is sent."""
+
+    def __init__(self, storage: Storage, rival: Callable[[], None]) -> None:
+        vars(self).update(vars(storage))
+        self._rival = rival
+        self._writes = 0
+
+    async def write(self, *args: Any, **kwargs: Any) -> str | None:
+        self._writes += 1
+        if self._writes == 2:
+            await asyncio.to_thread(self._rival)
+        return await super().write(*args, **kwargs)
+
+
+async def test_rival_that_publishes_between_the_wait_and_the_write_keeps_its_result(
+    aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.jobs.result_store.CONCURRENT_WRITER_TIMEOUT_SECONDS", 0.0)
+    job = a_job(job_id="woken-rival")
+    put = partial(aws.s3.put_object, Bucket="results")
+    put(Key=job.output_key("transcript.json"), Body=b"what it wrote before it stood still")
+
+    def publish_rival() -> None:
+        stored = []
+        for file in files("rival"):
+            put(Key=job.output_key(file.name), Body=file.body)
+            digest = hashlib.sha256(file.body).hexdigest()
+            stored.append(
+                StoredOutput(
+                    format=file.format,
+                    key=job.output_key(file.name),
+                    content_type=file.content_type,
+                    size_bytes=len(file.body),
+                    sha256=digest,
+                )
+            )
+        put(Key=job.output_key("manifest.json"), Body=manifest_of(job, "rival", stored).model_dump_json().encode())
+
     async with storage_on(aws) as storage:
-        job = job_named("late")
-        manifest, _ = await publish(Results(storage), job, "winner")
+        manifest, ours = await publish(ResultStore(Interrupted(storage, publish_rival)), job, "late")
+    assert (manifest.worker_id, ours) == ("rival", False)
+    assert_whole(aws, manifest)
+
+
+async def test_a_write_that_arrives_late_changes_nothing(aws: EmbeddedAws) -> None:
+    """A late write of an abandoned delivery is rejected, because its condition refers to an older state."""
+    async with storage_on(aws) as storage:
+        job = a_job(job_id="late")
+        manifest, _ = await publish(ResultStore(storage), job, "winner")
         for file in files("late"):
             assert await storage.write("results", job.output_key(file.name), file.body, only_if_absent=True) is None
-        again, ours = await publish(Results(storage), job, "woken")
+        again, ours = await publish(ResultStore(storage), job, "woken")
         assert not ours
         assert again == manifest
         assert_whole(aws, manifest)
 
 
-async def test_deliveries_are_noted_whoever_writes_at_the_same_time(aws: EmbeddedAws) -> None:
+async def test_deliveries_are_recorded_under_concurrent_writes(aws: EmbeddedAws) -> None:
     async with storage_on(aws) as storage:
-        results, job = Results(storage), job_named("noted")
+        results, job = ResultStore(storage), a_job(job_id="noted")
         assert (await results.begin(job, "m", 1, "w")).deliveries == ()
         await asyncio.gather(*(results.begin(job, "m", number, "w") for number in (2, 3)))
-        await results.end(job, "m", 2, "released", "interrupted", counts=False)
+        await results.end(job, "m", 2, "released", "interrupted", consumes_attempt=False)
         history = await results.begin(job, "m", 4, "w")
         assert sorted(each.receive_count for each in history.deliveries) == [1, 2, 3]
-        assert history.unexplained("m") == 2
+        assert history.crashed_deliveries("m") == 2
 
 
-async def test_what_only_an_unfinished_job_needs_has_a_tag(aws: EmbeddedAws, tmp_path: Path) -> None:
+async def test_temporary_objects_have_a_tag(aws: EmbeddedAws, tmp_path: Path) -> None:
     async with storage_on(aws) as storage:
-        results, job = Results(storage, "transcriptd=checkpoint"), job_named("tagged")
+        results, job = ResultStore(storage, "transcriptd=checkpoint"), a_job(job_id="tagged")
         (tmp_path / "asr-00000.json").write_text("[1]")
         await results.begin(job, "m", 1, "w")
         await results.begin(job, "m", 2, "w")
@@ -144,19 +189,19 @@ async def test_what_only_an_unfinished_job_needs_has_a_tag(aws: EmbeddedAws, tmp
             for item in listed
             if aws.s3.get_object_tagging(Bucket="results", Key=item["Key"])["TagSet"]
         }
-        assert tagged == {HISTORY_NAME, "checkpoints/0123/asr-00000.json"}
+        assert tagged == {DELIVERY_LOG_NAME, "checkpoints/0123/asr-00000.json"}
 
 
-async def test_a_damaged_record_is_begun_anew(aws: EmbeddedAws) -> None:
+async def test_damaged_record_is_replaced(aws: EmbeddedAws) -> None:
     async with storage_on(aws) as storage:
-        job = job_named("damaged")
-        aws.s3.put_object(Bucket="results", Key=job.output_key(HISTORY_NAME), Body=b"not json")
-        assert (await Results(storage).begin(job, "m", 2, "w")).deliveries == ()
+        job = a_job(job_id="damaged")
+        aws.s3.put_object(Bucket="results", Key=job.output_key(DELIVERY_LOG_NAME), Body=b"not json")
+        assert (await ResultStore(storage).begin(job, "m", 2, "w")).deliveries == ()
 
 
-async def test_checkpoints_come_back_and_go(aws: EmbeddedAws, tmp_path: Path) -> None:
+async def test_checkpoints_are_stored_restored_and_deleted(aws: EmbeddedAws, tmp_path: Path) -> None:
     async with storage_on(aws) as storage:
-        results, job = Results(storage), job_named("resumed")
+        results, job = ResultStore(storage), a_job(job_id="resumed")
         (tmp_path / "asr-00000.json").write_text("[1]")
         await results.keep_checkpoint(job, "fits", tmp_path / "asr-00000.json")
         folder = tmp_path / "restored"
@@ -168,11 +213,11 @@ async def test_checkpoints_come_back_and_go(aws: EmbeddedAws, tmp_path: Path) ->
         assert await storage.list_keys("results", job.output_key("")) == []
 
 
-async def test_checkpoints_that_are_known_go_without_a_listing(
+async def test_known_checkpoints_are_deleted_without_a_listing(
     aws: EmbeddedAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with storage_on(aws) as storage:
-        results, job = Results(storage), job_named("known")
+        results, job = ResultStore(storage), a_job(job_id="known")
         await results.begin(job, "m", 1, "w")
         for name in ("asr-00000.json", "align.json"):
             (tmp_path / name).write_text("[1]")
@@ -187,11 +232,11 @@ def files_below(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-async def test_checkpoints_that_another_writer_made_do_not_fill_the_disk(
+async def test_checkpoints_of_another_writer_do_not_fill_the_disk(
     aws: EmbeddedAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("daemon.results.MAX_CHECKPOINTS", 4)
-    monkeypatch.setattr("daemon.results.MAX_CHECKPOINTS_BYTES", 3_000)
+    monkeypatch.setattr("daemon.jobs.result_store.MAX_CHECKPOINTS", 4)
+    monkeypatch.setattr("daemon.jobs.result_store.MAX_CHECKPOINTS_BYTES", 3_000)
     names = {
         "several": ["a.json", "b.json", "c.json", "d.json"],
         "one": ["large.json"],
@@ -199,7 +244,7 @@ async def test_checkpoints_that_another_writer_made_do_not_fill_the_disk(
         "odd": ["", "..", "../a.json", ".hidden", "a/b.json", "a b.json", "x" * 300, "fine.json"],
     }
     async with storage_on(aws) as storage:
-        job, results = job_named("inflated"), Results(storage)
+        job, results = a_job(job_id="inflated"), ResultStore(storage)
         for fingerprint, written in names.items():
             for name in written:
                 body = bytes({"several": 1_000, "one": 3_001}.get(fingerprint, 1))
@@ -214,20 +259,20 @@ async def test_checkpoints_that_another_writer_made_do_not_fill_the_disk(
     assert files_below(tmp_path) == ["odd/fine.json", "several/a.json", "several/b.json", "several/c.json"]
 
 
-async def test_an_object_that_is_larger_than_what_is_expected_is_not_read(aws: EmbeddedAws) -> None:
+async def test_object_larger_than_expected_is_not_read(aws: EmbeddedAws) -> None:
     async with storage_on(aws) as storage:
         await storage.write("results", "inflated", bytes(2_000_000))
         assert (await storage.read("results", "inflated", 2_000_000)) is not None
         with pytest.raises(StorageUnavailable, match="larger than 1999999 bytes"):
             await storage.read("results", "inflated", 1_999_999)
-        assert (await storage.read("results", "inflated")) is not None, "the connection is not left in disorder"
+        assert (await storage.read("results", "inflated")) is not None, "the connection can be reused"
 
 
 @pytest.mark.parametrize("source", [{"key": "a", "version_id": "none"}, {"key": "k" * 1025}])
 async def test_a_name_that_s3_refuses_is_missing_and_not_an_outage(
     aws: EmbeddedAws, tmp_path: Path, source: Any
 ) -> None:
-    """Told by S3 as an error 400: as an outage it would be tried for ever."""
+    """S3 reports it as an error 400; treated as an outage, it would be retried forever."""
     aws.s3.put_object(Bucket="media", Key="a", Body=b"x")
     async with storage_on(aws) as storage:
         with pytest.raises(ObjectMissing):
@@ -237,7 +282,7 @@ async def test_a_name_that_s3_refuses_is_missing_and_not_an_outage(
             )
 
 
-async def test_objects_that_cannot_be_fetched_are_told_apart(aws: EmbeddedAws, tmp_path: Path) -> None:
+async def test_unreadable_objects_are_distinguished(aws: EmbeddedAws, tmp_path: Path) -> None:
     aws.s3.put_object(Bucket="media", Key="empty", Body=b"")
     aws.s3.put_object(Bucket="media", Key="large", Body=b"x" * 101)
     aws.s3.put_object(Bucket="media", Key="denied", Body=b"x")
@@ -257,8 +302,86 @@ async def test_objects_that_cannot_be_fetched_are_told_apart(aws: EmbeddedAws, t
             await storage.fetch(Input(bucket="no-such-bucket", key="a"), tmp_path / "target")
 
 
+@pytest.mark.parametrize("size_bytes", [99, 100, 101])
+async def test_recording_may_be_exactly_as_large_as_the_limit(
+    aws: EmbeddedAws, tmp_path: Path, size_bytes: int
+) -> None:
+    aws.s3.put_object(Bucket="media", Key="limit", Body=b"x" * size_bytes)
+    async with storage_on(aws, max_input_bytes=100) as storage:
+        fetching = storage.fetch(Input(bucket="media", key="limit"), tmp_path / "target")
+        if size_bytes > 100:
+            with pytest.raises(ObjectTooLarge):
+                await fetching
+        else:
+            assert (await fetching).size_bytes == size_bytes
+            assert (tmp_path / "target").read_bytes() == b"x" * size_bytes
+
+
+class Overwritten:
+    """An S3 client: after its first part, the recording is overwritten."""
+
+    def __init__(self, client: Any, overwrite: Callable[[], None]) -> None:
+        self._client = client
+        self._overwrite = overwrite
+        self._parts = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    async def get_object(self, **request: Any) -> Any:
+        response = await self._client.get_object(**request)
+        self._parts += 1
+        if self._parts == 1:
+            await asyncio.to_thread(self._overwrite)
+        return response
+
+
+async def test_parts_of_two_uploads_are_never_mixed(
+    aws: EmbeddedAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.aws.s3.PART_BYTES", 1000)
+    put = partial(aws.s3.put_object, Bucket="media", Key="replaced")
+    put(Body=b"a" * 3500)
+    async with storage_on(aws) as storage:
+        overwrite = Overwritten(storage._client, lambda: (put(Body=b"b" * 3500), None)[1])
+        mixed = Storage(overwrite, some_settings())  # type: ignore[arg-type]
+        with pytest.raises(StorageUnavailable, match="PreconditionFailed"):
+            await mixed.fetch(Input(bucket="media", key="replaced"), tmp_path / "target")
+        await storage.fetch(Input(bucket="media", key="replaced"), tmp_path / "target")
+        assert (tmp_path / "target").read_bytes() == b"b" * 3500
+
+
+async def test_unresponsive_store_is_an_outage_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+
+    class Silent(QuietHandler):
+        def do_GET(self) -> None:
+            over.wait()
+
+    with LoopbackServer(Silent, "silent store") as server:
+        set_store(monkeypatch, server.base_url)
+        try:
+            # Well below botocore's own limit of a minute for each of the four attempts.
+            async with asyncio.timeout(50), open_storage(some_settings(storage_timeout_seconds=1)) as storage:
+                with pytest.raises(StorageUnavailable):
+                    await storage.read("results", "a.json")
+        finally:
+            over.set()
+
+
+def set_store(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    for name, value in {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
 async def test_a_store_that_never_says_continue_is_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    """aiohttp waits for "100 Continue" where botocore's default asks for it: one round trip, or for ever."""
+    """aiohttp waits for "100 Continue", which botocore requests by default: for a round trip, or forever."""
     seen: list[bytes] = []
 
     class NeverSaysContinue(QuietHandler):
@@ -275,14 +398,8 @@ async def test_a_store_that_never_says_continue_is_written_to(monkeypatch: pytes
             self.end_headers()
 
     with LoopbackServer(NeverSaysContinue, "store") as server:
-        for name, value in {
-            "AWS_ENDPOINT_URL": server.base_url,
-            "AWS_REGION": "us-east-1",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_ACCESS_KEY_ID": "x",
-            "AWS_SECRET_ACCESS_KEY": "x",
-        }.items():
-            monkeypatch.setenv(name, value)
-        async with asyncio.timeout(20), open_storage(settings_with(storage_timeout_seconds=2)) as storage:
+        set_store(monkeypatch, server.base_url)
+        settings = some_settings(storage_timeout_seconds=20)
+        async with asyncio.timeout(PATIENCE_SECONDS), open_storage(settings) as storage:
             assert await storage.write("results", "a.json", b"{}") == '"e"'
     assert seen == [b"{}"]

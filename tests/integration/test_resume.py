@@ -1,7 +1,7 @@
-"""An interrupted job goes on where it was, and ends with the transcript of one that was not interrupted.
+"""An interrupted job continues where it was and ends with the same transcript as an uninterrupted one.
 
-Groups are made short here, so that half a minute of speech has several. Which share of a long recording may be lost is
-arithmetic: the test of two hours.
+Groups are short here, so that half a minute of speech has several. The share of a long recording that may be lost is
+arithmetic: see the test with two hours.
 """
 
 import json
@@ -14,33 +14,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.reference import sample_audio
 from daemon.errors import Interrupted
-from daemon.options import JobOptions
-from daemon.pipeline.checkpoints import Checkpoints
+from daemon.pipeline.checkpoints.store import Checkpoints
 from daemon.pipeline.whisperx_pipeline import WhisperXPipeline
-from daemon.transcript import Transcript
-from tests.integration.pipeline_fixture import Recorder, loaded, make_wav2vec2, options, sample_audio, transcribe
+from daemon.schema.options import JobOptions
+from daemon.schema.transcript import Transcript
+from tests.support.pipeline import GivesUp, Recorder, content, loaded, make_wav2vec2, options, transcribe
 
 RATE = 16_000
 
 HEARD: dict[tuple[int, int], Any] = {}
 
 
-class GivesUp(Recorder):
-    """Gives the job up once so much of the stage is done."""
-
-    def __init__(self, stage: str, fraction: float) -> None:
-        super().__init__()
-        self._stage = stage
-        self._fraction = fraction
-
-    def check_cancelled(self) -> None:
-        if any(stage == self._stage and fraction >= self._fraction for stage, fraction in self.fractions):
-            raise Interrupted("the instance is going away")
-
-
 class Delivery:
-    """Runs a job in one folder, and counts the chunks that Whisper decodes in it."""
+    """A delivery that runs a job in one folder and counts the chunks that Whisper decodes."""
 
     def __init__(self, folder: Path, decoded: list[int]) -> None:
         self._folder = folder
@@ -61,7 +49,7 @@ class Delivery:
         return sorted(path.name for path in self._folder.iterdir() if path.name.startswith(prefix))
 
     def largest(self) -> int:
-        """Chunks in the largest group."""
+        """Return the number of chunks in the largest group."""
         return max(len(json.loads((self._folder / name).read_text())["chunks"]) for name in self.names("asr-"))
 
 
@@ -72,16 +60,16 @@ def pipeline() -> WhisperXPipeline:
 
 @pytest.fixture
 def stages(pipeline: WhisperXPipeline, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr("daemon.pipeline.vad.CHUNK_SECONDS", 3)
-    monkeypatch.setattr("daemon.pipeline.recognition.GROUP_SECONDS", 6)
+    monkeypatch.setattr("daemon.pipeline.speech.detector.CHUNK_SECONDS", 3)
+    monkeypatch.setattr("daemon.pipeline.job.recognition.GROUP_SECONDS", 6)
     monkeypatch.setattr(pipeline._stages, "batch_size", 2)
     return pipeline._stages
 
 
 @pytest.fixture
 def heard(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Speech detection remembers what it found, which saves the tests some time."""
-    from daemon.pipeline import vad
+    """Cache the result of speech detection, which saves time."""
+    from daemon.pipeline.speech import detector as vad
 
     detect = stages.detector.detect
 
@@ -97,22 +85,22 @@ def heard(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def decoded(stages: Any, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the batches that Whisper decoded."""
-    from daemon.pipeline.asr import Decoder
+    from daemon.pipeline.asr.decoding import WhisperDecoder
 
-    decode = Decoder.decode
+    decode = WhisperDecoder.decode
     sizes: list[int] = []
 
-    def counted(self: Decoder, encoded: Any, audio: np.ndarray, chunks: Any) -> Any:
+    def counted(self: WhisperDecoder, encoded: Any, audio: np.ndarray, chunks: Any) -> Any:
         sizes.append(len(chunks))
         return decode(self, encoded, audio, chunks)
 
-    monkeypatch.setattr(Decoder, "decode", counted)
+    monkeypatch.setattr(WhisperDecoder, "decode", counted)
     return sizes
 
 
 @pytest.fixture
 def deliver(decoded: list[int], tmp_path: Path) -> Callable[[str], Delivery]:
-    """The deliveries of one job: those of the same name share a folder, as if it had been stored in between."""
+    """Create deliveries of a job: those with the same name share a folder, as if it had been stored in between."""
 
     def make(name: str) -> Delivery:
         folder = tmp_path / name
@@ -122,15 +110,10 @@ def deliver(decoded: list[int], tmp_path: Path) -> Callable[[str], Delivery]:
     return make
 
 
-def content(transcript: Transcript) -> dict[str, Any]:
-    """All but the time spent, which is each delivery's own."""
-    return transcript.model_dump(exclude={"timings_seconds"})
+# --- resuming -----------------------------------------------------------------------------------------------------
 
 
-# --- going on -----------------------------------------------------------------------------------------------------
-
-
-def test_a_job_killed_in_recognition_goes_on_there(deliver: Callable[[str], Delivery]) -> None:
+def test_job_killed_in_recognition_resumes_there(deliver: Callable[[str], Delivery]) -> None:
     job = options(model="base", diarize=False)  # detects the language; words by attention
     whole, total = deliver("whole").run(job)
     assert len(deliver("whole").names("asr-")) > 3
@@ -145,19 +128,18 @@ def test_a_job_killed_in_recognition_goes_on_there(deliver: Callable[[str], Deli
     assert content(resumed) == content(whole)
     assert second <= total - first + deliver("whole").largest()
     assert second < total / 2
-    # The progress goes on, too: it begins with the first group, which is there at once.
+    # The progress is resumed, too: it starts with the first group, which is available at once.
     fractions = [fraction for stage, fraction in reporter.fractions if stage == "asr"]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1.0
     assert len(fractions) > len(deliver("killed").names("asr-"))
-    assert resumed.timings_seconds["asr"] < whole.timings_seconds["asr"]
 
 
 @pytest.mark.usefixtures("heard")
-def test_a_job_killed_again_and_again_goes_on(
+def test_job_killed_repeatedly_resumes(
     deliver: Callable[[str], Delivery], stages: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from daemon.pipeline.alignment import Aligner, Aligners
+    from daemon.pipeline.alignment.wav2vec2 import Aligner, Aligners
 
     model = make_wav2vec2(tmp_path)
     monkeypatch.setattr(stages, "aligners", Aligners((f"en={model}",), stages.device))
@@ -168,7 +150,7 @@ def test_a_job_killed_again_and_again_goes_on(
         aligned.extend(passage.text for passage in passages)
         return align(self, passages, audio)
 
-    # Diarization runs beside the words: it stands still where each delivery is to find it.
+    # Diarization runs alongside the words, so it is held at the point where each delivery is meant to find it.
     diarize = stages.diarizer.diarize
     comes_to = 1.0
 
@@ -177,7 +159,7 @@ def test_a_job_killed_again_and_again_goes_on(
 
         def on_progress_held(fraction: float) -> None:
             on_progress(fraction)
-            while fraction >= comes_to:  # until it is given up
+            while fraction >= comes_to:  # until it is cancelled
                 on_progress(fraction)
 
         return diarize(*sound, on_progress_held, **bounds)
@@ -206,7 +188,7 @@ def test_a_job_killed_again_and_again_goes_on(
     assert (fourth, aligned) == (0, [])
     assert content(resumed) == content(whole)
 
-    # A job of which everything was finished but the transcript.
+    # A job that had finished everything but the transcript.
     monkeypatch.setattr(stages.diarizer, "diarize", None)
     again, fifth = deliver("killed").run(job)
     assert fifth == 0
@@ -215,15 +197,15 @@ def test_a_job_killed_again_and_again_goes_on(
 
 
 @pytest.mark.usefixtures("heard")
-def test_words_by_attention_in_place_of_wav2vec2_go_on(
+def test_words_by_attention_instead_of_wav2vec2_are_resumed(
     deliver: Callable[[str], Delivery], stages: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from daemon.pipeline.alignment import Aligner, Aligners
-    from daemon.pipeline.asr import Decoder
+    from daemon.pipeline.alignment.wav2vec2 import Aligner, Aligners
+    from daemon.pipeline.asr.decoding import WhisperDecoder
 
     model = make_wav2vec2(tmp_path)
     monkeypatch.setattr(stages, "aligners", Aligners((f"en={model}",), stages.device))
-    attend = Decoder.align
+    attend = WhisperDecoder.align
     attended: list[str] = []
     tried: list[str] = []
 
@@ -233,12 +215,12 @@ def test_words_by_attention_in_place_of_wav2vec2_go_on(
             raise ValueError("a bug")
         return [[] for _ in passages]
 
-    def counted(self: Decoder, encoded: Any, passages: Any) -> None:
+    def counted(self: WhisperDecoder, encoded: Any, passages: Any) -> None:
         attended.extend(passage.text for passage in passages)
         attend(self, encoded, passages)
 
     monkeypatch.setattr(Aligner, "align", fails_late)
-    monkeypatch.setattr(Decoder, "align", counted)
+    monkeypatch.setattr(WhisperDecoder, "align", counted)
     job = options(align="wav2vec2", diarize=False)
     whole, _ = deliver("whole").run(job)
     assert whole.models.alignment == "attention"
@@ -264,26 +246,26 @@ def test_words_by_attention_in_place_of_wav2vec2_go_on(
 
 
 @pytest.mark.usefixtures("heard")
-def test_basic_mode_goes_on(
+def test_basic_mode_is_resumed(
     deliver: Callable[[str], Delivery], monkeypatch: pytest.MonkeyPatch, stages: Any, decoded: list[int]
 ) -> None:
-    from daemon.pipeline.asr import Decoder
+    from daemon.pipeline.asr.decoding import WhisperDecoder
 
-    monkeypatch.setattr("daemon.pipeline.recognition.PLAIN_WINDOW_SECONDS", 10)
-    decode, plainly = Decoder.decode, Decoder.decode_plainly
+    monkeypatch.setattr("daemon.pipeline.job.recognition.PLAIN_WINDOW_SECONDS", 10)
+    decode, plainly = WhisperDecoder.decode, WhisperDecoder.decode_plainly
     starts: list[float] = []
 
-    def fails_late(self: Decoder, encoded: Any, audio: np.ndarray, chunks: Any) -> Any:
+    def fails_late(self: WhisperDecoder, encoded: Any, audio: np.ndarray, chunks: Any) -> Any:
         if chunks[0].start > 12:
             raise ValueError("a bug")
         return decode(self, encoded, audio, chunks)
 
-    def counted(self: Decoder, audio: np.ndarray, window: Any, words: bool) -> Any:
+    def counted(self: WhisperDecoder, audio: np.ndarray, window: Any, words: bool) -> Any:
         starts.append(window.start)
         return plainly(self, audio, window, words)
 
-    monkeypatch.setattr(Decoder, "decode", fails_late)
-    monkeypatch.setattr(Decoder, "decode_plainly", counted)
+    monkeypatch.setattr(WhisperDecoder, "decode", fails_late)
+    monkeypatch.setattr(WhisperDecoder, "decode_plainly", counted)
     job = options(diarize=False)
     whole, _ = deliver("whole").run(job)
     windows = list(starts)
@@ -299,19 +281,19 @@ def test_basic_mode_goes_on(
     assert content(resumed) == content(whole)
 
 
-# --- what earlier deliveries warned of ----------------------------------------------------------------------------
+# --- warnings of earlier deliveries -------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("heard")
 def test_warnings_of_earlier_deliveries_are_kept(
     deliver: Callable[[str], Delivery], stages: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from daemon.pipeline.asr import Decoder
+    from daemon.pipeline.asr.decoding import WhisperDecoder
 
-    decode = Decoder.decode
+    decode = WhisperDecoder.decode
     diarize = stages.diarizer.diarize
 
-    def needs_memory(self: Decoder, encoded: Any, audio: np.ndarray, chunks: Any) -> Any:
+    def needs_memory(self: WhisperDecoder, encoded: Any, audio: np.ndarray, chunks: Any) -> Any:
         if len(chunks) > 1:
             raise RuntimeError("CUDA failed with error out of memory")
         return decode(self, encoded, audio, chunks)
@@ -322,7 +304,7 @@ def test_warnings_of_earlier_deliveries_are_kept(
         return diarize(*arguments, batch_size=batch_size, **bounds)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Decoder, "decode", needs_memory)
+        patch.setattr(WhisperDecoder, "decode", needs_memory)
         patch.setattr(stages.diarizer, "diarize", needs_memory_too)
         first, total = deliver("job").run(options())
     assert [(warning.code, warning.stage) for warning in first.warnings] == [
@@ -336,11 +318,11 @@ def test_warnings_of_earlier_deliveries_are_kept(
     assert content(resumed) == content(first)
 
 
-# --- what is not used ---------------------------------------------------------------------------------------------
+# --- rejected checkpoints -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("heard")
-def test_checkpoints_that_do_not_fit_are_done_again(
+def test_invalid_checkpoints_are_computed_again(
     deliver: Callable[[str], Delivery], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     job = options()
@@ -362,40 +344,40 @@ def test_checkpoints_that_do_not_fit_are_done_again(
     resumed, again = deliver("spoiled").run(job)
     assert again == lost
     assert content(resumed) == content(whole)
-    assert sum("done again" in record.message for record in caplog.records) == 5
+    assert sum("part will be repeated" in record.message for record in caplog.records) == 5
     assert "secret" not in caplog.text
 
-    # Now everything is whole again.
+    # Now all checkpoints are valid again.
     assert deliver("spoiled").run(job)[1] == 0
 
 
 @pytest.mark.usefixtures("heard")
-def test_a_job_with_another_speech_detection_starts_anew(
+def test_job_with_different_vad_results_starts_over(
     deliver: Callable[[str], Delivery], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = options(diarize=False)
     deliver("job").run(job)
-    monkeypatch.setattr("daemon.pipeline.vad.CHUNK_SECONDS", 6)
+    monkeypatch.setattr("daemon.pipeline.speech.detector.CHUNK_SECONDS", 6)
     whole, total = deliver("whole").run(job)
     resumed, again = deliver("job").run(job)
     assert again == total
     assert content(resumed) == content(whole)
 
 
-def test_only_what_is_new_is_announced(stages: Any, tmp_path: Path) -> None:
+def test_only_new_checkpoints_are_announced(stages: Any, tmp_path: Path) -> None:
     pipeline = loaded()[0]
     announced: list[str] = []
     for _ in range(2):
         pipeline.run(
             "job", [sample_audio()[: 15 * RATE]], options(), Recorder(), Checkpoints(tmp_path, announced.append)
         )
-    words = [name for name in announced if name != "diarize.json"]  # diarization runs beside them
+    words = [name for name in announced if name != "diarize.json"]  # diarization runs alongside them
     assert words == sorted(words)
     assert all(name.startswith("asr-") for name in words)
     assert len(announced) == len(set(announced)) == len(words) + 1 > 2
 
 
-# --- how much is lost ---------------------------------------------------------------------------------------------
+# --- loss ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -406,8 +388,8 @@ def test_only_what_is_new_is_announced(stages: Any, tmp_path: Path) -> None:
 def test_of_two_hours_killed_at_90_percent_85_are_kept(
     pipeline: WhisperXPipeline, shortest: float, longest: float, pause: float
 ) -> None:
-    from daemon.pipeline.pieces import Chunk
-    from daemon.pipeline.recognition import GROUP_SECONDS, in_groups
+    from daemon.pipeline.job.recognition import GROUP_SECONDS, in_groups
+    from daemon.pipeline.types import Chunk
 
     dice = random.Random(1)
     chunks: list[Chunk] = []
@@ -429,9 +411,9 @@ def test_of_two_hours_killed_at_90_percent_85_are_kept(
     assert kept >= 0.85 * len(chunks)
 
 
-def test_groups_are_no_longer_than_they_may_be(pipeline: WhisperXPipeline) -> None:
-    from daemon.pipeline.pieces import Chunk
-    from daemon.pipeline.recognition import in_groups
+def test_groups_respect_their_maximum_length(pipeline: WhisperXPipeline) -> None:
+    from daemon.pipeline.job.recognition import in_groups
+    from daemon.pipeline.types import Chunk
 
     chunks = [Chunk(float(start), start + 10.0, ((start, start + 10.0),)) for start in (0, 10, 20, 60, 70)]
     assert [[chunk.start for chunk in group] for group in in_groups(chunks, 30)] == [[0, 10, 20], [60, 70]]

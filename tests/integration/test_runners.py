@@ -1,4 +1,4 @@
-"""Several devices with real processes: who gets a job, and what becomes of it when its device is lost."""
+"""Several devices with real processes: which device gets a job, and what happens when a device is lost."""
 
 import asyncio
 import json
@@ -12,23 +12,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.waiting import PATIENCE_SECONDS
 from daemon.config import Settings
 from daemon.errors import RunnerCrashed, SetupFailed
-from daemon.job import parse_job
-from daemon.metrics import Metrics
-from daemon.runner_state import RunnerState
-from daemon.runners import Runners
-from tests.nvml.fake import FakeNvml
-from tests.samples import samples_of
-from tests.waiting import PATIENCE_SECONDS
+from daemon.jobs.validation import parse_job
+from daemon.runner_pool import Runners
+from daemon.supervisor.state import RunnerState
+from daemon.telemetry.metrics import Metrics
+from tests.support.monitoring.samples import samples_of
+from tests.support.nvml.fake import FakeNvml
 
 MakeSettings = Callable[..., Settings]
 
-BREAKS = "tests.pipelines.scripted:BreaksWithItsGpu"
+BREAKS = "bench.scripted_pipeline:BreaksWithItsGpu"
 
 
 class Site:
-    """Runners that have started, and jobs for them."""
+    """Started runners and jobs for them."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         self.settings = settings
@@ -37,7 +37,8 @@ class Site:
         self._folder = folder
 
     async def begin(self, job_id: str, prompt: str | None, audio_seconds: float = 1.0) -> asyncio.Task[None]:
-        """Hand over a job of a second of silence, called as long as that, and wait until a process has begun it."""
+        """Submit a job with a second of silence and wait until a process has started it; its name is also its
+        prompt."""
         body = json.dumps({"job_id": job_id, "input": {"bucket": "media", "key": "a.wav"}})
         options = parse_job(body, self.settings).options.model_copy(update={"initial_prompt": prompt})
         audio = self._folder / f"{job_id}.f32"
@@ -58,6 +59,14 @@ class Site:
         await asyncio.wait((job, beginning), return_when=asyncio.FIRST_COMPLETED)
         beginning.cancel()
         return job
+
+    @property
+    def until_open(self) -> str:
+        """Return the prompt of a job that ends once the gate is open."""
+        return f"until {self._folder / 'gate'}"
+
+    def open(self) -> None:
+        (self._folder / "gate").touch()
 
     def done(self, *job_ids: str) -> bool:
         return all((self._folder / f"{job_id}.json").exists() for job_id in job_ids)
@@ -90,7 +99,7 @@ def alive(pid: int) -> bool:
 
 async def until(happened: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while not happened():  # noqa: ASYNC110  # states tell nobody that they changed
+        while not happened():  # noqa: ASYNC110  # states have no change notification
             await asyncio.sleep(0.02)
 
 
@@ -113,12 +122,12 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(gpus=2))
 
 
-async def test_a_job_goes_where_the_least_is_in_hand(make_settings: MakeSettings, tmp_path: Path) -> None:
+async def test_job_goes_to_the_least_loaded_device(make_settings: MakeSettings, tmp_path: Path) -> None:
     async with running(make_settings(devices="cpu,cpu"), tmp_path) as site:
         one, other = site.runners.each
         assert one.pid != other.pid
         jobs = [await site.begin("long", "sleep 600", audio_seconds=100)]
-        assert site.loads == [100, 0], "the first of equals"
+        assert site.loads == [100, 0], "the first of equally loaded devices"
         for number, loads in enumerate(([100, 40], [100, 80], [100, 120], [140, 120])):
             jobs.append(await site.begin(f"short-{number}", "sleep 600", audio_seconds=40))
             assert site.loads == loads
@@ -131,18 +140,19 @@ async def test_a_job_goes_where_the_least_is_in_hand(make_settings: MakeSettings
         assert site.done("after")
 
 
-async def test_a_process_that_is_killed_takes_only_its_own_job(make_settings: MakeSettings, tmp_path: Path) -> None:
+async def test_killed_process_takes_only_its_own_job(make_settings: MakeSettings, tmp_path: Path) -> None:
     async with running(make_settings(devices="cpu,cpu"), tmp_path) as site:
         pid = site.runners.each[1].pid
         victim = await site.begin("victim", "sleep 600", audio_seconds=5)
-        neighbour = await site.begin("neighbour", "sleep 3", audio_seconds=9)
+        neighbour = await site.begin("neighbour", site.until_open, audio_seconds=9)
         site.kill(0)
         with pytest.raises(RunnerCrashed, match="SIGKILL"):
             await victim
         assert not neighbour.done()
-        # Its process is replaced just now: the other device is the one that is ready, whatever it has in hand.
-        next_one = await site.begin("next", "sleep 1", audio_seconds=7)
-        assert site.loads[0] == 0
+        # Its process is being replaced, so the other device is the one that is ready, whatever its load.
+        next_one = await site.begin("next", site.until_open, audio_seconds=7)
+        assert site.loads == [0, 16]
+        site.open()
         await asyncio.gather(neighbour, next_one)
         assert site.done("neighbour", "next")
         assert site.runners.each[1].pid == pid
@@ -152,15 +162,17 @@ async def test_a_process_that_is_killed_takes_only_its_own_job(make_settings: Ma
         assert site.done("victim")
 
 
-async def test_jobs_of_which_one_may_have_killed_the_process_stay_on_their_device(
+async def test_jobs_that_may_have_killed_the_process_stay_on_their_device(
     make_settings: MakeSettings, tmp_path: Path
 ) -> None:
     async with running(make_settings(devices="cpu,cpu"), tmp_path) as site:
-        first = await site.begin("first", "sleep 2")
+        first = await site.begin("first", site.until_open)
         neighbour = await site.begin("neighbour", "sleep 600", audio_seconds=100)
-        second = await site.begin("second", "sleep 2")
+        second = await site.begin("second", site.until_open)
         assert site.loads == [2, 100]
         site.kill(0)
+        await until(lambda: bool(site.restarts()))
+        site.open()
         await asyncio.gather(first, second)
         assert site.done("first", "second")
         assert not neighbour.done()
@@ -168,11 +180,11 @@ async def test_jobs_of_which_one_may_have_killed_the_process_stay_on_their_devic
 
 
 @pytest.mark.usefixtures("two_gpus")
-async def test_a_device_that_cannot_start_is_told_once_and_the_others_do_the_jobs(
+async def test_device_that_cannot_start_is_reported_once_and_the_others_run_the_jobs(
     make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("BROKEN_GPUS", "0")
-    monkeypatch.setenv("LOAD_SECONDS", "3")  # the one that fails is the first that is known of
+    monkeypatch.setenv("LOAD_SECONDS", "3")  # the failing one is the first to report
     settings = make_settings(devices="cuda", pipeline=BREAKS, runner_start_attempts=2)
     async with running(settings, tmp_path, ("defunct", "ready")) as site:
         assert site.runners.state is RunnerState.READY
@@ -187,16 +199,18 @@ async def test_a_device_that_cannot_start_is_told_once_and_the_others_do_the_job
 
 
 @pytest.mark.usefixtures("two_gpus")
-async def test_the_jobs_of_a_device_that_is_given_up_are_done_by_the_others(
+async def test_jobs_of_a_lost_device_move_to_the_others(
     make_settings: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = make_settings(devices="cuda:0,cuda:1", pipeline=BREAKS, runner_start_attempts=1)
     async with running(settings, tmp_path) as site:
         neighbour = await site.begin("neighbour", "sleep 600", audio_seconds=0.5)
-        jobs = [await site.begin(f"job-{number}", "sleep 1", audio_seconds=0.25) for number in range(2)]
+        jobs = [await site.begin(f"job-{number}", site.until_open, audio_seconds=0.25) for number in range(2)]
         assert site.loads == [0.5, 0.5]
         monkeypatch.setenv("BROKEN_GPUS", "1")
         site.kill(1)
+        await until(lambda: site.states == ["busy", "defunct"])
+        site.open()
         await asyncio.gather(*jobs)
         assert site.done("job-0", "job-1")
         assert site.states == ["busy", "defunct"]
@@ -216,7 +230,7 @@ async def test_the_jobs_of_a_device_that_is_given_up_are_done_by_the_others(
 
 async def test_without_any_device_the_start_fails(make_settings: MakeSettings) -> None:
     settings = make_settings(
-        devices="cpu,cpu", pipeline="tests.pipelines.scripted:RaisesInSetup", runner_start_attempts=2
+        devices="cpu,cpu", pipeline="bench.scripted_pipeline:RaisesInSetup", runner_start_attempts=2
     )
     runners = Runners(settings, Metrics())
     try:
@@ -227,9 +241,7 @@ async def test_without_any_device_the_start_fails(make_settings: MakeSettings) -
         await runners.stop()
 
 
-async def test_a_gpu_that_is_not_there_is_a_failed_start(
-    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_missing_gpu_is_a_failed_start(make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(errors={"init": 9}))
     runners = Runners(make_settings(devices="cuda"), Metrics())
     with pytest.raises(SetupFailed, match="NVML finds no GPU"):

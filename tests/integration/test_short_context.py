@@ -1,4 +1,4 @@
-"""Short chunks without Whisper's padding to 30 s, for the models that the settings name."""
+"""Short chunks without Whisper's padding to 30 s, for the models listed in `unpadded_models`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from daemon.pipeline.engine import Encoding, Session
+from bench.reference import sample_audio
+from daemon.pipeline.asr.engine import Encoding, WhisperSession
 from daemon.pipeline.whisperx_pipeline import WhisperXPipeline
-from tests.integration.pipeline_fixture import loaded, options, sample_audio, transcribe
+from tests.support.pipeline import loaded, options, transcribe
 
 RATE = 16_000
 JOB = options(model="base", language="en", diarize=False)
@@ -21,15 +22,15 @@ def pipeline() -> WhisperXPipeline:
 
 @pytest.fixture
 def frames(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The length of each chunk that is encoded, in frames of the spectrogram: 100 a second."""
-    encode = Session.encode
+    """The length of each encoded chunk in spectrogram frames, 100 per second."""
+    encode = WhisperSession.encode
     seen: list[int] = []
 
-    def counted(self: Session, features: Sequence[Any]) -> list[Encoding]:
+    def counted(self: WhisperSession, features: Sequence[Any]) -> list[Encoding]:
         seen.extend(it.shape[1] for it in features)
         return encode(self, features)
 
-    monkeypatch.setattr(Session, "encode", counted)
+    monkeypatch.setattr(WhisperSession, "encode", counted)
     return seen
 
 
@@ -44,27 +45,29 @@ def texts(pipeline: WhisperXPipeline, audio: np.ndarray) -> Any:
     return [(segment.text, segment.words) for segment in transcript.segments]
 
 
-def test_a_short_chunk_is_heard_with_a_few_seconds_of_silence(
+def test_short_chunk_is_encoded_with_a_few_seconds_of_silence(
     pipeline: WhisperXPipeline, speech: np.ndarray, frames: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     padded = texts(pipeline, speech)
     assert frames == [3000]
     frames.clear()
-    monkeypatch.setattr(pipeline._stages, "short_context_models", {"base"})
+    monkeypatch.setattr(pipeline._stages, "unpadded_models", {"base"})
     short = texts(pipeline, speech)
     assert frames == [1500]
     assert "New Jersey" in short[0][0]
     assert "Chicago" in short[-1][0]
     (first, *_), (same, *_) = padded[0][1], short[0][1]
-    assert first.start == pytest.approx(same.start, abs=0.2), "words are timed by what they were decoded from"
+    assert first.start == pytest.approx(same.start, abs=0.2), (
+        "words are timed with the same encoding they were decoded from"
+    )
 
 
-def test_where_that_is_unsure_it_is_heard_in_full(
+def test_unsure_chunk_is_decoded_again_with_full_padding(
     pipeline: WhisperXPipeline, speech: np.ndarray, frames: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     padded = texts(pipeline, speech)
     frames.clear()
-    monkeypatch.setattr(pipeline._stages, "short_context_models", {"base"})
-    monkeypatch.setattr("daemon.pipeline.gates.SURE_AVG_LOGPROB", 0.0)
-    assert texts(pipeline, speech) == padded, "text and times are those of the padded chunk"
+    monkeypatch.setattr(pipeline._stages, "unpadded_models", {"base"})
+    monkeypatch.setattr("daemon.pipeline.asr.filters.SURE_AVG_LOGPROB", 0.0)
+    assert texts(pipeline, speech) == padded, "text and times come from the padded chunk"
     assert frames == [1500, 3000]

@@ -1,26 +1,23 @@
-"""The status page in a real browser, over a server that says whatever a test wants said: hostile text above all."""
+"""The status page in a real browser, over a server with arbitrary status documents, above all hostile text."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Any
 
-import aiohttp
 import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from daemon.snapshot import DaemonState, QueueDepth, Receiving, RunnerInfo, Setting, Snapshot
-from daemon.status import JobInHand, Outcome
-from daemon.status_server import MAX_LISTENERS, StatusServer
-from tests.browser import Page
+from daemon.jobs.tracker import ActiveJob, Outcome
+from daemon.status.server import StatusServer
+from daemon.status.status_collector import DaemonState, QueueDepth, Receiving, RunnerInfo, Setting, Status
+from tests.support.browser import Page
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 AT = 1_790_000_000.0
 HOSTILE = '<img src=x onerror="window.pwned=1"><script>pwned=1</script></title></style>&lt;b&gt;\'"`$title ${1}'
 
-JOB = JobInHand(
+JOB = ActiveJob(
     job_id="call-8c2e41",
     message_id="m-1",
     attempt=1,
@@ -29,7 +26,7 @@ JOB = JobInHand(
     fraction=0.42,
     elapsed_seconds=187.0,
     audio_seconds=5400.0,
-    left_seconds=372.0,
+    remaining_seconds=372.0,
     lease_margin_seconds=81.0,
 )
 OUTCOME = Outcome(
@@ -37,7 +34,7 @@ OUTCOME = Outcome(
     job_id="call-8c2e40",
     message_id="m-0",
     attempt=1,
-    outcome="deleted",
+    outcome="published",
     reason="published",
     message=None,
     settled=True,
@@ -45,7 +42,7 @@ OUTCOME = Outcome(
     audio_seconds=1834.0,
     warnings=("low_confidence_language",),
 )
-SNAPSHOT = Snapshot(
+STATUS = Status(
     at=AT,
     daemon=DaemonState("running", AT - 9000, "0.1.0", "i-0abc", "gpu-7", 812),
     runners=[
@@ -59,10 +56,10 @@ SNAPSHOT = Snapshot(
 )  # fmt: skip
 
 
-def hostile(text: str) -> Snapshot:
-    """A snapshot in which everything that can be text is this one."""
+def hostile(text: str) -> Status:
+    """Return a status in which every text is the given one."""
     daemon = DaemonState(text, AT, text, text, text, 1)
-    return Snapshot(
+    return Status(
         at=AT,
         daemon=daemon,
         runners=[RunnerInfo(text, text, AT, text, text, {text: text}, {text: 1e9}, {text: 1})],
@@ -74,15 +71,15 @@ def hostile(text: str) -> Snapshot:
 
 
 class Site:
-    """The status server on loopback; it tells `snapshot`."""
+    """The status server on loopback; it serves `status`."""
 
     def __init__(self) -> None:
-        self.snapshot = SNAPSHOT
+        self.status = STATUS
         self.url = ""
 
     async def start(self, port: int = 0) -> None:
         app = web.Application()
-        StatusServer(lambda: self.snapshot).attach(app)
+        StatusServer(lambda: self.status).attach(app)
         self.runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self.runner.setup()
         await web.TCPSite(self.runner, "127.0.0.1", port).start()
@@ -109,10 +106,10 @@ MAIN = "document.querySelector('main')"
 
 async def test_hostile_text_is_text_as_served_and_as_patched(page: Page, site: Site) -> None:
     plain = hostile("x")
-    site.snapshot = plain
+    site.status = plain
     await opened(page, site)
     elements = await page.run("document.querySelectorAll('*').length")
-    site.snapshot = hostile(HOSTILE)  # patched into the open page
+    site.status = hostile(HOSTILE)  # patched into the open page
     await page.until(f"{MAIN}.textContent.includes('onerror')")
     patched = await page.run(f"{MAIN}.innerHTML.trim()")
     assert await page.run("document.querySelectorAll('*').length") == elements
@@ -124,10 +121,10 @@ async def test_hostile_text_is_text_as_served_and_as_patched(page: Page, site: S
     assert HOSTILE in await page.run("document.title")
     assert await page.run("typeof window.pwned") == "undefined"
     assert page.complaints == []
-    assert set(page.requests) <= {site.url, site.url + "events", "data:,"}
+    assert set(page.requests) <= {site.url, site.url + "page.json", "data:,"}
 
 
-async def test_the_page_lets_no_string_become_markup_or_script(page: Page, site: Site) -> None:
+async def test_page_lets_no_string_become_markup_or_script(page: Page, site: Site) -> None:
     await opened(page, site)
     for attempt in ("document.body.innerHTML = '<b>x</b>'", "document.body.insertAdjacentHTML('beforeend', '<b>')"):
         assert (
@@ -135,15 +132,18 @@ async def test_the_page_lets_no_string_become_markup_or_script(page: Page, site:
         )
 
 
-async def test_an_open_page_follows_and_keeps_what_the_reader_did(page: Page, site: Site) -> None:
+async def test_open_page_updates_and_keeps_the_readers_state(page: Page, site: Site) -> None:
     await opened(page, site)
     assert await page.run("document.querySelector('progress').value") == pytest.approx(0.42)
     assert await page.run(f"{MAIN}.textContent.includes('17 waiting, 2 in flight')")
     await page.click("summary")
     await page.run("getSelection().selectAllChildren(document.querySelector('article bdi'))")
-    jobs = [replace(JOB, fraction=0.5, left_seconds=None), replace(JOB, job_id="call-2", stage="wait", fraction=None)]
-    settings = [*SNAPSHOT.settings, Setting("TRANSCRIPTD_REDACT", "email", True)]
-    site.snapshot = replace(SNAPSHOT, at=AT + 1, jobs=jobs, settings=settings)
+    jobs = [
+        replace(JOB, fraction=0.5, remaining_seconds=None),
+        replace(JOB, job_id="call-2", stage="wait", fraction=None),
+    ]
+    settings = [*STATUS.settings, Setting("TRANSCRIPTD_REDACT", "email", True)]
+    site.status = replace(STATUS, at=AT + 1, jobs=jobs, settings=settings)
     await page.until(
         "document.querySelectorAll('article').length === 2 && document.querySelector('progress').value === 0.5"
     )
@@ -153,27 +153,29 @@ async def test_an_open_page_follows_and_keeps_what_the_reader_did(page: Page, si
         await page.run("document.querySelectorAll('article')[1].querySelector('progress').hasAttribute('value')")
         is False
     )
-    site.snapshot = replace(SNAPSHOT, jobs=[], at=AT + 2)
-    await page.until(f"document.querySelector('article') === null && {MAIN}.textContent.includes('No job in hand')")
+    site.status = replace(STATUS, jobs=[], at=AT + 2)
+    await page.until(
+        f"document.querySelector('article') === null && {MAIN}.textContent.includes('No jobs in progress')"
+    )
     assert await page.run("document.title") == "idle · i-0abc · transcriptd"
 
 
-async def test_a_lost_daemon_is_said_and_found_again(page: Page, site: Site) -> None:
+async def test_lost_daemon_is_reported_and_found_again(page: Page, site: Site) -> None:
     await opened(page, site)
     await site.runner.cleanup()
     await page.until("document.body.classList.contains('stale') && live.textContent.startsWith('not connected')")
-    site.snapshot = replace(SNAPSHOT, jobs=[])
+    site.status = replace(STATUS, jobs=[])
     await site.start(site.port)
     await page.until("live.textContent === 'live' && !document.body.classList.contains('stale')")
     await page.until("document.querySelector('article') === null")
 
 
 @pytest.mark.parametrize("width", [320, 390, 1280])
-async def test_it_fits_the_width(page: Page, site: Site, width: int) -> None:
+async def test_page_fits_the_width(page: Page, site: Site, width: int) -> None:
     long = "x" * 300
-    site.snapshot = replace(
-        SNAPSHOT,
-        receiving=replace(SNAPSHOT.receiving, trouble=long),
+    site.status = replace(
+        STATUS,
+        receiving=replace(STATUS.receiving, last_error=long),
         jobs=[replace(JOB, job_id="j" * 128)],
         outcomes=[replace(OUTCOME, job_id="j" * 128, message=long, outcome="dead_lettered", warnings=(long,))],
         settings=[Setting("TRANSCRIPTD_" + "X" * 40, long, True)],
@@ -184,22 +186,3 @@ async def test_it_fits_the_width(page: Page, site: Site, width: int) -> None:
     await opened(page, site)
     await page.run("document.querySelector('details').open = true")
     assert await page.run("document.documentElement.scrollWidth") == width
-
-
-async def test_listeners_are_bounded(site: Site) -> None:
-    """Without a browser: who is refused is let in when another leaves."""
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        open_streams: list[Any] = []
-        for _ in range(MAX_LISTENERS):
-            answer = await session.get(site.url + "events")
-            assert answer.status == 200
-            assert (await answer.content.readline()).startswith(b"retry:")
-            open_streams.append(answer)
-        async with session.get(site.url + "events") as refused:
-            assert refused.status == 503
-        open_streams.pop().close()
-        async with asyncio.timeout(60):
-            while (answer := await session.get(site.url + "events")).status != 200:  # noqa: ASYNC110  # another process' state
-                await asyncio.sleep(0.05)
-        for each in (answer, *open_streams):
-            each.close()

@@ -1,4 +1,4 @@
-"""Words with real models, and what aligners say of hostile texts: none is lost, and each has a time that can be."""
+"""Words from real models, and aligners on hostile texts: no word is lost, and each has a possible time."""
 
 from itertools import pairwise, zip_longest
 from pathlib import Path
@@ -9,14 +9,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from daemon.pipeline.pieces import Chunk, Passage
-from daemon.pipeline.words import MAX_WORD_SECONDS, Piece, split_words
-from daemon.transcript import Transcript
-from tests.integration.pipeline_fixture import loaded, make_wav2vec2, options, sample_audio, transcribe
-from tests.words import PIECES, SCORES, TEXTS, TIMES, assert_settled, chunks
+from bench.reference import sample_audio
+from daemon.pipeline.alignment.placement import MAX_WORD_SECONDS
+from daemon.pipeline.alignment.words import AlignedToken, split_words
+from daemon.pipeline.types import Chunk, Passage
+from daemon.schema.transcript import Transcript
+from tests.support.pipeline import loaded, make_wav2vec2, options, transcribe
+from tests.support.words import ALIGNED_TOKENS, SCORES, TEXTS, TIMES, assert_settled, chunks
 
 RATE = 16_000
 ROUNDING = 0.0011  # times are rounded to 1 ms
+
+# Fixtures here are models, which examples cannot change; how fast examples are drawn depends on the machine.
+HEALTH_CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 
 @pytest.fixture(scope="module")
@@ -26,46 +31,46 @@ def stages() -> Any:
 
 @pytest.fixture(scope="module")
 def aligner(stages: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from daemon.pipeline.alignment import Aligners
+    from daemon.pipeline.alignment.wav2vec2 import Aligners
 
     folder = make_wav2vec2(tmp_path_factory.mktemp("wav2vec2"))
     return Aligners((f"en={folder}",), stages.device).get("en", required=False)
 
 
-# --- what an aligner may say --------------------------------------------------------------------------------------
+# --- hostile texts ------------------------------------------------------------------------------------------------
 
 
-@given(PIECES, chunks(), st.sampled_from(["en", "ja"]))
+@given(ALIGNED_TOKENS, chunks(), st.sampled_from(["en", "ja"]))
 @settings(deadline=None)
-def test_attention_cannot_break_the_words(stages: Any, pieces: list[Piece], chunk: Chunk, language: str) -> None:
-    from daemon.pipeline.attention import attention_words
+def test_attention_cannot_break_the_words(stages: Any, tokens: list[AlignedToken], chunk: Chunk, language: str) -> None:
+    from daemon.pipeline.alignment.attention import attention_words
 
-    text = "".join(piece.text for piece in pieces)
-    assert_settled(attention_words(pieces, chunk, language), text, chunk)
+    text = "".join(token.text for token in tokens)
+    assert_settled(attention_words(tokens, chunk, language), text, chunk)
 
 
 @given(TEXTS, st.lists(st.tuples(TIMES, TIMES, SCORES), max_size=12), chunks())
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=HEALTH_CHECKS)
 def test_wav2vec2_cannot_break_the_words(
     aligner: Any, parts: list[str], said: list[tuple[Any, Any, Any]], chunk: Chunk
 ) -> None:
-    """Whatever times the path through the emissions gives to the text's words, or none."""
+    """For any times, or none, that the path through the emissions assigns to the words."""
     text = "".join(parts)
     found = [
-        Piece(word, *values)
+        AlignedToken(word, *values)
         for word, values in zip_longest(split_words(text, "en"), said, fillvalue=(None, None, None))
         if isinstance(word, str)
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(type(aligner), "pieces", lambda *_: found)
+        patch.setattr(type(aligner), "align_tokens", lambda *_: found)
         [words] = aligner.align([Passage(chunk, text, None, language="en")], sample_audio())
     if words or found:
         assert_settled(words, text, chunk)
 
 
 @given(TEXTS)
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_a_real_wav2vec2_times_numbers_and_signs(aligner: Any, parts: list[str]) -> None:
+@settings(deadline=None, max_examples=25, suppress_health_check=HEALTH_CHECKS)
+def test_real_wav2vec2_times_numbers_and_signs(aligner: Any, parts: list[str]) -> None:
     text = "".join(parts)
     chunk = Chunk(1.0, 6.0, ((1.0, 2.5), (3.0, 6.0)))
     [words] = aligner.align([Passage(chunk, text, None, language="en")], sample_audio())
@@ -73,20 +78,20 @@ def test_a_real_wav2vec2_times_numbers_and_signs(aligner: Any, parts: list[str])
         assert_settled(words, text, chunk)
 
 
-def test_what_wav2vec2_cannot_align_has_no_words(aligner: Any) -> None:
+def test_text_that_wav2vec2_cannot_align_has_no_words(aligner: Any) -> None:
     chunk = Chunk(1.0, 1.05, ((1.0, 1.05),))  # two frames for forty characters
     text = " a text that is much too long for its time"
     assert aligner.align([Passage(chunk, text, None, language="en")], sample_audio()) == [[]]
 
 
-def test_numbers_have_times_and_scores_of_their_own(aligner: Any) -> None:
+def test_numbers_have_their_own_times_and_scores(aligner: Any) -> None:
     chunk = Chunk(0.0, 6.0, ((0.0, 6.0),))
     [words] = aligner.align([Passage(chunk, " in 1984 it was 5 % or €20 …", None, language="en")], sample_audio())
     assert [word.text for word in words] == [" in", " 1984", " it", " was", " 5", " %", " or", " €20 …"]
     assert all(word.end > word.start and word.score is not None for word in words)
 
 
-# --- what they say of a real call ---------------------------------------------------------------------------------
+# --- a real call --------------------------------------------------------------------------------------------------
 
 
 def assert_whole(transcript: Transcript, regions: list[tuple[float, float]]) -> None:
@@ -120,20 +125,20 @@ def test_every_word_of_a_call_has_a_time(
     assert_whole(transcript, regions)
 
 
-def test_estimated_words_are_whole_too(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from daemon.pipeline.asr import Decoder
+def test_estimated_words_are_complete(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from daemon.pipeline.asr.decoding import WhisperDecoder
 
-    monkeypatch.setattr(Decoder, "align", lambda *_: None)
+    monkeypatch.setattr(WhisperDecoder, "align", lambda *_: None)
     transcript = transcribe(loaded()[0], "words", sample_audio(), options(diarize=False))
     assert [warning.code for warning in transcript.warnings] == ["alignment_fallback"]
     speech = stages.detector.detect(sample_audio(), lambda _: None)
     assert_whole(transcript, [region for chunk in speech.chunks for region in chunk.regions])
 
 
-def test_a_passage_that_wav2vec2_cannot_align_goes_to_attention(
+def test_passage_that_wav2vec2_cannot_align_falls_back_to_attention(
     stages: Any, aligner: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("daemon.pipeline.vad.CHUNK_SECONDS", 10)
+    monkeypatch.setattr("daemon.pipeline.speech.detector.CHUNK_SECONDS", 10)
     align = type(aligner).align
     failed: list[Passage] = []
 

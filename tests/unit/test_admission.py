@@ -1,4 +1,4 @@
-"""As many together as there is memory for, or one alone; in the order in which they came."""
+"""FIFO admission: as many jobs as memory allows, or one exclusive job."""
 
 import asyncio
 
@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.admission import Admission
+from daemon.supervisor.admission import Admission
 
 
 class Guest:
-    """Is inside until it may leave."""
+    """A job that stays admitted until the test lets it leave."""
 
     def __init__(self, admission: Admission, audio_seconds: float = 1, *, alone: bool = False) -> None:
         self.audio_seconds = audio_seconds
@@ -36,7 +36,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_one_alone_waits_for_the_others_and_holds_up_those_who_come_later() -> None:
+async def test_exclusive_job_waits_for_others_and_blocks_later_ones() -> None:
     admission = Admission(100)
     first, second = Guest(admission), Guest(admission)
     await settle()
@@ -52,7 +52,7 @@ async def test_one_alone_waits_for_the_others_and_holds_up_those_who_come_later(
     await later.leave()
 
 
-async def test_two_alone_come_one_after_the_other() -> None:
+async def test_exclusive_jobs_run_one_after_the_other() -> None:
     admission = Admission(100)
     one, two = Guest(admission, alone=True), Guest(admission, alone=True)
     await settle()
@@ -62,8 +62,8 @@ async def test_two_alone_come_one_after_the_other() -> None:
     await two.leave()
 
 
-@pytest.mark.parametrize("waits", [True, False], ids=["while it waits", "inside"])
-async def test_one_who_is_cancelled_holds_nobody_up(waits: bool) -> None:
+@pytest.mark.parametrize("waits", [True, False], ids=["waiting", "admitted"])
+async def test_cancelled_job_blocks_no_other(waits: bool) -> None:
     admission = Admission(100)
     inside = Guest(admission)
     await settle()
@@ -79,7 +79,7 @@ async def test_one_who_is_cancelled_holds_nobody_up(waits: bool) -> None:
     assert later.inside
 
 
-async def test_who_does_not_fit_waits_and_holds_up_those_behind() -> None:
+async def test_job_that_does_not_fit_waits_and_blocks_later_ones() -> None:
     admission = Admission(100)
     first, large, small = Guest(admission, 60), Guest(admission, 50), Guest(admission, 10)
     await settle()
@@ -90,7 +90,7 @@ async def test_who_does_not_fit_waits_and_holds_up_those_behind() -> None:
     assert (admission.audio_seconds, admission.waiting) == (60, 0)
 
 
-async def test_more_than_fits_at_all_enters_by_itself() -> None:
+async def test_job_larger_than_the_limit_runs_alone() -> None:
     admission = Admission(100)
     huge, later = Guest(admission, 500), Guest(admission, 1)
     await settle()
@@ -99,7 +99,7 @@ async def test_more_than_fits_at_all_enters_by_itself() -> None:
     assert later.inside
 
 
-async def test_one_who_gives_up_waiting_lets_those_behind_in() -> None:
+async def test_job_that_stops_waiting_unblocks_later_ones() -> None:
     admission = Admission(100)
     first, large, small = Guest(admission, 60), Guest(admission, 50), Guest(admission, 10)
     await settle()
@@ -112,7 +112,7 @@ guests = st.lists(st.tuples(st.sampled_from([1.0, 30.0, 60.0, 100.0, 250.0]), st
 
 
 @given(guests, st.lists(st.tuples(st.integers(0, 7), st.booleans()), max_size=12))
-def test_whatever_comes_the_limit_and_the_order_hold_and_everybody_gets_in(
+def test_limit_and_order_hold_and_every_job_is_admitted(
     coming: list[tuple[float, bool]], leaving: list[tuple[int, bool]]
 ) -> None:
     async def visit() -> None:
@@ -124,7 +124,7 @@ def test_whatever_comes_the_limit_and_the_order_hold_and_everybody_gets_in(
             assert len(inside) == 1 or (
                 sum(guest.audio_seconds for guest in inside) <= 100 and not any(guest.alone for guest in inside)
             )
-            assert left[: len(inside)] == inside, "nobody overtakes"
+            assert left[: len(inside)] == inside, "jobs are admitted in order"
             assert admission.audio_seconds == sum(guest.audio_seconds for guest in inside)
             assert admission.waiting == len(left) - len(inside)
             going = left[which % len(left)] if cancelled else inside[which % len(inside)]

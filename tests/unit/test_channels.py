@@ -1,10 +1,11 @@
-"""Channels that were transcribed apart become one transcript."""
+"""Merge separately transcribed channels into one transcript."""
 
 from daemon.outputs import markdown
-from daemon.pipeline.channels import ChannelReporter
-from daemon.pipeline.channels import merge as merge_channels
-from daemon.transcript import SCHEMA_VERSION, Models, Segment, Transcript, TranscriptWarning, Word
-from tests.integration.pipeline_fixture import Recorder
+from daemon.pipeline.job.channels import ChannelReporter
+from daemon.pipeline.job.channels import merge as merge_channels
+from daemon.protocol.events import Progress, StageDone
+from daemon.schema.transcript import SCHEMA_VERSION, Models, Segment, Transcript, TranscriptWarning, Word
+from tests.support.pipeline import Recorder
 
 MODELS = Models(asr="base", vad="pyannote", alignment=None, diarization=None, device="cuda", compute_type="float16")
 
@@ -25,7 +26,7 @@ def segment(start: float, end: float, text: str) -> Segment:
 
 
 def part(*segments: Segment, language: str | None = "en", **changes: object) -> Transcript:
-    """What one channel of a call of 60 s gives."""
+    """Return the transcript of one channel of a 60 s call."""
     whole = Transcript(
         schema_version=SCHEMA_VERSION,
         job_id="call",
@@ -49,7 +50,7 @@ def merge(parts: list[Transcript]) -> Transcript:
     return merge_channels(parts, MODELS.compute_type)
 
 
-def test_segments_are_in_the_order_of_their_start_under_their_channel() -> None:
+def test_segments_are_ordered_by_start_and_labelled_with_their_channel() -> None:
     left = part(segment(0, 4, "how are you"), segment(9, 10, "bye"))
     right = part(segment(3, 5, "fine"), segment(9, 11, "see you"))
     merged = merge([left, right])
@@ -64,7 +65,7 @@ def test_segments_are_in_the_order_of_their_start_under_their_channel() -> None:
     assert Transcript.model_validate_json(merged.model_dump_json()) == merged
 
 
-def test_speakers_are_in_order_of_appearance_and_silence_is_none_of_them() -> None:
+def test_speakers_are_in_order_of_appearance_without_silent_channels() -> None:
     merged = merge([part(segment(5, 6, "yes")), part(), part(segment(1, 2, "hello"))])
     assert merged.speakers == ["CHANNEL_02", "CHANNEL_00"]
 
@@ -75,18 +76,18 @@ def test_one_channel_alone() -> None:
     assert merged.timings_seconds == {"vad": 1, "asr": 2}
 
 
-def test_nobody_speaks() -> None:
+def test_no_speech() -> None:
     merged = merge([part(language=None), part(language=None)])
     assert (merged.segments, merged.speakers, merged.language) == ([], [], None)
 
 
-def test_the_language_is_that_of_the_most_speech() -> None:
+def test_language_is_that_of_the_most_speech() -> None:
     short = part(segment(0, 1, "ja"), segment(5, 6, "ja"), language="de", language_probability=0.5)
     merged = merge([short, part(segment(0, 9, "a long story"), language="en"), part(language=None)])
     assert (merged.language, merged.language_probability) == ("en", 0.9)
 
 
-def test_times_add_up_and_warnings_are_told_once() -> None:
+def test_timings_add_up_and_warnings_are_deduplicated() -> None:
     twice = TranscriptWarning(code="alignment_fallback", stage="align", message="no model for de")
     once = TranscriptWarning(code="alignment_fallback", stage="align", message="no model for fr")
     merged = merge(
@@ -100,7 +101,7 @@ def test_times_add_up_and_warnings_are_told_once() -> None:
     assert list(merged.timings_seconds) == ["vad", "asr", "align"]
 
 
-def test_the_models_are_those_of_all_channels() -> None:
+def test_models_are_those_of_all_channels() -> None:
     usual = MODELS.model_copy(update={"alignment": "wav2vec2-en"})
     reduced = MODELS.model_copy(update={"alignment": "attention", "compute_type": "int8_float16"})
     models = merge([part(), part(models=usual), part(models=reduced), part(models=usual)]).models
@@ -108,13 +109,13 @@ def test_the_models_are_those_of_all_channels() -> None:
     assert merge([part(), part()]).models == MODELS
 
 
-def test_progress_is_that_of_all_channels_and_stages_are_done_once() -> None:
+def test_progress_covers_all_channels_and_stages_end_once() -> None:
     whole = Recorder()
     for index in range(3):
         channel = ChannelReporter(whole, index, 3)
         for fraction in (0.5, 1.0):
-            channel.progress("asr", fraction)
-        channel.stage_done("asr", 1.0)
+            channel.emit(Progress("asr", fraction))
+        channel.emit(StageDone("asr", 1.0))
     fractions = [fraction for _, fraction in whole.fractions]
     assert fractions == sorted(fractions)
     assert fractions[0] < 0.2
@@ -122,7 +123,7 @@ def test_progress_is_that_of_all_channels_and_stages_are_done_once() -> None:
     assert whole.done == {}
 
 
-def test_the_markdown_has_the_channels_as_speakers() -> None:
+def test_markdown_labels_channels_as_speakers() -> None:
     text = markdown.render(merge([part(segment(0, 4, "how are you")), part(segment(3, 5, "fine"))]))
     assert "**CHANNEL_00:** how are you\n\n**CHANNEL_01:** fine" in text
     assert "## Segment 2: [00:00:03 - 00:00:05] (CHANNEL_01)" in text

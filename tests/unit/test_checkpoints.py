@@ -1,4 +1,4 @@
-"""Checkpoints as files, and what is refused when one comes back."""
+"""Checkpoints as files, and which files are rejected when they are read back."""
 
 import json
 import logging
@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from daemon.pipeline import saved
-from daemon.pipeline.checkpoints import Checkpoints
-from daemon.pipeline.pieces import Chunk, Diarization, Passage, TimedWord, Turn
-from daemon.pipeline.saved import SavedGroup, SavedTurns, SavedWords
-from daemon.transcript import TranscriptWarning
+from daemon.pipeline.checkpoints import parts as saved
+from daemon.pipeline.checkpoints.parts import SavedGroup, SavedTurns, SavedWords
+from daemon.pipeline.checkpoints.store import Checkpoints
+from daemon.pipeline.types import Chunk, Diarization, Passage, TimedWord, Turn
+from daemon.schema.transcript import TranscriptWarning
 
 CHUNKS = [Chunk(0.1, 10.3, ((0.1, 4.0), (5.0, 10.3))), Chunk(12.0, 20.0, ((12.0, 20.0),))]
 WORDS = [TimedWord(" Héllo", 0.1 + 0.2, 1 / 3, 0.9), TimedWord(" there.", 1.5, 2.0, None)]
@@ -24,6 +24,7 @@ def group() -> SavedGroup:
     return SavedGroup.of(
         CHUNKS,
         [[spoken], [Passage(CHUNKS[1], "", None, language="de")]],
+        [(1.0, 2.0)],
         language="en",
         compute_type="int8",
         with_words=True,
@@ -36,7 +37,7 @@ def checkpoints(tmp_path: Path) -> Checkpoints:
     return Checkpoints(tmp_path, lambda _: None)
 
 
-def test_a_file_is_announced_once_it_is_complete(tmp_path: Path) -> None:
+def test_file_is_announced_once_it_is_complete(tmp_path: Path) -> None:
     announced: list[tuple[str, Any]] = []
     checkpoints = Checkpoints(
         tmp_path, lambda name: announced.append((name, json.loads((tmp_path / name).read_text())))
@@ -47,7 +48,7 @@ def test_a_file_is_announced_once_it_is_complete(tmp_path: Path) -> None:
     assert checkpoints.load("a.json") == {"x": 1}
 
 
-def test_a_job_goes_on_when_a_checkpoint_cannot_be_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_job_continues_when_a_checkpoint_cannot_be_stored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     announced: list[str] = []
     Checkpoints(tmp_path / "gone", announced.append).save("a.json", {})
     assert announced == []
@@ -58,7 +59,7 @@ def test_a_job_goes_on_when_a_checkpoint_cannot_be_kept(tmp_path: Path, caplog: 
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"\xff\xfe\xfd", b"[" * 200_000], ids=["empty", "cut", "binary", "deep"]
 )
-def test_a_damaged_file_counts_as_none(
+def test_damaged_file_is_ignored(
     tmp_path: Path, checkpoints: Checkpoints, caplog: pytest.LogCaptureFixture, content: bytes
 ) -> None:
     assert checkpoints.load("a.json") is None
@@ -66,11 +67,11 @@ def test_a_damaged_file_counts_as_none(
     (tmp_path / "a.json").write_bytes(content)
     assert checkpoints.load("a.json") is None
     assert [(record.message, vars(record)["checkpoint"]) for record in caplog.records] == [
-        ("checkpoint damaged, its part is done again", "a.json")
+        ("checkpoint damaged, part will be repeated", "a.json")
     ]
 
 
-def test_a_group_comes_back_exactly(checkpoints: Checkpoints) -> None:
+def test_group_round_trips(checkpoints: Checkpoints) -> None:
     saved.save(checkpoints, "asr-00000.json", group())
     found = saved.load(checkpoints, "asr-00000.json", SavedGroup, lambda it: it.fits(CHUNKS))
     assert found is not None
@@ -82,7 +83,7 @@ def test_a_group_comes_back_exactly(checkpoints: Checkpoints) -> None:
     assert (found.language, found.compute_type, found.with_words) == ("en", "int8", True)
 
 
-def test_words_and_turns_come_back_exactly(checkpoints: Checkpoints) -> None:
+def test_words_and_turns_round_trip(checkpoints: Checkpoints) -> None:
     spoken = Passage(CHUNKS[0], " Héllo there.", -0.25, [], list(WORDS), language="en")
     saved.save(checkpoints, "w.json", SavedWords.of("wav2vec2", [spoken], [WARNING]))
     bare = Passage(CHUNKS[0], " Héllo there.", -0.25, language="en")
@@ -102,7 +103,7 @@ def test_words_and_turns_come_back_exactly(checkpoints: Checkpoints) -> None:
 
 
 def put(*path: Any) -> Callable[[Any], None]:
-    """Something that sets the value at a path to the path's last item."""
+    """Return a function that sets the value at a path to the last argument."""
 
     def change(data: Any) -> None:
         *way, key, value = path
@@ -118,26 +119,26 @@ SPOKEN = ("chunks", 0, "passages", 0)
 SPOILED = {
     "another chunk": put("chunks", 1, "end", 20.1),
     "too few chunks": lambda data: data["chunks"].pop(),
-    "a chunk that is none": put("chunks", 1, "secret"),
+    "an invalid chunk": put("chunks", 1, "secret"),
     "no chunks": put("chunks", None),
     "a passage outside its chunk": put(*SPOKEN, "end", 11.0),
     "a passage that ends before it starts": put(*SPOKEN, "end", 0.05),
     "a word outside its passage": put(*SPOKEN, "words", 1, [" there.", 1.5, 99.0, None]),
     "words out of order": put(*SPOKEN, "words", 1, [" there.", 0.2, 0.25, None]),
     "a word without end": put(*SPOKEN, "words", 1, [" there.", 1.5]),
-    "a time that is none": put(*SPOKEN, "words", 1, [" there.", 1.5, float("nan"), None]),
-    "a score that is none": put(*SPOKEN, "words", 1, [" there.", 1.5, 2.0, float("inf")]),
-    "a log-probability that is none": put(*SPOKEN, "avg_logprob", float("nan")),
+    "an invalid time": put(*SPOKEN, "words", 1, [" there.", 1.5, float("nan"), None]),
+    "an invalid score": put(*SPOKEN, "words", 1, [" there.", 1.5, 2.0, float("inf")]),
+    "an invalid log-probability": put(*SPOKEN, "avg_logprob", float("nan")),
     "a token that Whisper does not have": put(*SPOKEN, "tokens", [60_000]),
     "a negative token": put(*SPOKEN, "tokens", [-1]),
-    "a text that is none": put(*SPOKEN, "text", {"secret": 1}),
-    "a warning that is none": put("warnings", ["secret"]),
+    "an invalid text": put(*SPOKEN, "text", {"secret": 1}),
+    "an invalid warning": put("warnings", ["secret"]),
     "more than there should be": put("secret", 1),
 }
 
 
 @pytest.mark.parametrize("spoil", SPOILED.values(), ids=SPOILED.keys())
-def test_a_group_that_does_not_fit_counts_as_none(
+def test_invalid_group_is_ignored(
     checkpoints: Checkpoints, caplog: pytest.LogCaptureFixture, spoil: Callable[[Any], None]
 ) -> None:
     data = group().model_dump(mode="json")
@@ -156,17 +157,17 @@ def test_a_group_that_does_not_fit_counts_as_none(
     [
         [],
         [[[" Héllo", 0.3, 0.4, 0.9]]],  # a word is missing
-        [[[" Hello", 0.3, 0.4, 0.9], [" there.", 1.5, 2.0, None]]],  # another text
+        [[[" Hello", 0.3, 0.4, 0.9], [" there.", 1.5, 2.0, None]]],  # a different text
         [[[" Héllo", 0.3, 0.4, 0.9], [" there.", 1.5, 11.0, None]]],  # outside the chunk
     ],
 )
-def test_words_of_another_text_count_as_none(checkpoints: Checkpoints, passages: Any) -> None:
+def test_words_of_another_text_are_ignored(checkpoints: Checkpoints, passages: Any) -> None:
     checkpoints.save("w.json", {"aligner": "wav2vec2", "passages": passages, "warnings": []})
     bare = Passage(CHUNKS[0], " Héllo there.", -0.25, language="en")
     assert saved.load(checkpoints, "w.json", SavedWords, lambda it: it.fits([bare])) is None
 
 
-def test_a_passage_that_could_not_be_aligned_has_no_words(checkpoints: Checkpoints) -> None:
+def test_passage_that_could_not_be_aligned_has_no_words(checkpoints: Checkpoints) -> None:
     bare = Passage(CHUNKS[0], " Héllo there.", -0.25, language="en")
     saved.save(checkpoints, "w.json", SavedWords.of("wav2vec2", [bare], []))
     words = saved.load(checkpoints, "w.json", SavedWords, lambda it: it.fits([bare]))
@@ -180,7 +181,7 @@ TURNS = {"diarizer": "embedded", "turns": [[0.0, 1.0, "A"]], "exclusive": [], "v
 
 @pytest.mark.parametrize("turn", [[2.0, 1.0, "A"], [0.0, float("inf"), "A"], [0.0, 1.0, 3], [0.0, 1.0], "A"])
 @pytest.mark.parametrize("which", ["turns", "exclusive"])
-def test_turns_that_are_none_count_as_none(checkpoints: Checkpoints, which: str, turn: Any) -> None:
+def test_invalid_turns_are_ignored(checkpoints: Checkpoints, which: str, turn: Any) -> None:
     checkpoints.save("d.json", TURNS)
     assert saved.load(checkpoints, "d.json", SavedTurns, SavedTurns.fits) is not None
     checkpoints.save("d.json", {**TURNS, which: [turn]})
@@ -188,12 +189,12 @@ def test_turns_that_are_none_count_as_none(checkpoints: Checkpoints, which: str,
 
 
 @pytest.mark.parametrize("voices", [{"A": [float("nan")]}, {"A": "x"}, {"A": None}, [1.0]])
-def test_voices_that_are_none_count_as_none(checkpoints: Checkpoints, voices: Any) -> None:
+def test_invalid_voices_are_ignored(checkpoints: Checkpoints, voices: Any) -> None:
     checkpoints.save("d.json", {**TURNS, "voices": voices})
     assert saved.load(checkpoints, "d.json", SavedTurns, SavedTurns.fits) is None
 
 
-def test_parts_of_a_job_have_names_of_their_own(tmp_path: Path) -> None:
+def test_parts_of_a_job_have_distinct_names(tmp_path: Path) -> None:
     told: list[str] = []
     whole = Checkpoints(tmp_path, told.append)
     for number in range(2):

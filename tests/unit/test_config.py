@@ -1,9 +1,16 @@
-"""Settings: from the environment, refused with the rule in words."""
+"""Settings from the environment, and the messages for invalid ones."""
+
+import logging
+import sys
+import threading
+from io import StringIO
+from typing import Any
 
 import pytest
 
-from daemon.config import Settings, load_settings, variable
+from daemon.config import MAX_LEASE_SECONDS, Settings, load_settings, variable
 from daemon.errors import ConfigError
+from daemon.telemetry.logs import configure
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +27,7 @@ def test_two_urls_are_enough() -> None:
     assert settings.heartbeat_seconds * 3 <= settings.visibility_timeout_seconds
 
 
-def test_lists_are_comma_separated_and_well_known_names_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_are_comma_separated_and_standard_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRANSCRIPTD_INPUT_BUCKETS", "a-bucket, b-bucket")
     monkeypatch.setenv("TRANSCRIPTD_FORMATS", "md")
     monkeypatch.setenv("WEBHOOK_URL", "https://app.example.com/h")
@@ -41,29 +48,158 @@ def test_lists_are_comma_separated_and_well_known_names_are_read(monkeypatch: py
     [
         ("TRANSCRIPTD_HEARTBEAT_SECONDS", "50", "at most a third"),
         ("TRANSCRIPTD_VISIBILITY_TIMEOUT_SECONDS", "30", "at most a third"),
-        ("TRANSCRIPTD_JOB_TIMEOUT_SECONDS", "43000", "half an hour below 12 h"),
-        ("TRANSCRIPTD_MIN_SPEAKERS", "9", "larger than max_speakers"),
-        ("TRANSCRIPTD_DLQ_URL", "https://sqs/q", "two queues"),
+        ("TRANSCRIPTD_JOB_TIMEOUT_SECONDS", "43000", "at most 11.5 h"),
+        ("TRANSCRIPTD_MIN_SPEAKERS", "9", "at most max_speakers"),
+        ("TRANSCRIPTD_DLQ_URL", "https://sqs/q", "different queues"),
         ("WEBHOOK_URL", "https://app.example.com/h", "need WEBHOOK_SECRET"),
         ("TRANSCRIPTD_BATCH_SIZE", "many", "TRANSCRIPTD_BATCH_SIZE: "),
         ("TRANSCRIPTD_FORMATS", "pdf", "TRANSCRIPTD_FORMATS"),
         ("TRANSCRIPTD_MODLE", "x", "did you mean TRANSCRIPTD_MODEL?"),
     ],
 )
-def test_refused_in_words(monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str) -> None:
+def test_invalid_value_is_rejected(monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str) -> None:
     monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match=r"^the settings|is not a setting") as caught:
+    with pytest.raises(ConfigError, match=r"^invalid settings|is not a setting") as caught:
         load_settings()
     assert words in caught.value.message
 
 
-def test_a_missing_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+CROSS_CHECKS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    # rule → settings that violate it, the closest ones that do not, and the message
+    "heartbeat": (
+        {"visibility_timeout_seconds": 120, "heartbeat_seconds": 40.1},
+        {"visibility_timeout_seconds": 120, "heartbeat_seconds": 40},
+        "heartbeat_seconds must be at most a third",
+    ),
+    "receive": (
+        {"visibility_timeout_seconds": 30, "heartbeat_seconds": 5, "receive_wait_time_seconds": 15},
+        {"visibility_timeout_seconds": 30, "heartbeat_seconds": 5, "receive_wait_time_seconds": 14},
+        "receive_wait_time_seconds must be less than half",
+    ),
+    "stall": (
+        {
+            "receive_wait_time_seconds": 20,
+            "queue_timeout_seconds": 10,
+            "queue_backoff_max_seconds": 30,
+            "poll_stall_seconds": 59,
+        },
+        {
+            "receive_wait_time_seconds": 20,
+            "queue_timeout_seconds": 10,
+            "queue_backoff_max_seconds": 30,
+            "poll_stall_seconds": 60,
+        },
+        "poll_stall_seconds must be at least",
+    ),
+    "job": (
+        {"job_timeout_seconds": MAX_LEASE_SECONDS - 1799},
+        {"job_timeout_seconds": MAX_LEASE_SECONDS - 1800},
+        "job_timeout_seconds must be at most 11.5 h",
+    ),
+    "group": (
+        {"autoscaling_group": "g", "host": "none"},
+        {"autoscaling_group": "g", "host": "ec2"},
+        "autoscaling_group needs host=ec2",
+    ),
+    **{
+        name: ({name: value}, {name: value, "autoscaling_group": "g", "host": "ec2"}, "need autoscaling_group")
+        for name, value in {"launch_hook": "h", "termination_hook": "h", "idle_exit_seconds": 600}.items()
+    },
+    "idle": (
+        {"idle_exit_seconds": 39, "receive_wait_time_seconds": 20, "autoscaling_group": "g", "host": "ec2"},
+        {"idle_exit_seconds": 40, "receive_wait_time_seconds": 20, "autoscaling_group": "g", "host": "ec2"},
+        "idle_exit_seconds must be at least two receive waits",
+    ),
+    "speakers": (
+        {"min_speakers": 3, "max_speakers": 2},
+        {"min_speakers": 2, "max_speakers": 2},
+        "min_speakers must be at most max_speakers",
+    ),
+    "dlq": ({"dlq_url": "https://sqs/q"}, {"dlq_url": "https://sqs/e"}, "must be different queues"),
+    "outbox is the queue": (
+        {"outbox_url": "https://sqs/q"},
+        {"outbox_url": "https://sqs/o"},
+        "outbox_url must differ",
+    ),
+    "outbox is the dlq": (
+        {"outbox_url": "https://sqs/d"},
+        {"outbox_url": "https://sqs/o"},
+        "outbox_url must differ",
+    ),
+    "schedule": (
+        {"outbox_retry_schedule_seconds": (5, 5)},
+        {"outbox_retry_schedule_seconds": (5, 6)},
+        "outbox_retry_schedule_seconds must be positive and increasing",
+    ),
+    "url without secret": (
+        {"webhook_url": "https://a/h"},
+        {"webhook_url": "https://a/h", "webhook_secret": "whsec_x"},
+        "need WEBHOOK_SECRET",
+    ),
+    "hosts without secret": (
+        {"webhook_hosts": ("a",)},
+        {"webhook_hosts": ("a",), "webhook_secret": "whsec_x"},
+        "need WEBHOOK_SECRET",
+    ),
+    "url without TLS": (
+        {"webhook_url": "http://a/h", "webhook_secret": "whsec_x"},
+        {"webhook_url": "http://a/h", "webhook_secret": "whsec_x", "webhook_allow_http": True},
+        "WEBHOOK_URL must be https",
+    ),
+    "url of another scheme": (
+        {"webhook_url": "ftp://a/h", "webhook_secret": "whsec_x", "webhook_allow_http": True},
+        {"webhook_url": "https://a/h", "webhook_secret": "whsec_x", "webhook_allow_http": True},
+        "WEBHOOK_URL must be https",
+    ),
+}
+
+
+@pytest.mark.parametrize(("breaks", "keeps", "words"), CROSS_CHECKS.values(), ids=CROSS_CHECKS)
+def test_contradictory_settings_are_rejected(breaks: dict[str, Any], keeps: dict[str, Any], words: str) -> None:
+    load_settings(**keeps)
+    with pytest.raises(ConfigError) as caught:
+        load_settings(**breaks)
+    assert words in caught.value.message
+
+
+SECRETS = {
+    "WEBHOOK_SECRET": ("whsec_b25lLW9uZQ== whsec_dHdvLXR3bw==", ["whsec_b25lLW9uZQ==", "b25lLW9uZQ==", "dHdvLXR3bw=="]),
+    "HF_TOKEN": ("hf_planted", ["hf_planted"]),
+    "OTEL_EXPORTER_OTLP_HEADERS": ("authorization=Basic planted,x-key=second-one", ["Basic planted", "second-one"]),
+    "AWS_SECRET_ACCESS_KEY": ("planted/key", ["planted/key"]),
+    "AWS_SESSION_TOKEN": ("planted-session", ["planted-session"]),
+}
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_every_secret_is_redacted_in_logs(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    value, hidden = SECRETS[name]
+    for each in SECRETS:
+        monkeypatch.delenv(each, raising=False)
+    monkeypatch.setenv(name, value)
+    logger, stream = logging.getLogger("transcriptd.planted"), StringIO()
+    root, before = logging.getLogger(), logging.getLogger().handlers[:]
+    level, hook, thread_hook = root.level, sys.excepthook, threading.excepthook
+    try:
+        configure("info", "poller", hidden=load_settings().secrets, stream=stream)
+        for secret in hidden:
+            logger.warning("a fault", extra={"error": f"the peer said {secret}!"})
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+        sys.excepthook, threading.excepthook = hook, thread_hook
+    lines = stream.getvalue()
+    assert lines.count("the peer said ") == len(hidden)
+    assert not [secret for secret in hidden if secret in lines]
+
+
+def test_missing_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRANSCRIPTD_QUEUE_URL")
     with pytest.raises(ConfigError, match="TRANSCRIPTD_QUEUE_URL: Field required"):
         load_settings()
 
 
-def test_no_secret_in_a_complaint(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_contain_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEBHOOK_SECRET", "whsec_c2VjcmV0")
     monkeypatch.setenv("TRANSCRIPTD_HEARTBEAT_SECONDS", "50")
     with pytest.raises(ConfigError) as caught:

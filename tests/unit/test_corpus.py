@@ -1,4 +1,4 @@
-"""The benchmarks' recordings: what is known of them must be where it is said to be."""
+"""The benchmark's recordings: their annotations must match the audio."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 
 from bench import corpus
 from bench.corpus import Recording, Sound
-from daemon.pipeline.pieces import SAMPLE_RATE
+from daemon.pipeline.types import SAMPLE_RATE
 
 RATE = SAMPLE_RATE
 
@@ -29,13 +29,13 @@ def test_cutting_and_joining_without_pauses_changes_nothing() -> None:
     assert [t.end for t in joined.turns] == pytest.approx([t.end for t in call.turns], abs=1e-3)
 
 
-def test_it_is_quiet_where_the_call_is_cut() -> None:
+def test_call_is_cut_in_silence() -> None:
     for cut in corpus.CUTS_SECONDS:
         assert power_db(at(corpus.call(), cut - 0.02, 0.04)) < -60
 
 
 @pytest.mark.parametrize("recording", [*corpus.conditions(), corpus.long_call()], ids=lambda recording: recording.name)
-def test_sentences_and_turns_lie_where_someone_speaks(recording: Recording) -> None:
+def test_sentences_and_turns_match_speech(recording: Recording) -> None:
     assert recording.audio.dtype == np.float32
     assert [s.start for s in recording.sentences] == sorted(s.start for s in recording.sentences)
     quietest = np.percentile([power_db(at(recording, second, 0.5)) for second in range(int(recording.duration))], 2)
@@ -46,14 +46,14 @@ def test_sentences_and_turns_lie_where_someone_speaks(recording: Recording) -> N
         assert any(turn.start - 0.5 <= sentence.start <= turn.end for turn in recording.turns)
 
 
-def test_noise_has_its_level() -> None:
+def test_noise_has_the_requested_level() -> None:
     call = corpus.call()
     speech = call.audio[np.abs(call.audio) > 10 ** (-50 / 20)]
     added = corpus.noisy(call.audio, snr_db=10.0) - call.audio
     assert power_db(speech) - power_db(added) == pytest.approx(10.0, abs=0.1)
 
 
-def test_a_telephone_passes_its_band_alone() -> None:
+def test_telephone_filter_passes_only_its_band() -> None:
     time = np.arange(RATE) / RATE
     for frequency, passes in ((60, False), (1000, True), (3900, False), (6000, False)):
         tone = (0.3 * np.sin(2 * np.pi * frequency * time)).astype(np.float32)
@@ -73,7 +73,7 @@ def test_music_is_as_loud_as_speech() -> None:
     assert np.abs(music.audio).max() <= 1
 
 
-def test_loops_are_written_where_they_are_said_to_begin(tmp_path: Path) -> None:
+def test_loops_start_where_annotated(tmp_path: Path) -> None:
     starts = corpus.write_loops(tmp_path / "loops.f32", seconds=100)
     written = np.fromfile(tmp_path / "loops.f32", dtype="<f4")
     assert len(written) >= 100 * RATE

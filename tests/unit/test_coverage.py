@@ -1,11 +1,11 @@
-"""Gaps that are heard again."""
+"""The rescan of gaps for speech that detection missed."""
 
 import numpy as np
 import pytest
 
-from daemon.pipeline.coverage import could_be_speech, gaps, with_missed
-from daemon.pipeline.levels import is_steady, levels
-from daemon.pipeline.pieces import SAMPLE_RATE, Chunk
+from daemon.pipeline.speech.coverage import add_missed_speech, could_be_speech, gaps
+from daemon.pipeline.speech.levels import is_steady, levels
+from daemon.pipeline.types import SAMPLE_RATE, Chunk
 
 RATE = SAMPLE_RATE
 
@@ -15,7 +15,7 @@ def noise(seconds: float, level: float) -> np.ndarray:
 
 
 def voice(seconds: float, level: float) -> np.ndarray:
-    """A buzz of 120 Hz that comes and goes four times a second, as vowels do."""
+    """Return a buzz of 120 Hz modulated at four times per second, as vowels are."""
     time = np.arange(int(seconds * RATE)) / RATE
     buzz = sum(np.sin(2 * np.pi * 120 * harmonic * time) / harmonic for harmonic in range(1, 30))
     return (level * buzz * (np.sin(2 * np.pi * 4 * time) > 0)).astype(np.float32)
@@ -31,8 +31,8 @@ def test_levels_are_decibels_of_full_scale() -> None:
     assert len(levels(np.zeros(100, np.float32))) == 0
 
 
-def test_gaps_keep_away_from_speech() -> None:
-    assert gaps([], 10.0) == []  # there is nothing beside which speech could have gone under
+def test_gaps_keep_a_distance_from_speech() -> None:
+    assert gaps([], 10.0) == []  # no speech was detected that could have masked other speech
     assert gaps([span(2.0, 5.0), span(5.5, 8.0)], 12.0) == [(0.0, 1.8), (8.2, 12.0)]
     assert gaps([span(0.0, 12.0)], 12.0) == []
     assert gaps([span(50.0, 60.0), span(100.0, 110.0)], 500.0) == [
@@ -43,15 +43,15 @@ def test_gaps_keep_away_from_speech() -> None:
     ]
 
 
-def test_only_what_stands_out_and_has_a_pitch_is_heard_again() -> None:
+def test_only_loud_pitched_gaps_are_rescanned() -> None:
     floor = -60.0
     assert could_be_speech(voice(2.0, 0.01) + noise(2.0, 0.001), floor)
     assert not could_be_speech(noise(2.0, 0.001), floor)  # the noise itself
-    assert not could_be_speech(noise(2.0, 0.1), floor)  # a louder one: applause, rain
+    assert not could_be_speech(noise(2.0, 0.1), floor)  # louder noise: applause, rain
     assert not could_be_speech(voice(0.3, 0.01), floor)  # a click
 
 
-def test_speech_that_was_missed_takes_its_place_in_time() -> None:
+def test_missed_speech_is_inserted_in_order() -> None:
     audio = noise(12.0, 0.0001)
     audio[4 * RATE : 7 * RATE] += voice(3.0, 0.01)
     heard: list[int] = []
@@ -60,7 +60,7 @@ def test_speech_that_was_missed_takes_its_place_in_time() -> None:
         heard.append(len(gap))
         return [Chunk(1.0, 3.0, ((1.0, 2.0), (2.5, 3.0)))]
 
-    found = with_missed([span(0.0, 3.0), span(8.0, 10.0)], audio, detect)
+    found = add_missed_speech([span(0.0, 3.0), span(8.0, 10.0)], audio, detect)
     assert heard == [pytest.approx(4.6 * RATE, abs=1)]  # the gap after 10 s is quiet
     assert [chunk.doubtful for chunk in found] == [False, True, False]
     assert [found[1].start, found[1].end] == pytest.approx([4.2, 6.2])
@@ -68,9 +68,9 @@ def test_speech_that_was_missed_takes_its_place_in_time() -> None:
 
 
 @pytest.mark.parametrize("audio", [np.zeros(RATE * 30, np.float32), np.zeros(0, np.float32)])
-def test_digital_silence_is_not_heard_again(audio: np.ndarray) -> None:
+def test_digital_silence_is_not_rescanned(audio: np.ndarray) -> None:
     chunks = [span(0.0, 1.0)] if len(audio) else []
-    assert with_missed(chunks, audio, lambda _: [span(0.0, 1.0)]) == chunks
+    assert add_missed_speech(chunks, audio, lambda _: [span(0.0, 1.0)]) == chunks
 
 
 def test_steady_sounds() -> None:

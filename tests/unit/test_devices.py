@@ -1,13 +1,13 @@
-"""The setting `devices`: what it may say, and which devices of a machine it means."""
+"""The setting `devices`: valid values and the devices they select."""
 
 import os
 
 import pytest
 
 from daemon.config import load_settings
-from daemon.devices import Device, choose_devices
 from daemon.errors import ConfigError, SetupFailed
-from tests.nvml.fake import FakeNvml
+from daemon.supervisor.devices import Device, choose_devices
+from tests.support.nvml.fake import FakeNvml
 
 NO_DRIVER = FakeNvml(errors={"init": 9})
 
@@ -30,32 +30,32 @@ def names(devices: str, nvml: FakeNvml) -> list[str]:
 @pytest.mark.parametrize(
     ("devices", "words"),
     [
-        ("", "name a device"),
-        ("gpu", "gpu is no device"),
-        ("cuda:", "cuda: is no device"),
-        ("cuda:-1", "cuda:-1 is no device"),
-        ("cuda:01", "cuda:01 is no device"),
-        ("auto,cuda:0", "auto and cuda stand alone"),
-        ("cpu,auto", "auto and cuda stand alone"),
-        ("cuda,cuda", "auto and cuda stand alone"),
-        ("cuda:1,cpu", "do not mix"),
-        ("cuda:0,cuda:1,cuda:0", "cuda:0 is named twice"),
+        ("", "name at least one device"),
+        ("gpu", "gpu is not a device"),
+        ("cuda:", "cuda: is not a device"),
+        ("cuda:-1", "cuda:-1 is not a device"),
+        ("cuda:01", "cuda:01 is not a device"),
+        ("auto,cuda:0", "auto and cuda cannot be combined"),
+        ("cpu,auto", "auto and cuda cannot be combined"),
+        ("cuda,cuda", "auto and cuda cannot be combined"),
+        ("cuda:1,cpu", "cannot be combined"),
+        ("cuda:0,cuda:1,cuda:0", "cuda:0 is listed twice"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(devices: str, words: str) -> None:
+def test_invalid_value_is_rejected(devices: str, words: str) -> None:
     with pytest.raises(ConfigError, match=rf"TRANSCRIPTD_DEVICES: .*{words}"):
         load_settings(queue_url="a", dlq_url="b", devices=devices)
 
 
-def test_auto_is_every_gpu_else_the_cpu() -> None:
+def test_auto_selects_every_gpu_or_the_cpu() -> None:
     assert load_settings(queue_url="a", dlq_url="b").devices == ("auto",)
     assert names("auto", FakeNvml(gpus=3)) == ["cuda:0", "cuda:1", "cuda:2"]
     assert names("auto", FakeNvml(gpus=0)) == ["cpu"]
-    # A container may have CUDA and not NVML: the process itself looks.
+    # A container may have CUDA without NVML, so the process checks CUDA itself.
     assert choose("auto", NO_DRIVER) == [Device("auto", "auto")]
 
 
-def test_a_gpu_that_is_asked_for_must_be_there() -> None:
+def test_requested_gpu_must_exist() -> None:
     assert names("cuda", FakeNvml(gpus=2)) == ["cuda:0", "cuda:1"]
     assert names("cuda:2 cuda:0", FakeNvml(gpus=3)) == ["cuda:2", "cuda:0"]
     for devices, nvml, words in (
@@ -68,7 +68,7 @@ def test_a_gpu_that_is_asked_for_must_be_there() -> None:
             choose(devices, nvml)
 
 
-def test_a_process_sees_its_own_gpu_alone_counted_as_nvml_counts() -> None:
+def test_process_sees_only_its_own_gpu_numbered_as_in_nvml() -> None:
     one, other = choose("cuda:3,cuda:1", FakeNvml(gpus=4))
     assert one.environment == {"CUDA_VISIBLE_DEVICES": "3", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     assert other.environment == {"CUDA_VISIBLE_DEVICES": "1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
@@ -80,13 +80,13 @@ def test_a_process_sees_its_own_gpu_alone_counted_as_nvml_counts() -> None:
     [
         ("2,0", ["2", "0"]),
         (" GPU-8932f937 , MIG-b1a5", ["GPU-8932f937", "MIG-b1a5"]),
-        ("1,-1,0", ["1"]),  # as CUDA reads it: nothing after what is none
+        ("1,-1,0", ["1"]),  # as in CUDA: entries after an invalid one are ignored
         ("0,7,1", ["0"]),
         ("", []),
         ("NoDevFiles", []),
     ],
 )
-def test_what_the_operator_hides_stays_hidden(
+def test_devices_hidden_by_the_operator_stay_hidden(
     monkeypatch: pytest.MonkeyPatch, visible: str, entries: list[str]
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)

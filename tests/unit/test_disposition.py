@@ -1,31 +1,39 @@
-"""What becomes of a message: exhaustive over every error there is."""
+"""The outcome of a message for every error class."""
 
 from collections.abc import Callable
 
 import pytest
 
 from daemon.config import Settings
-from daemon.disposition import Abandon, DeadLetter, Disposition, Release, Retry, backoff_seconds, disposition_of
-from daemon.errors import Fate, RunnerCrashed, StorageUnavailable, TranscriptdError, all_errors
+from daemon.errors import OnFailure, RunnerCrashed, StorageUnavailable, TranscriptdError, all_errors
+from daemon.jobs.disposition import (
+    Abandon,
+    DeadLetter,
+    Disposition,
+    Release,
+    Retry,
+    backoff_seconds,
+    choose_disposition,
+)
 
-FIRST_ATTEMPT: dict[Fate, type[Disposition]] = {
-    Fate.RETRY: Retry,
-    Fate.RELEASE: Release,
-    Fate.ABANDON: Abandon,
-    Fate.DEAD_LETTER: DeadLetter,
+FIRST_ATTEMPT: dict[OnFailure, type[Disposition]] = {
+    OnFailure.RETRY: Retry,
+    OnFailure.RELEASE: Release,
+    OnFailure.ABANDON: Abandon,
+    OnFailure.DEAD_LETTER: DeadLetter,
 }
 
 
 @pytest.mark.parametrize("error", all_errors(), ids=lambda error: error.code)
 def test_every_error_has_one_disposition(error: type[TranscriptdError], make_settings: Callable[..., Settings]) -> None:
     settings = make_settings(max_attempts=3)
-    assert type(disposition_of(error("x"), 1, 1, settings)) is FIRST_ATTEMPT[error.fate]
-    last = disposition_of(error("x"), 3, 3, settings)
-    spent = error.fate is Fate.RETRY and error.counts
-    assert type(last) is (DeadLetter if spent else FIRST_ATTEMPT[error.fate])
+    assert type(choose_disposition(error("x"), 1, 1, settings)) is FIRST_ATTEMPT[error.on_failure]
+    last = choose_disposition(error("x"), 3, 3, settings)
+    spent = error.on_failure is OnFailure.RETRY and error.consumes_attempt
+    assert type(last) is (DeadLetter if spent else FIRST_ATTEMPT[error.on_failure])
 
 
-def test_backoff_doubles_has_full_jitter_and_a_ceiling(make_settings: Callable[..., Settings]) -> None:
+def test_backoff_doubles_with_full_jitter_up_to_a_ceiling(make_settings: Callable[..., Settings]) -> None:
     settings = make_settings(retry_base_seconds=10, retry_max_seconds=60)
     for attempt, ceiling in ((1, 10), (2, 20), (3, 40), (4, 60), (99, 60)):
         drawn = [backoff_seconds(attempt, settings) for _ in range(500)]
@@ -33,14 +41,14 @@ def test_backoff_doubles_has_full_jitter_and_a_ceiling(make_settings: Callable[.
         assert ceiling * 0.9 < max(drawn) <= ceiling
 
 
-def test_an_outage_backs_off_with_the_receives_a_failure_with_the_attempts(
+def test_outages_back_off_by_receive_count_and_failures_by_attempt(
     make_settings: Callable[..., Settings],
 ) -> None:
     settings = make_settings(retry_base_seconds=10, retry_max_seconds=10_000)
     outage, failure = StorageUnavailable("x"), RunnerCrashed("x")
 
     def longest(error: TranscriptdError) -> float:
-        delays = [disposition_of(error, 1, 8, settings) for _ in range(200)]
+        delays = [choose_disposition(error, 1, 8, settings) for _ in range(200)]
         return max(each.delay_seconds for each in delays if isinstance(each, Retry))
 
     assert longest(failure) <= 10

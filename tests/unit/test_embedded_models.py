@@ -1,4 +1,4 @@
-"""The packaged weights: put together once, verified, and safe to ask for from several processes."""
+"""The packaged weights: assembled once, verified, and safe to request from several processes."""
 
 import hashlib
 import subprocess
@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from daemon.embedded import models
 from daemon.errors import ModelUnavailable
+from daemon.weights import packaged as models
 
 PARTS = {"alpha": b"first half, ", "beta": b"second half"}
 
 
 @pytest.fixture(autouse=True)
 def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Small packages in place of the real ones, and an empty cache."""
+    """Small packages instead of the real ones, and an empty cache."""
     for number, (name, data) in enumerate(PARTS.items(), start=1):
         folder = tmp_path / "site" / f"weights_{name}"
         (folder / "data").mkdir(parents=True)
@@ -36,14 +36,14 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "site"
 
 
-def test_base_is_joined_from_its_parts(tmp_path: Path) -> None:
+def test_base_is_assembled_from_its_parts(tmp_path: Path) -> None:
     folder = models.whisper_base()
     assert folder == tmp_path / "cache" / "transcriptd" / "models" / "base"
     assert (folder / "model.bin").read_bytes() == b"first half, second half"
     assert sorted(path.name for path in folder.iterdir()) == sorted(["model.bin", *models.BASE_SMALL_FILES])
 
 
-def test_base_is_made_once() -> None:
+def test_base_is_assembled_once() -> None:
     made = (models.whisper_base() / "model.bin").stat()
     again = (models.whisper_base() / "model.bin").stat()
     assert (again.st_ino, again.st_mtime_ns) == (made.st_ino, made.st_mtime_ns)
@@ -56,7 +56,7 @@ def test_damaged_cache_is_replaced() -> None:
     assert model.read_bytes() == b"first half, second half"
 
 
-def test_damaged_package_is_refused_and_leaves_nothing_behind(packages: Path) -> None:
+def test_damaged_package_is_rejected_and_leaves_nothing_behind(packages: Path) -> None:
     (packages / "weights_beta" / "data" / "model.bin.part2").write_bytes(b"second harf")
     with pytest.raises(ModelUnavailable, match="damaged"):
         models.whisper_base()
@@ -70,7 +70,7 @@ def test_missing_package_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> 
         models.whisper_base()
 
 
-def test_many_at_once_get_the_same_whole_model() -> None:
+def test_concurrent_requests_get_the_same_complete_model() -> None:
     def make(_: int) -> bytes:
         models.whisper_tiny_en()
         return (models.whisper_base() / "model.bin").read_bytes()
@@ -96,8 +96,23 @@ def test_tiny_en_follows_a_package_that_moved(packages: Path) -> None:
 
 def test_finding_models_imports_no_library() -> None:
     code = (
-        "import sys; from daemon.embedded import models; models.voice_encoder(); "
+        "import sys; from daemon.weights import packaged as models; models.voice_encoder(); "
         "print({'torch', 'numpy', 'resemblyzer', 'webrtcvad'} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+def test_the_voice_encoder_is_verified(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = packages / "weights_voice"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    monkeypatch.setattr(models, "VOICE_ENCODER_PACKAGE", "weights_voice")
+    monkeypatch.setattr(models, "VOICE_ENCODER_SHA256", hashlib.sha256(b"voices").hexdigest())
+    with pytest.raises(ModelUnavailable, match="missing or damaged; reinstall the package weights_voice"):
+        models.verified_voice_encoder()
+    (folder / "pretrained.pt").write_bytes(b"voices")
+    assert models.verified_voice_encoder() == folder / "pretrained.pt"
+    (folder / "pretrained.pt").write_bytes(b"noises")
+    with pytest.raises(ModelUnavailable, match="damaged"):
+        models.verified_voice_encoder()

@@ -1,13 +1,16 @@
-"""GPUs through a fake of NVML: what it says, what it cannot say, and what becomes of the metrics when it fails."""
+"""GPU metrics with a fake NVML: available values, unsupported values, and failures."""
 
+import asyncio
 import importlib
+from typing import Any
 
 import pytest
 
-from daemon.gpu import Gpus, watch_gpus
-from daemon.metrics import Metrics
-from tests.nvml.fake import GPU_IS_LOST, NOT_SUPPORTED, FakeNvml
-from tests.samples import samples_of
+from bench.waiting import PATIENCE_SECONDS
+from daemon.status.nvml import Gpus, watch_gpus
+from daemon.telemetry.metrics import Metrics
+from tests.support.monitoring.samples import samples_of
+from tests.support.nvml.fake import GPU_IS_LOST, NOT_SUPPORTED, FakeNvml
 
 
 def opened(metrics: Metrics, nvml: FakeNvml) -> Gpus:
@@ -33,14 +36,24 @@ def test_every_gpu_is_measured() -> None:
 
 
 @pytest.mark.parametrize("call", ["init", "count"])
-def test_without_a_driver_nothing_is_said(call: str) -> None:
+async def test_without_a_driver_nothing_is_exported(call: str) -> None:
     metrics = Metrics()
-    with watch_gpus(metrics, FakeNvml(errors={call: 9})):
-        assert gpu_samples(metrics) == {}
+    await watch_gpus(metrics, FakeNvml(errors={call: 9}))
+    assert gpu_samples(metrics) == {}
 
 
-def test_the_real_library_is_asked_when_no_other_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the daemon does it; this machine need not have a driver."""
+async def test_failure_in_the_sampling_thread_ends_the_task() -> None:
+    class Broken(FakeNvml):
+        def nvmlDeviceGetMemoryInfo(self, handle: int) -> Any:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await watch_gpus(Metrics(), Broken())
+
+
+def test_real_library_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in the daemon. The machine need not have a driver."""
     pynvml = importlib.import_module("pynvml")
 
     def fail() -> None:
@@ -50,7 +63,7 @@ def test_the_real_library_is_asked_when_no_other_is_given(monkeypatch: pytest.Mo
     assert Gpus.open(Metrics()) is None
 
 
-def test_what_a_gpu_never_says_is_absent_and_no_failure() -> None:
+def test_unsupported_values_are_absent_and_no_failure() -> None:
     metrics = Metrics()
     opened(metrics, FakeNvml(errors={"rates": NOT_SUPPORTED, "events": NOT_SUPPORTED})).sample()
     found = gpu_samples(metrics)
@@ -59,7 +72,7 @@ def test_what_a_gpu_never_says_is_absent_and_no_failure() -> None:
     assert found['transcriptd_gpu_query_failures_total{gpu="0"}'] == 0
 
 
-def test_a_lost_gpu_is_counted_and_its_last_values_are_not_repeated(caplog: pytest.LogCaptureFixture) -> None:
+def test_lost_gpu_is_counted_and_its_last_values_are_not_repeated(caplog: pytest.LogCaptureFixture) -> None:
     metrics, nvml = Metrics(), FakeNvml()
     gpus = opened(metrics, nvml)
     gpus.sample()
@@ -70,7 +83,7 @@ def test_a_lost_gpu_is_counted_and_its_last_values_are_not_repeated(caplog: pyte
     nvml.errors = {}
     gpus.sample()
     assert gpu_samples(metrics)['transcriptd_gpu_temperature_celsius{gpu="0"}'] == 71
-    assert [record.message for record in caplog.records] == ["GPU not answering", "GPU answering again"]
+    assert [record.message for record in caplog.records] == ["GPU not responding", "GPU responding again"]
 
 
 def test_xid_errors_are_counted_by_gpu_and_number() -> None:

@@ -1,4 +1,4 @@
-"""The page as a document: whatever was said, a parser reads back the same text and no markup but ours."""
+"""The HTML document: a parser reads back exactly the text, and no markup but ours."""
 
 import base64
 import hashlib
@@ -17,17 +17,17 @@ from hypothesis import strategies as st
 from daemon.outputs import Presentation, render
 from daemon.outputs.html_document import SCRIPT, STYLE
 from daemon.outputs.text import clean
-from daemon.transcript import Segment, Transcript, TranscriptWarning, Word
-from tests.unit.test_outputs import TEXTS, segment, transcript, transcripts
+from daemon.schema.transcript import Segment, Transcript, TranscriptWarning, Word
+from tests.support.transcripts import TEXTS, segment, transcript, transcripts
 
 ROOT = Path(__file__).parents[2]
 
-# Every element that the page may hold, with every attribute that it may have.
+# Every element that the page may contain, with every attribute it may have.
 VOCABULARY = {
     **dict.fromkeys("head title style body header h1 dl dt dd ul bdi code details summary kbd br".split(), frozenset()),
     **{"html": {"lang"}, "main": {"id", "lang"}, "meta": {"charset", "content", "http-equiv", "name"}},
     **{"div": {"id", "hidden", "role", "class"}, "section": {"id", "aria-label", "class"}, "h2": {"id"}},
-    **{"p": {"dir", "class", "id", "hidden"}, "a": {"href", "tabindex"}, "u": set(), "li": {"class"}},
+    **{"p": {"dir", "lang", "class", "id", "hidden"}, "a": {"href", "tabindex"}, "u": set(), "li": {"class"}},
     **{"span": {"class", "aria-hidden", "id", "role", "dir"}, "aside": {"aria-labelledby"}, "script": {"type", "id"}},
     **{"audio": {"id", "aria-label", "controls", "preload", "src", "hidden"}, "label": set(), "output": {"id", "for"}},
     **{"button": {"type", "id", "aria-label", "disabled", "hidden"}, "details": {"id", "hidden"}},
@@ -37,7 +37,7 @@ ONCE = ("html", "head", "title", "style", "body", "header", "h1", "audio", "main
 
 
 class Page(HTMLParser):
-    """What a parser finds: elements in order with their attributes, the text of each, and that of the words."""
+    """A parsed page: elements in order with their attributes, the text of each, and the words."""
 
     def __init__(self, document: str) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class Page(HTMLParser):
         raise AssertionError("a comment")
 
     def all(self, tag: str, **attributes: str | None) -> list[str]:
-        """The texts of the elements with the tag and, among others, the attributes."""
+        """Return the texts of the elements with the tag that have the attributes."""
         wanted = attributes.items()
         return [
             text
@@ -77,7 +77,7 @@ class Page(HTMLParser):
         return [found for name, found in self.elements if name == tag]
 
     def words(self) -> list[tuple[str, str]]:
-        """Tag and text of each word, in order."""
+        """Return tag and text of each word, in order."""
         begin = next(index for index, (tag, _) in enumerate(self.elements) if tag == "main")
         return [
             (tag, text)
@@ -86,7 +86,7 @@ class Page(HTMLParser):
         ]
 
     def times(self) -> list[tuple[float, float]]:
-        """Start and end of each word in milliseconds, decoded as the script does."""
+        """Return start and end of each word in milliseconds, decoded as in the script."""
         numbers = json.loads(self.all("script", type="application/json")[0])
         starts = list(accumulate(numbers[::2]))
         return [(start, start + length) for start, length in zip(starts, numbers[1::2], strict=True)]
@@ -102,7 +102,7 @@ def paragraphs(found: Page) -> str:
 
 @given(transcripts())
 @settings(max_examples=150, deadline=None)
-def test_text_reads_back_and_brings_no_markup(document: Transcript) -> None:
+def test_text_round_trips_and_adds_no_markup(document: Transcript) -> None:
     found = page(document)
     for tag, attributes in found.elements:
         assert set(attributes) <= VOCABULARY[tag], tag
@@ -136,7 +136,7 @@ def test_the_audio_url_stays_in_its_attribute(url: str) -> None:
     ("audio_url", "media"),
     [(None, "blob:"), ("https://a.example/b?c&d", "'self' https: blob:"), ("b.wav", "'self' https: blob:")],
 )
-def test_the_policy_runs_our_script_and_style_alone(audio_url: str | None, media: str) -> None:
+def test_policy_allows_only_our_script_and_style(audio_url: str | None, media: str) -> None:
     found = page(transcript(), audio_url)
     policy = next(meta["content"] for meta in found.attributes("meta") if "http-equiv" in meta)
     assert policy is not None
@@ -150,7 +150,7 @@ def test_the_policy_runs_our_script_and_style_alone(audio_url: str | None, media
         "form-action": "'none'",
     }
     tags = [tag for tag, _ in found.elements]
-    assert tags[2:4] == ["meta", "meta"], "the policy must stand before all that it governs"
+    assert tags[2:4] == ["meta", "meta"], "the policy must precede everything it governs"
 
 
 def _sha256(text: str) -> str:
@@ -162,7 +162,7 @@ def test_script_and_style_cannot_end_early(asset: str) -> None:
     assert not [end for end in ("</", "<!--", "\r", "\0") if end in asset]
 
 
-def test_words_are_marked_where_they_stand() -> None:
+def test_words_are_marked_in_place() -> None:
     words = (
         Word(word="Well,", start=1, end=1.25, score=0.9, speaker=None, overlap=None),
         Word(word="missing", start=1.25, end=1.5, score=0.9, speaker=None, overlap=None),
@@ -175,12 +175,12 @@ def test_words_are_marked_where_they_stand() -> None:
     assert found.times() == [(1000, 1250), (1500, 1750), (500, 625)]
 
 
-def test_languages_without_spaces_stay_so() -> None:
+def test_languages_without_spaces_get_none() -> None:
     words = tuple(Word(word=sign, start=0, end=1, score=None, speaker=None, overlap=None) for sign in "你好吗")
     assert paragraphs(page(transcript(segment("你好吗?", words=words)))) == "你好吗?"
 
 
-def test_a_segment_without_words_is_one() -> None:
+def test_segment_without_words_is_one_word() -> None:
     found = page(transcript(segment("No word has a time.", 3, 4)))
     assert (found.words(), found.times()) == ([("span", "No word has a time.")], [(3000, 4000)])
 
@@ -191,7 +191,7 @@ def test_times_link_to_the_recording() -> None:
     assert found.attributes("a") == [{"href": "#t=3661.250", "tabindex": "-1"}]
 
 
-def test_a_paragraph_ends_with_its_speaker_at_a_pause_or_when_long() -> None:
+def test_paragraph_ends_at_a_speaker_change_a_pause_or_a_length() -> None:
     said = (
         segment("a", 0, 1, "A"),
         segment("b", 1, 2, "A"),
@@ -214,7 +214,7 @@ def test_many_speakers_differ_by_more_than_colour() -> None:
     assert not [look for look in set(" ".join(map(str, looks)).split()) - {"turn"} if f".{look} " not in STYLE]
 
 
-def test_words_without_a_speaker_among_speakers_are_nobodys() -> None:
+def test_words_without_a_speaker_get_no_name() -> None:
     found = page(transcript(segment("a", speaker="A"), segment("b")))
     assert found.all("h2") == ["1A", "?UNKNOWN"]
     assert page(transcript(segment("a"))).all("h2") == []
@@ -224,12 +224,12 @@ def test_words_without_a_speaker_among_speakers_are_nobodys() -> None:
     ("task", "language", "attribute"),
     [("transcribe", "de", "de"), ("transcribe", "jw", "jv"), ("transcribe", None, ""), ("translate", "de", "en")],
 )
-def test_the_text_says_its_language(task: str, language: str | None, attribute: str) -> None:
+def test_text_has_its_language(task: str, language: str | None, attribute: str) -> None:
     document = transcript().model_copy(update={"task": task, "language": language})
     assert page(document).attributes("main")[0]["lang"] == attribute
 
 
-def test_nothing_said_and_warnings_are_said() -> None:
+def test_silence_and_warnings_are_shown() -> None:
     warning = TranscriptWarning(code="diarization_failed", stage="diarize", message="no <speakers>")
     found = page(transcript(warnings=(warning,)))
     assert "No speech was found." in found.all("main")[0]
@@ -237,7 +237,7 @@ def test_nothing_said_and_warnings_are_said() -> None:
     assert not page(transcript()).all("aside")
 
 
-def test_uncertain_words_have_a_legend_where_there_are_any() -> None:
+def test_uncertain_words_have_a_legend_if_there_are_any() -> None:
     sure = Segment(
         start=0,
         end=1,
@@ -258,7 +258,7 @@ def _word(score: float) -> Word:
     return Word(word="a", start=0, end=1, score=score, speaker=None, overlap=None)
 
 
-def test_the_wheel_brings_script_and_style(tmp_path: Path) -> None:
+def test_wheel_contains_script_and_style(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path],
         cwd=ROOT,

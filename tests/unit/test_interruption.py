@@ -1,37 +1,35 @@
-"""Instance metadata and the notices in it, on virtual time where it matters."""
+"""Instance metadata and the notices in it, on virtual time where timing matters."""
 
 import asyncio
 import json
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import pytest
 
-from daemon.imds import Imds, MetadataUnavailable
-from daemon.interruption import SPOT_NOTICE_SECONDS, SPOT_RESERVE_SECONDS, InterruptionWatch, Kind, Notice
-from daemon.metrics import Metrics
-from tests.ec2 import INSTANCE_ID, FakeEc2
-from tests.virtual_time import EPOCH, Clock
+from daemon.aws.imds import Imds, MetadataUnavailable
+from daemon.aws.interruption import (
+    SPOT_NOTICE_SECONDS,
+    SPOT_RESERVE_SECONDS,
+    InterruptionKind,
+    InterruptionMonitor,
+    InterruptionNotice,
+)
+from daemon.telemetry.metrics import Metrics
+from tests.support.aws.ec2 import INSTANCE_ID, FakeEc2
+from tests.support.time.virtual import EPOCH, VirtualTime
 
 # --- metadata
 
 
-@pytest.fixture
-def ec2() -> Iterator[FakeEc2]:
-    with FakeEc2() as fake:
-        yield fake
-
-
-async def test_metadata_are_read_with_a_token_that_is_asked_for_once(ec2: FakeEc2) -> None:
+async def test_metadata_is_read_with_a_cached_token(ec2: FakeEc2) -> None:
     async with Imds(ec2.url) as imds:
         assert await imds.get("instance-id") == INSTANCE_ID
         assert await imds.get("spot/instance-action") is None
     assert (ec2.token_ttl_requests, ec2.without_token) == (1, 0)
 
 
-async def test_a_token_that_is_not_valid_any_more_is_replaced(ec2: FakeEc2) -> None:
+async def test_expired_token_is_replaced(ec2: FakeEc2) -> None:
     async with Imds(ec2.url) as imds:
         await imds.get("instance-id")
         ec2.tokens.clear()
@@ -39,16 +37,16 @@ async def test_a_token_that_is_not_valid_any_more_is_replaced(ec2: FakeEc2) -> N
     assert ec2.token_ttl_requests == 2
 
 
-async def test_a_token_is_refreshed_long_before_it_ends(ec2: FakeEc2, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with Imds(ec2.url) as imds:
+async def test_token_is_refreshed_long_before_it_expires(ec2: FakeEc2) -> None:
+    clock = VirtualTime()
+    async with Imds(ec2.url, clock) as imds:
         await imds.get("instance-id")
-        later = time.monotonic() + 4 * 3600
-        monkeypatch.setattr("daemon.imds.time.monotonic", lambda: later)
+        clock.now += 4 * 3600
         await imds.get("instance-id")
     assert ec2.token_ttl_requests == 2
 
 
-async def test_what_is_not_an_answer_is_an_error(ec2: FakeEc2) -> None:
+async def test_unexpected_response_is_an_error(ec2: FakeEc2) -> None:
     ec2.metadata_down = True
     async with Imds(ec2.url) as imds:
         with pytest.raises(MetadataUnavailable, match="HTTP 503"):
@@ -63,7 +61,7 @@ async def test_what_is_not_an_answer_is_an_error(ec2: FakeEc2) -> None:
 
 @dataclass
 class Metadata:
-    """What the service says, by path."""
+    """The responses of the metadata service, by path."""
 
     says: dict[str, str] = field(default_factory=dict)
     down: bool = False
@@ -85,8 +83,8 @@ def sample(metrics: Metrics, name: str, **labels: str) -> float | None:
     return metrics.registry.get_sample_value(f"transcriptd_{name}_total", labels)
 
 
-async def test_nothing_is_noticed_while_there_is_nothing() -> None:
-    watch = InterruptionWatch(Metadata(), Metrics(), 5)
+async def test_no_notice_no_interruption() -> None:
+    watch = InterruptionMonitor(Metadata(), Metrics(), 5)
     await watch.look()
     assert not watch.noticed.is_set()
 
@@ -94,14 +92,18 @@ async def test_nothing_is_noticed_while_there_is_nothing() -> None:
 @pytest.mark.parametrize(
     ("path", "says", "notice"),
     [
-        ("spot/instance-action", in_seconds(120), Notice(Kind.SPOT, EPOCH + 120)),
-        ("autoscaling/target-lifecycle-state", "Terminated", Notice(Kind.TERMINATION)),
-        ("events/recommendations/rebalance", '{"noticeTime": "2026-11-22T10:00:00Z"}', Notice(Kind.REBALANCE)),
+        ("spot/instance-action", in_seconds(120), InterruptionNotice(InterruptionKind.SPOT, EPOCH + 120)),
+        ("autoscaling/target-lifecycle-state", "Terminated", InterruptionNotice(InterruptionKind.TERMINATION)),
+        (
+            "events/recommendations/rebalance",
+            '{"noticeTime": "2026-11-22T10:00:00Z"}',
+            InterruptionNotice(InterruptionKind.REBALANCE),
+        ),
     ],
 )
-async def test_each_notice_is_noticed_once(path: str, says: str, notice: Notice) -> None:
+async def test_each_notice_is_reported_once(path: str, says: str, notice: InterruptionNotice) -> None:
     metrics = Metrics()
-    watch = InterruptionWatch(Metadata({path: says}), metrics, 5)
+    watch = InterruptionMonitor(Metadata({path: says}), metrics, 5)
     for _ in range(3):
         await watch.look()
     assert watch.notices == {notice.kind: notice}
@@ -110,49 +112,47 @@ async def test_each_notice_is_noticed_once(path: str, says: str, notice: Notice)
 
 
 @pytest.mark.parametrize("state", ["InService", "Standby", "Warmed:Stopped"])
-async def test_other_lifecycle_states_mean_nothing(state: str) -> None:
-    watch = InterruptionWatch(Metadata({"autoscaling/target-lifecycle-state": state}), Metrics(), 5)
+async def test_other_lifecycle_states_are_ignored(state: str) -> None:
+    watch = InterruptionMonitor(Metadata({"autoscaling/target-lifecycle-state": state}), Metrics(), 5)
     await watch.look()
     assert not watch.noticed.is_set()
 
 
-async def test_a_spot_notice_that_cannot_be_read_still_gives_two_minutes() -> None:
-    watch = InterruptionWatch(Metadata({"spot/instance-action": "<html>"}), Metrics(), 5)
+async def test_unreadable_spot_notice_still_gives_two_minutes() -> None:
+    clock = VirtualTime()
+    watch = InterruptionMonitor(Metadata({"spot/instance-action": "<html>"}), Metrics(), 5, clock)
     await watch.look()
-    ends_at = watch.notices[Kind.SPOT].ends_at
-    assert ends_at is not None
-    assert abs(ends_at - time.time() - SPOT_NOTICE_SECONDS) < 5
+    assert watch.notices[InterruptionKind.SPOT].ends_at == clock.unix() + SPOT_NOTICE_SECONDS
 
 
-async def test_a_service_that_fails_says_nothing() -> None:
+async def test_failing_service_causes_no_interruption() -> None:
     metrics, metadata = Metrics(), Metadata(down=True)
-    watch = InterruptionWatch(metadata, metrics, 5)
+    watch = InterruptionMonitor(metadata, metrics, 5)
     for _ in range(3):
         await watch.look()
     assert not watch.noticed.is_set()
-    assert sample(metrics, "metadata_failures") == 3
+    assert sample(metrics, "imds_poll_failures") == 3
     metadata.down, metadata.says = False, {"spot/instance-action": in_seconds(120)}
     await watch.look()
     assert watch.noticed.is_set()
 
 
-def test_a_spot_instance_hurries_half_a_minute_before_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = Clock()
-    clock.patch(monkeypatch)
+def test_spot_instance_stops_half_a_minute_before_its_end() -> None:
+    clock = VirtualTime()
     metadata = Metadata()
     loop = clock.open_loop()
     hurried: list[float] = []
 
     async def scenario() -> None:
-        watch = InterruptionWatch(metadata, Metrics(), 5)
+        watch = InterruptionMonitor(metadata, Metrics(), 5, clock)
         watching = asyncio.create_task(watch.run())
-        await watch.last_moment()
+        await watch.release_deadline()
         hurried.append(clock.now)
         watching.cancel()
 
     task = loop.create_task(scenario())
     clock.advance(600)
-    assert metadata.asked >= 3 * 600 // 5 - 3  # three paths, every five seconds
+    assert metadata.asked >= 3 * 600 // 5 - 3  # three paths every five seconds
     metadata.says["spot/instance-action"] = in_seconds(clock.now + 120)
     clock.advance(89)
     assert hurried == []

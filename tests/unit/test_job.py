@@ -1,4 +1,4 @@
-"""The job contract: what is accepted, what is refused, and in which words."""
+"""The job contract: which messages are accepted, which are rejected, and the error messages."""
 
 import json
 import traceback
@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from daemon.config import Settings
-from daemon.errors import Fate, InvalidJob
-from daemon.job import parse_job, peek_job_id, peek_webhook_url
-from daemon.options import SubtitleOptions
+from daemon.errors import InvalidJob, OnFailure
+from daemon.jobs.validation import parse_job, peek_job_id, peek_webhook_url
+from daemon.schema.options import SubtitleOptions
+from tests.support.builders import a_message
 
 SETTINGS = Settings(
     queue_url="http://localhost/queue",
@@ -29,16 +30,12 @@ SETTINGS = Settings(
 )
 
 
-def body(**changes: Any) -> str:
-    return json.dumps({"job_id": "job-1", "input": {"bucket": "media", "key": "a.wav"}, **changes})
-
-
 def options(**changes: Any) -> str:
-    return body(options=changes)
+    return a_message(options=changes)
 
 
 def test_job_id_and_input_are_enough() -> None:
-    job = parse_job(body(), SETTINGS)
+    job = parse_job(a_message(), SETTINGS)
     assert job.output_bucket == "results"
     assert job.output_key("manifest.json") == "transcripts/job-1/manifest.json"
     assert job.options.model == "base"
@@ -47,9 +44,9 @@ def test_job_id_and_input_are_enough() -> None:
     assert job.options.diarize is True
 
 
-def test_everything_that_can_be_said_is_taken() -> None:
+def test_all_options_are_accepted() -> None:
     job = parse_job(
-        body(
+        a_message(
             version=1,
             input={"bucket": "media", "key": "ü/ä b.mp4", "version_id": "v1"},
             output={"bucket": "archive", "prefix": "2026/11"},
@@ -89,8 +86,8 @@ REFUSED = {
     "an array": ("[]", "invalid_json", "JSON array"),
     "no input": ('{"job_id": "a"}', "invalid_message", "input is missing"),
     "no key": ('{"job_id": "a", "input": {"bucket": "media"}}', "invalid_message", "input.key is missing"),
-    "another version": (body(version=2), "invalid_message", "version"),
-    "unknown field": (body(inputs={}), "unknown_field", 'did you mean "input"?'),
+    "another version": (a_message(version=2), "invalid_message", "version"),
+    "unknown field": (a_message(inputs={}), "unknown_field", 'did you mean "input"?'),
     "unknown option": (options(modle="base"), "unknown_field", 'unknown option "options.modle"; did you mean "model"?'),
     "unknown option, nothing near": (options(zzz=1), "unknown_field", "known here: model, task"),
     "unknown model": (options(model="large-v33"), "unknown_model", 'did you mean "large-v3"?'),
@@ -105,7 +102,7 @@ REFUSED = {
         "invalid_message",
         '"options.subtitles.max_chars_per_line": input should be less than or equal to 100; got 1000',
     ),
-    "subtitles for ever": (
+    "subtitles shown forever": (
         options(subtitles={"max_duration_seconds": 1e9}),
         "invalid_message",
         "less than or equal to 60",
@@ -113,13 +110,13 @@ REFUSED = {
     "no subtitles": (options(subtitles=None), "invalid_message", "options.subtitles"),
     "no format": (options(formats=[]), "invalid_message", "options.formats"),
     "unknown language": (options(language="english"), "unknown_language", '"english" is not a Whisper language code'),
-    "German in English": (options(model="tiny.en", language="de"), "unknown_language", "knows English alone"),
+    "German in English": (options(model="tiny.en", language="de"), "unknown_language", "is English-only"),
     "many languages in English": (options(model="tiny.en", multilingual=True), "unknown_language", "multilingual"),
     "a long vocabulary": (options(vocabulary=["a"] * 101), "invalid_message", "options.vocabulary"),
     "a long term": (options(vocabulary=["a" * 101]), "invalid_message", "options.vocabulary"),
     "no term": (options(vocabulary=[""]), "invalid_message", "options.vocabulary"),
     "min over max": (options(min_speakers=4, max_speakers=2), "invalid_speakers", "min_speakers (4) is larger"),
-    "num with min": (options(num_speakers=2, min_speakers=2), "invalid_speakers", "give it alone"),
+    "num with min": (options(num_speakers=2, min_speakers=2), "invalid_speakers", "cannot be combined"),
     "no speakers": (options(num_speakers=0), "invalid_message", "options.num_speakers"),
     "a number as text": (options(num_speakers="2"), "invalid_message", "valid integer"),
     "turbo translates": (options(model="large-v3-turbo", task="translate"), "unsupported_task", "large-v3-turbo"),
@@ -132,9 +129,24 @@ REFUSED = {
     "audio from a host in backslashes": (options(audio_url="\\\\a.example/b"), "invalid_message", "characters"),
     "audio from no host": (options(audio_url="https:b"), "invalid_message", "must be https"),
     "audio after a line break": (options(audio_url="\njavascript:alert(1)"), "invalid_message", "characters"),
+    "audio with a user name": (
+        options(audio_url="https://user@a.example/b"),
+        "invalid_message",
+        "user name or password",
+    ),
+    "audio with a password alone": (
+        options(audio_url="https://:pw@a.example/b"),
+        "invalid_message",
+        "user name or password",
+    ),
+    "audio with a user and a password": (
+        options(audio_url="https://user:pw@a.example/b"),
+        "invalid_message",
+        "user name or password",
+    ),
     "audio at a bad port": (options(audio_url="https://a.example:b/"), "invalid_message", "not a URL"),
     "audio with a password": (options(audio_url="https://u:p@a.example/b"), "invalid_message", "password"),
-    "audio at no place": (options(audio_url=""), "invalid_message", "options.audio_url"),
+    "audio without a URL": (options(audio_url=""), "invalid_message", "options.audio_url"),
     "a long audio URL": (options(audio_url="a" * 4097), "invalid_message", "options.audio_url"),
     "speakers of channels": (
         options(channels="split", diarize=True),
@@ -146,48 +158,48 @@ REFUSED = {
     "a track before the first": (options(audio_track=-1), "invalid_message", "options.audio_track"),
     "a track that no file has": (options(audio_track=1000), "invalid_message", "options.audio_track"),
     "a track by its name": (options(audio_track=True), "invalid_message", "options.audio_track"),
-    "a slash in the id": (body(job_id="a/b"), "invalid_job_id", '"a/b"'),
-    "dots as id": (body(job_id=".."), "invalid_job_id", '".."'),
-    "a line break in the id": (body(job_id="a\n"), "invalid_job_id", "a\\n"),
-    "a long id": (body(job_id="a" * 129), "invalid_job_id", "aaa"),
-    "another bucket": (body(input={"bucket": "other", "key": "a"}), "bucket_not_allowed", '"other"'),
-    "another output": (body(output={"bucket": "other"}), "bucket_not_allowed", '"other"'),
-    "a bucket that is none": (body(input={"bucket": "a/../b", "key": "a"}), "invalid_message", "input.bucket"),
-    "a climbing prefix": (body(output={"prefix": "a/../b"}), "invalid_message", "output.prefix"),
-    "another webhook": (body(webhook={"url": "https://evil.example/"}), "webhook_not_allowed", "evil.example"),
-    "a plain webhook": (body(webhook={"url": "http://app.example.com/"}), "webhook_not_allowed", "https"),
-    "a password in it": (body(webhook={"url": "https://u:p@app.example.com/"}), "webhook_not_allowed", "password"),
-    "a broken URL": (body(webhook={"url": "https://app.example.com:x/"}), "webhook_not_allowed", "not a URL"),
+    "a slash in the id": (a_message(job_id="a/b"), "invalid_job_id", '"a/b"'),
+    "dots as id": (a_message(job_id=".."), "invalid_job_id", '".."'),
+    "a line break in the id": (a_message(job_id="a\n"), "invalid_job_id", "a\\n"),
+    "a long id": (a_message(job_id="a" * 129), "invalid_job_id", "aaa"),
+    "another bucket": (a_message(input={"bucket": "other", "key": "a"}), "bucket_not_allowed", '"other"'),
+    "another output": (a_message(output={"bucket": "other"}), "bucket_not_allowed", '"other"'),
+    "an invalid bucket": (a_message(input={"bucket": "a/../b", "key": "a"}), "invalid_message", "input.bucket"),
+    "a climbing prefix": (a_message(output={"prefix": "a/../b"}), "invalid_message", "output.prefix"),
+    "another webhook": (a_message(webhook={"url": "https://evil.example/"}), "webhook_not_allowed", "evil.example"),
+    "a plain webhook": (a_message(webhook={"url": "http://app.example.com/"}), "webhook_not_allowed", "https"),
+    "a password in it": (a_message(webhook={"url": "https://u:p@app.example.com/"}), "webhook_not_allowed", "password"),
+    "a broken URL": (a_message(webhook={"url": "https://app.example.com:x/"}), "webhook_not_allowed", "not a URL"),
     "an infinite number": (
         '{"job_id": "a", "input": {"bucket": "media", "key": "a"}, "metadata": {"a": 1e999}}',
         "invalid_message",
         "metadata",
     ),
-    "a key of many bytes": (body(input={"bucket": "media", "key": "語" * 1000}), "invalid_message", "1024 bytes"),
-    "a climbing key": (body(input={"bucket": "media", "key": "a/../../other/b"}), "invalid_message", "climbs out"),
-    "a prefix of many bytes": (body(output={"prefix": "語" * 400}), "invalid_message", "512 bytes"),
-    "a prefix that reads backwards": (body(output={"prefix": "a\u202eb"}), "invalid_message", "invisible"),
-    "a prefix with a line break": (body(output={"prefix": "a\u2028b"}), "invalid_message", "invisible"),
-    "an endless number": (body()[:-1] + ', "metadata": {"a": ' + "9" * 5000 + "}}", "invalid_json", "digits"),
-    "half an emoji": (body(metadata={"a": ["\ud83d"]}), "invalid_message", "surrogate"),
-    "half an emoji as a name": (body(metadata={"\ud83d": 1}), "invalid_message", "surrogate"),
-    "half an emoji elsewhere": (body(input={"bucket": "media", "key": "\ud83d"}), "invalid_message", "input.key"),
-    "metadata of many storeys": (
-        body()[:-1] + ', "metadata": {"a": ' + "[" * 64 + "]" * 64 + "}}",
+    "a key of many bytes": (a_message(input={"bucket": "media", "key": "語" * 1000}), "invalid_message", "1024 bytes"),
+    "a climbing key": (a_message(input={"bucket": "media", "key": "a/../../other/b"}), "invalid_message", "leads out"),
+    "a prefix of many bytes": (a_message(output={"prefix": "語" * 400}), "invalid_message", "512 bytes"),
+    "a prefix that reads backwards": (a_message(output={"prefix": "a\u202eb"}), "invalid_message", "invisible"),
+    "a prefix with a line break": (a_message(output={"prefix": "a\u2028b"}), "invalid_message", "invisible"),
+    "an endless number": (a_message()[:-1] + ', "metadata": {"a": ' + "9" * 5000 + "}}", "invalid_json", "digits"),
+    "half an emoji": (a_message(metadata={"a": ["\ud83d"]}), "invalid_message", "surrogate"),
+    "half an emoji as a name": (a_message(metadata={"\ud83d": 1}), "invalid_message", "surrogate"),
+    "half an emoji elsewhere": (a_message(input={"bucket": "media", "key": "\ud83d"}), "invalid_message", "input.key"),
+    "deeply nested metadata": (
+        a_message()[:-1] + ', "metadata": {"a": ' + "[" * 64 + "]" * 64 + "}}",
         "invalid_message",
         "nested",
     ),
-    "huge metadata": (body(metadata={"a": "x" * 20_000}), "invalid_message", "metadata"),
+    "huge metadata": (a_message(metadata={"a": "x" * 20_000}), "invalid_message", "metadata"),
 }
 
 
 @pytest.mark.parametrize(("text", "code", "words"), REFUSED.values(), ids=REFUSED.keys())
-def test_refused_in_words(text: str, code: str, words: str) -> None:
+def test_invalid_message_is_rejected_with_a_reason(text: str, code: str, words: str) -> None:
     with pytest.raises(InvalidJob) as caught:
         parse_job(text, SETTINGS)
     assert caught.value.code == code
     assert words in caught.value.message
-    assert caught.value.fate is Fate.DEAD_LETTER
+    assert caught.value.on_failure is OnFailure.DEAD_LETTER
     assert len(caught.value.message) < 1000
 
 
@@ -197,23 +209,23 @@ PRIVATE = "sig=f00dcafe"
 @pytest.mark.parametrize(
     "text",
     [
-        body(webhook={"url": f"http://app.example.com/?{PRIVATE}"}),
-        body(webhook={"url": f"https://evil.example/?{PRIVATE}"}),
-        body(webhook={"url": f"https://app.example.com:port/?{PRIVATE}"}),
-        body(webhook={"url": f"https://{PRIVATE}:p@app.example.com/"}),
-        body(webhook={"url": f"https://u:{PRIVATE}[@app.example.com/"}),
-        body(webhook={"url": f"https://app.example.com/?{PRIVATE}" + "a" * 3000}),
-        body(webhook=f"https://app.example.com/?{PRIVATE}"),
-        body(webhook={"url": [f"https://app.example.com/?{PRIVATE}"]}),
-        body(metadata=PRIVATE),
-        body(metadata={"a": PRIVATE * 2000}),
-        body(metadata={"a": [PRIVATE, "\ud83d"]}),
+        a_message(webhook={"url": f"http://app.example.com/?{PRIVATE}"}),
+        a_message(webhook={"url": f"https://evil.example/?{PRIVATE}"}),
+        a_message(webhook={"url": f"https://app.example.com:port/?{PRIVATE}"}),
+        a_message(webhook={"url": f"https://{PRIVATE}:p@app.example.com/"}),
+        a_message(webhook={"url": f"https://u:{PRIVATE}[@app.example.com/"}),
+        a_message(webhook={"url": f"https://app.example.com/?{PRIVATE}" + "a" * 3000}),
+        a_message(webhook=f"https://app.example.com/?{PRIVATE}"),
+        a_message(webhook={"url": [f"https://app.example.com/?{PRIVATE}"]}),
+        a_message(metadata=PRIVATE),
+        a_message(metadata={"a": PRIVATE * 2000}),
+        a_message(metadata={"a": [PRIVATE, "\ud83d"]}),
         options(initial_prompt=PRIVATE * 100),
         options(hotwords=[PRIVATE]),
     ],
 )
-def test_a_refusal_quotes_nothing_private(text: str) -> None:
-    """Messages of errors are logged; a webhook's URL may hold a token, a prompt what was said."""
+def test_errors_quote_nothing_private(text: str) -> None:
+    """Error messages are logged; a webhook URL may contain a token, a prompt confidential text."""
     with pytest.raises(InvalidJob) as caught:
         parse_job(text, SETTINGS)
     said = "".join(traceback.format_exception(caught.value))
@@ -222,15 +234,15 @@ def test_a_refusal_quotes_nothing_private(text: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["a/../b", "a//b", "%2e%2e/b", "a\\..\\b", "a\x00b", "a\nb", "\u202ea", "ａ/．．/b"])
-def test_odd_keys_of_inputs_are_keys_like_others(key: str) -> None:
-    """S3 takes nearly anything for a key; it never becomes a path here."""
-    assert parse_job(body(input={"bucket": "media", "key": key}), SETTINGS).input.key == key
+def test_unusual_input_keys_are_accepted(key: str) -> None:
+    """S3 accepts almost anything as a key; the daemon never uses it as a path."""
+    assert parse_job(a_message(input={"bucket": "media", "key": key}), SETTINGS).input.key == key
 
 
 @given(st.text())
 def test_every_output_stays_below_its_prefix(prefix: str) -> None:
     try:
-        job = parse_job(body(output={"prefix": prefix}), SETTINGS)
+        job = parse_job(a_message(output={"prefix": prefix}), SETTINGS)
     except InvalidJob:
         return
     key = job.output_key("manifest.json")
@@ -241,21 +253,29 @@ def test_every_output_stays_below_its_prefix(prefix: str) -> None:
     assert len(key.encode()) <= 1024
 
 
-def test_any_nesting_is_a_job_or_a_refusal() -> None:
+def test_any_nesting_is_a_job_or_an_error() -> None:
     for depth in range(50, 1050, 25):
         for field in ("input", "options", "webhook", "metadata", "job_id", "else"):
             for begin, end in (("[", "]"), ('{"a":', "}")):
                 nested = begin * depth + "1" + end * depth
                 with suppress(InvalidJob):
-                    parse_job(body()[:-1] + f', "{field}": {nested}}}', SETTINGS).model_dump_json()
+                    parse_job(a_message()[:-1] + f', "{field}": {nested}}}', SETTINGS).model_dump_json()
 
 
-def test_a_given_bound_moves_a_default_out_of_its_way() -> None:
+def test_given_bound_adjusts_a_conflicting_default() -> None:
     assert parse_job(options(max_speakers=1), SETTINGS).options.min_speakers == 1
     assert parse_job(options(min_speakers=9), SETTINGS).options.max_speakers == 9
 
 
-def test_channels_that_are_split_are_not_diarized_whatever_the_default() -> None:
+def test_own_bounds_are_told_from_the_defaults() -> None:
+    assert parse_job(a_message(), SETTINGS).options.own_speaker_bounds == []
+    assert parse_job(options(max_speakers=1), SETTINGS).options.own_speaker_bounds == ["max_speakers"]
+    assert parse_job(options(num_speakers=2), SETTINGS).options.own_speaker_bounds == ["num_speakers"]
+    both = parse_job(options(min_speakers=2, max_speakers=6), SETTINGS).options  # the values of the defaults
+    assert both.own_speaker_bounds == ["min_speakers", "max_speakers"]
+
+
+def test_split_channels_are_never_diarized_by_default() -> None:
     assert SETTINGS.diarize
     split = parse_job(options(channels="split"), SETTINGS).options
     assert (split.channels, split.diarize, split.min_speakers, split.max_speakers) == ("split", False, None, None)
@@ -263,43 +283,58 @@ def test_channels_that_are_split_are_not_diarized_whatever_the_default() -> None
     assert parse_job(options(channels="mix", diarize=True), SETTINGS).options.diarize
 
 
-def test_the_audio_track_is_the_first_unless_the_job_names_one() -> None:
-    assert parse_job(body(), SETTINGS).options.audio_track is None
+def test_audio_track_defaults_to_the_first() -> None:
+    assert parse_job(a_message(), SETTINGS).options.audio_track is None
     assert parse_job(options(audio_track=2), SETTINGS).options.audio_track == 2
     digests = {parse_job(options(audio_track=track), SETTINGS).options.digest() for track in (None, 0, 1)}
     assert len(digests) == 3
 
 
-def test_even_a_bad_message_can_be_reported() -> None:
-    bad = body(options={"modle": 1}, webhook={"url": "https://app.example.com/h"})
+def test_even_an_invalid_message_can_be_reported() -> None:
+    bad = a_message(options={"modle": 1}, webhook={"url": "https://app.example.com/h"})
     assert peek_job_id(bad) == "job-1"
     assert peek_webhook_url(bad, SETTINGS) == "https://app.example.com/h"
-    assert peek_job_id(body(job_id="../x")) is None
-    assert peek_webhook_url(body(webhook={"url": "https://evil.example/"}), SETTINGS) is None
+    assert peek_job_id(a_message(job_id="../x")) is None
+    assert peek_webhook_url(a_message(webhook={"url": "https://evil.example/"}), SETTINGS) is None
 
 
-def test_the_digest_covers_every_option(make_settings: Callable[..., Settings]) -> None:
+@pytest.mark.parametrize(
+    ("given", "redact"),
+    [
+        ({}, ["email", "phone"]),
+        ({"redact": []}, []),
+        ({"redact": ["ssn"]}, ["ssn"]),
+        ({"redact": None}, ["email", "phone"]),
+    ],
+)
+def test_job_may_disable_default_redaction(
+    make_settings: Callable[..., Settings], given: dict[str, Any], redact: list[str]
+) -> None:
+    assert parse_job(options(**given), make_settings(redact=("email", "phone"))).options.redact == redact
+
+
+def test_digest_covers_every_option(make_settings: Callable[..., Settings]) -> None:
     one, same, other = (
-        parse_job(text, SETTINGS).options.digest() for text in (options(), body(), options(language="en"))
+        parse_job(text, SETTINGS).options.digest() for text in (options(), a_message(), options(language="en"))
     )
     assert one == same != other
     assert parse_job(options(subtitles={"max_lines": 1}), SETTINGS).options.digest() not in (one, other)
 
 
-def test_subtitle_options_are_given_one_by_one() -> None:
+def test_subtitle_options_can_be_set_individually() -> None:
     subtitles = parse_job(options(subtitles={"max_lines": 1, "max_duration_seconds": 5}), SETTINGS).options.subtitles
     assert subtitles == SubtitleOptions(max_lines=1, max_duration_seconds=5.0)
     assert subtitles.max_chars_per_line == 42
 
 
 @pytest.mark.parametrize("url", ["https://a.example/b?c=d&e=%20#f", "../a.mp4", "a.mp4", "/media/a.mp4?b", "./a:b"])
-def test_a_page_may_play_https_or_what_lies_beside_it(url: str) -> None:
+def test_page_may_play_https_or_relative_urls(url: str) -> None:
     assert parse_job(options(audio_url=url), SETTINGS).options.audio_url == url
 
 
-def test_a_presigned_url_is_kept_where_it_is_needed() -> None:
+def test_presigned_url_is_kept_where_it_is_needed() -> None:
     presigned, plain = (
-        parse_job(text, SETTINGS).options for text in (options(audio_url="https://a.example/?k=secret"), body())
+        parse_job(text, SETTINGS).options for text in (options(audio_url="https://a.example/?k=secret"), a_message())
     )
     assert "secret" not in presigned.model_dump_json()
     assert presigned.digest() == plain.digest()
@@ -315,20 +350,20 @@ JSON = st.recursive(
 
 
 @given(JSON)
-def test_any_json_is_a_job_or_a_refusal(value: Any) -> None:
+def test_any_json_is_a_job_or_an_error(value: Any) -> None:
     with pytest.raises(InvalidJob):
         parse_job(json.dumps(value), SETTINGS)
 
 
 @given(st.sampled_from(["job_id", "input", "output", "options", "webhook", "metadata", "version"]), JSON)
-def test_any_value_of_any_field_is_a_job_or_a_refusal(name: str, value: Any) -> None:
+def test_any_value_of_any_field_is_a_job_or_an_error(name: str, value: Any) -> None:
     try:
-        parse_job(body(**{name: value}), SETTINGS)
+        parse_job(a_message(**{name: value}), SETTINGS)
     except InvalidJob as error:
         assert len(error.message) < 1000  # noqa: PT017
 
 
 @given(st.text())
-def test_any_text_is_a_refusal(text: str) -> None:
+def test_any_text_is_an_error(text: str) -> None:
     with pytest.raises(InvalidJob):
         parse_job(text, SETTINGS)

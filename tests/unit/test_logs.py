@@ -1,4 +1,4 @@
-"""What a line is made of: nothing undeclared, nothing quoted; and how outages become lines."""
+"""Log lines: declared fields only, no quoted content, and one line per edge of an outage."""
 
 import ast
 import asyncio
@@ -16,28 +16,30 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 import daemon
-from daemon.autoscaling import AutoScalingGroup
+from daemon.aws.autoscaling import AutoScalingGroup
 from daemon.config import Settings
 from daemon.errors import NoAudio, QueueUnavailable, StorageUnavailable
-from daemon.intake import Load
-from daemon.log_schema import FIELDS
-from daemon.logs import _Formatter, bind, log_context, log_fields, on_loop_exception
-from daemon.metrics import Metrics
-from daemon.outage import MAX_TOLD, TOLD_PERIOD_SECONDS, Outage
-from daemon.processor import Processor
-from daemon.spans import Tracer
-from daemon.status import Record
-from tests.fakes import FakeQueue, received
+from daemon.jobs.brake import Brake
+from daemon.jobs.processor import Processor
+from daemon.jobs.receive_limiter import WorkEstimate
+from daemon.jobs.tracker import JobTracker
+from daemon.telemetry.log_schema import FIELDS
+from daemon.telemetry.logs import _Formatter, bind, log_context, log_fields, on_loop_exception
+from daemon.telemetry.metrics import Metrics
+from daemon.telemetry.outage import LOGGED_PERIOD_SECONDS, MAX_LOGGED, Outage
+from daemon.telemetry.spans import Tracer
+from tests.support.aws.fakes import FakeQueue, received
+from tests.support.time.virtual import in_virtual_time, virtual_time
 
 PACKAGE = Path(daemon.__file__).parent
-TOOLS = ("tools", "embedded", "models")  # they talk to people
-WORDS = "planted"  # raised by name: a traceback shows the source
+TOOLS = ("tools", "embedded", "models")  # their output is for users
+WORDS = "planted"  # raised indirectly, because a traceback shows source lines
 METHODS = ("debug", "info", "warning", "error", "exception", "critical", "log")
 
 
 @pytest.fixture
 def lines() -> Iterator[Callable[[], list[dict[str, Any]]]]:
-    """What is logged, formatted."""
+    """The formatted log lines."""
     stream, root = StringIO(), logging.getLogger()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(_Formatter("poller", ["a-secret-of-ours"]))
@@ -70,13 +72,13 @@ def test_every_field_is_declared_and_every_declared_field_is_used() -> None:
                     used.add(keyword.arg)
                 elif keyword.arg not in (None, "level") and name == "Outage":
                     used.add(str(keyword.arg))
-    # Put together beside the call.
-    used |= {"webhook_event", "webhook_attempt", "status", "due", "error", "untold", "down_seconds", "failures"}
+    # Fields that are built outside of the call.
+    used |= {"webhook_event", "webhook_attempt", "status", "due", "error", "suppressed", "down_seconds", "failures"}
     assert used == FIELDS.keys()
 
 
-def test_events_are_words_that_do_not_change() -> None:
-    """Nothing is filled in: what varies is in the fields, and a query by event finds all of its lines."""
+def test_events_are_constant_strings() -> None:
+    """Events contain no interpolated values: variable parts are fields, so that a query by event finds all lines."""
     for path in sources():
         for call in calls(path):
             function = call.func
@@ -90,13 +92,13 @@ def test_events_are_words_that_do_not_change() -> None:
                 assert len(call.args) == (2 if function.attr == "log" else 1), f"{path.name}:{call.lineno}"
 
 
-def test_loggers_are_ours_by_name() -> None:
+def test_loggers_use_our_names() -> None:
     for path in sources():
         for name in re.findall(r"^log = logging.getLogger\((.*)\)", path.read_text(), re.MULTILINE):
             assert name.startswith('"transcriptd'), f"{path}: the level of {name} is that of libraries"
 
 
-def test_events_that_documents_name_exist() -> None:
+def test_documented_events_exist() -> None:
     said = {
         node.value
         for path in sources()
@@ -116,10 +118,10 @@ def test_events_that_documents_name_exist() -> None:
             assert name in said, f"{page.name} names the event {name}"
 
 
-# --- what is not told -------------------------------------------------------------------------------------------------
+# --- redaction --------------------------------------------------------------------------------------------------------
 
 
-def test_an_exception_is_told_by_kind_and_place(lines: Callable[[], list[dict[str, Any]]]) -> None:
+def test_exception_is_logged_by_type_and_location(lines: Callable[[], list[dict[str, Any]]]) -> None:
     try:
         try:
             raise KeyError(WORDS)
@@ -133,7 +135,7 @@ def test_an_exception_is_told_by_kind_and_place(lines: Callable[[], list[dict[st
     assert line["traceback"].endswith("daemon.errors.NoAudio: the file has no audio stream\n")
 
 
-def test_a_group_and_a_circle_of_exceptions_are_told(lines: Callable[[], list[dict[str, Any]]]) -> None:
+def test_exception_groups_and_cycles_are_logged(lines: Callable[[], list[dict[str, Any]]]) -> None:
     one, other = ValueError("planted"), OSError(28, "No space left on device", "/planted")
     one.__cause__, other.__cause__ = other, one
     logging.getLogger("transcriptd.test").error("failed", exc_info=ExceptionGroup("planted", [one, other]))
@@ -142,29 +144,29 @@ def test_a_group_and_a_circle_of_exceptions_are_told(lines: Callable[[], list[di
     assert "OSError: No space left on device" in line["traceback"]
 
 
-def test_a_library_is_quoted_by_its_pattern(lines: Callable[[], list[dict[str, Any]]]) -> None:
+def test_library_messages_are_logged_by_pattern(lines: Callable[[], list[dict[str, Any]]]) -> None:
     library = logging.getLogger("a.library")
     library.warning("got %s", "planted", extra={"body": "planted"})
-    library.warning("planted")  # filled in before we see it
+    library.warning("planted")  # formatted before the handler sees it
     with_pattern, without = lines()
     assert (with_pattern["event"], with_pattern["detail"].rpartition(": ")[2]) == ("library message", "got %s")
     assert re.fullmatch(r".*test_logs\.py:\d+", without["detail"])
     assert with_pattern.keys() | without.keys() <= FIELDS.keys()
 
 
-def test_a_secret_that_came_this_far_is_blanked(lines: Callable[[], list[dict[str, Any]]]) -> None:
+def test_secrets_are_redacted_as_a_last_resort(lines: Callable[[], list[dict[str, Any]]]) -> None:
     logging.getLogger("transcriptd.test").warning("failed", extra={"error": "said a-secret-of-ours aloud"})
     assert lines()[0]["error"] == "said *** aloud"
 
 
-def test_a_long_text_keeps_its_ends(lines: Callable[[], list[dict[str, Any]]]) -> None:
+def test_long_text_keeps_both_ends(lines: Callable[[], list[dict[str, Any]]]) -> None:
     logging.getLogger("transcriptd.test").warning("failed", extra={"detail": "begin" + "x" * 100_000 + "end"})
     detail = lines()[0]["detail"]
     assert len(detail) < 5_000
     assert (detail[:5], detail[-3:]) == ("begin", "end")
 
 
-async def test_what_asyncio_finds_is_told_without_the_words(lines: Callable[[], list[dict[str, Any]]]) -> None:
+async def test_asyncio_errors_are_logged_without_content(lines: Callable[[], list[dict[str, Any]]]) -> None:
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(on_loop_exception)
 
@@ -183,12 +185,13 @@ async def test_what_asyncio_finds_is_told_without_the_words(lines: Callable[[], 
     assert "planted" not in json.dumps(line)
 
 
-def test_what_nobody_catches_is_a_line_too() -> None:
+def test_unhandled_exception_is_one_line() -> None:
     code = (
-        "from daemon.logs import configure, take_stdout; import os, sys, threading\n"
+        "from daemon.telemetry.logs import configure, take_stdout; import os, sys, threading\n"
         "configure('info', 'runner', stream=take_stdout())\n"
-        "print('planted'); print('planted', file=sys.stderr); os.write(1, b'native'); \n"
-        "def fail(): raise ValueError('planted')\n"
+        "word = 'plan' + 'ted'\n"  # split: a traceback shows source lines, with -c since 3.13
+        "print(word); print(word, file=sys.stderr); os.write(1, b'native'); \n"
+        "def fail(): raise ValueError(word)\n"
         "t = threading.Thread(target=fail, name='a thread'); t.start(); t.join()\n"
         "fail()"
     )
@@ -201,10 +204,10 @@ def test_what_nobody_catches_is_a_line_too() -> None:
     assert done.stderr == "native"
 
 
-# --- the job on every line --------------------------------------------------------------------------------------------
+# --- job context ------------------------------------------------------------------------------------------------------
 
 
-async def test_what_is_learnt_later_is_on_the_lines_of_tasks_that_run_already() -> None:
+async def test_context_bound_later_appears_in_running_tasks() -> None:
     async def look() -> dict[str, Any]:
         await learnt.wait()
         return log_fields()
@@ -221,27 +224,29 @@ async def test_what_is_learnt_later_is_on_the_lines_of_tasks_that_run_already() 
         bind(job_id="job-1")
 
 
-async def test_a_delivery_that_a_fault_of_ours_ended_has_its_summary(
+async def test_delivery_ended_by_an_internal_error_has_its_summary(
     make_settings: Callable[..., Settings], lines: Callable[[], list[dict[str, Any]]]
 ) -> None:
     class Broken(FakeQueue):
         async def release(self, message: Any) -> None:
             raise ValueError(WORDS)
 
-    nobody: Any = None  # a message that is released at once meets nothing else
+    nobody: Any = None  # a message that is released at once uses none of them
     processor = Processor(
         make_settings(),
         queue=Broken(),  # type: ignore[arg-type]  # what Processor calls of a Queue
         results=nobody,
         transcriber=nobody,
+        publisher=nobody,
         webhooks=nobody,
         tracer=Tracer(),
         metrics=Metrics(),
-        record=Record(),
+        tracker=JobTracker(),
+        brake=Brake(3, {}, Metrics()),
     )
-    leave = asyncio.Event()
-    leave.set()
-    await processor.process(received('{"job_id": "job-1"}'), leave, Load())
+    interrupt = asyncio.Event()
+    interrupt.set()
+    await processor.process(received('{"job_id": "job-1"}'), interrupt, WorkEstimate())
     fault, summary = lines()
     assert (fault["event"], fault["message_id"]) == ("delivery not settled", "m-1")
     assert (summary["event"], summary["level"], summary["job_id"]) == ("job finished", "ERROR", "job-1")
@@ -256,7 +261,7 @@ def an_outage() -> Outage:
     return Outage(logging.getLogger("transcriptd.test"), "it is down", "it is back", level=logging.ERROR, queue="jobs")
 
 
-def test_an_outage_is_two_lines_however_many_tries(lines: Callable[[], list[dict[str, Any]]]) -> None:
+def test_outage_is_two_lines_however_many_attempts(lines: Callable[[], list[dict[str, Any]]]) -> None:
     it = an_outage()
     it.worked()
     with log_context(job_id="job-1"):
@@ -267,30 +272,30 @@ def test_an_outage_is_two_lines_however_many_tries(lines: Callable[[], list[dict
     down, up = lines()
     assert (down["event"], down["level"], down["error"], down["queue"]) == ("it is down", "ERROR", "S3 failed", "jobs")
     assert (up["event"], up["level"], up["failures"], up["queue"]) == ("it is back", "ERROR", 5, "jobs")
-    assert "job_id" not in down | up, "a job only noticed it"
+    assert "job_id" not in down | up, "only a job noticed it"
     assert "traceback" not in down
 
 
-def test_what_comes_and_goes_is_not_told_for_ever(
+def test_flapping_outage_is_throttled(
     lines: Callable[[], list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 1000.0
-    monkeypatch.setattr("daemon.outage.time.monotonic", lambda: now)
+    monkeypatch.setattr("daemon.telemetry.outage.time.monotonic", lambda: now)
     it = an_outage()
-    for _ in range(MAX_TOLD + 5):
+    for _ in range(MAX_LOGGED + 5):
         it.failed(QueueUnavailable("SQS failed"))
         it.worked()
-    assert len(lines()) == 2 * MAX_TOLD
+    assert len(lines()) == 2 * MAX_LOGGED
     it.failed(QueueUnavailable("SQS failed"))
-    now += TOLD_PERIOD_SECONDS + 1
+    now += LOGGED_PERIOD_SECONDS + 1
     it.failed(QueueUnavailable("SQS failed"))
     it.worked()
     *_, down, up = lines()
-    assert down["untold"] == 5, "what lasts is told at last, and what was left out"
-    assert (up["failures"], up["down_seconds"]) == (2, TOLD_PERIOD_SECONDS + 1)
+    assert down["suppressed"] == 5, "a lasting outage is logged in the end, with the number of suppressed lines"
+    assert (up["failures"], up["down_seconds"]) == (2, LOGGED_PERIOD_SECONDS + 1)
 
 
-def test_a_fault_of_ours_is_told_with_its_place(lines: Callable[[], list[dict[str, Any]]]) -> None:
+def test_internal_error_is_logged_with_its_location(lines: Callable[[], list[dict[str, Any]]]) -> None:
     it = an_outage()
     try:
         raise KeyError(WORDS)
@@ -302,11 +307,12 @@ def test_a_fault_of_ours_is_told_with_its_place(lines: Callable[[], list[dict[st
     assert "planted" not in json.dumps(line)
 
 
-async def test_a_group_that_cannot_be_told_is_said_once(
+@in_virtual_time
+async def test_unreachable_group_is_logged_once(
     lines: Callable[[], list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A heartbeat a minute, each tried for a while: the night has two lines of it."""
-    monkeypatch.setattr("daemon.autoscaling.RETRY_SECONDS", 0.0)
+    """Each call is retried for a while, and again later; all of that produces two lines."""
+    virtual_time().patch(monkeypatch)  # tenacity has no clock parameter
 
     class Client:
         down = True

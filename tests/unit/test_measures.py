@@ -2,56 +2,56 @@
 
 import pytest
 
-from daemon.pipeline.pieces import Turn
-from tests.measures import diarization_error_rate, speaker_word_error_rate, start_errors, tokens, word_error_rate
-from tests.reference import Sentence
+from bench.measures import diarization_error_rate, speaker_word_error_rate, start_errors, tokens, word_error_rate
+from bench.reference import Sentence
+from daemon.pipeline.types import Turn
 
 
-def test_marks_case_and_spelling_are_no_errors() -> None:
+def test_punctuation_case_and_spelling_are_ignored() -> None:
     assert tokens("Well, I DON'T know!") == ["well", "i", "do", "not", "know"]
     assert word_error_rate(["Don't go, Mr. Grey."], ["do not go mister gray"]) == 0
 
 
 def test_words_are_counted_over_all_texts() -> None:
-    # One substituted, one missing, one too many; of six.
+    # One substitution, one deletion and one insertion in six words.
     assert word_error_rate(["red green blue", "black white pink"], ["red greet blue", "white pink gold"]) == 3 / 6
 
 
-def test_an_error_in_one_text_is_not_made_up_for_in_the_next() -> None:
+def test_errors_do_not_cancel_out_between_texts() -> None:
     assert word_error_rate(["red green", "blue black"], ["red", "green blue black"]) == 2 / 4
 
 
 @pytest.mark.parametrize(
-    ("heard", "errors"),
+    ("hypothesis", "errors"),
     [
-        ([("x", "red green blue"), ("y", "black white")], 0),  # labels mean nothing
-        ([("x", "red green"), ("y", "blue black white")], 2),  # `blue` is missing there and too many here
-        ([("x", "red green blue"), ("x", "black white")], 4),  # everything by one: two too many, two missing
-        ([("x", "red green blue"), ("y", "black"), ("z", "white")], 2),  # a speaker who does not exist
+        ([("x", "red green blue"), ("y", "black white")], 0),  # labels are arbitrary
+        ([("x", "red green"), ("y", "blue black white")], 2),  # `blue` is missing there and inserted here
+        ([("x", "red green blue"), ("x", "black white")], 4),  # all by one speaker: two insertions, two deletions
+        ([("x", "red green blue"), ("y", "black"), ("z", "white")], 2),  # a speaker that is not in the reference
         ([("x", "red green blue"), (None, "black white")], 0),
         ([], 5),
     ],
 )
-def test_a_word_must_go_to_its_speaker(heard: list[tuple[str | None, str]], errors: int) -> None:
+def test_word_must_have_the_right_speaker(hypothesis: list[tuple[str | None, str]], errors: int) -> None:
     said = [("A", "red green"), ("B", "black white"), ("A", "blue")]
-    assert speaker_word_error_rate(said, heard) == errors / 5
+    assert speaker_word_error_rate(said, hypothesis) == errors / 5
 
 
 def test_time_with_a_wrong_speaker_or_none_is_an_error() -> None:
     said = [Turn(0, 4, "A"), Turn(4, 8, "B")]
     assert diarization_error_rate(said, [Turn(0, 4, "x"), Turn(4, 8, "y")], 10) == 0
-    assert diarization_error_rate(said, [Turn(0, 5, "x"), Turn(5, 8, "y")], 10) == 1 / 8  # confused
+    assert diarization_error_rate(said, [Turn(0, 5, "x"), Turn(5, 8, "y")], 10) == 1 / 8  # confusion
     assert diarization_error_rate(said, [Turn(0, 4, "x"), Turn(4, 7, "y")], 10) == 1 / 8  # missed
     assert diarization_error_rate(said, [Turn(0, 4, "x"), Turn(4, 10, "y")], 10) == 2 / 8  # false alarm
     assert diarization_error_rate(said, [Turn(0, 4, "x"), Turn(4, 12, "y")], 10) == 2 / 8  # beyond the end: not counted
 
 
-def test_sentences_are_as_late_as_their_first_word() -> None:
+def test_delay_of_a_sentence_is_that_of_its_first_word() -> None:
     said = [Sentence(1.0, "Good morning.", "A"), Sentence(3.0, "How are you?", "B"), Sentence(5.0, "Fine.", "A")]
     words = [("Good", 1.2), ("morning,", 1.5), ("How", 2.9), ("are", 3.1), ("you?", 3.2), ("Wine.", 5.0)]
     errors = start_errors(said, words)
     assert errors == [pytest.approx(0.2), pytest.approx(-0.1), None]
 
 
-def test_nothing_heard_has_no_starts() -> None:
+def test_empty_hypothesis_has_no_starts() -> None:
     assert start_errors([Sentence(1.0, "Good morning.", "A")], []) == [None]

@@ -1,25 +1,27 @@
-"""Metrics that a rule can trust: born at zero, bounded labels, names as Prometheus wants them."""
+"""Metrics that alert rules can rely on: initialised to zero, bounded labels, names that follow Prometheus'
+conventions."""
 
 import re
 
 import pytest
 
 from daemon.config import Settings
-from daemon.disposition import disposition_of
 from daemon.errors import ConfigError, TranscriptdError, all_errors
-from daemon.metrics import Metrics
-from daemon.status_page import STAGE_NAMES
-from daemon.transcript import SCHEMA_VERSION, Models, Segment, Transcript
-from tests.conftest import settings_with
-from tests.samples import samples_of
+from daemon.jobs.disposition import choose_disposition
+from daemon.schema.transcript import SCHEMA_VERSION, Models, Segment, Transcript
+from daemon.status.page import STAGE_NAMES
+from daemon.telemetry.metrics import Metrics
+from tests.support.builders import some_settings
+from tests.support.monitoring.samples import samples_of
 
 BASE_UNITS = ("_seconds", "_bytes", "_ratio", "_celsius", "_timestamp_seconds", "_info", "_total")
-WITHOUT_UNIT = {  # counts of things, and what has no base unit
+WITHOUT_UNIT = {  # counts, and values without a base unit
     "transcriptd_queue_messages",
     "transcriptd_jobs_in_flight",
-    "transcriptd_jobs_in_flight_room",
+    "transcriptd_receive_capacity",
+    "transcriptd_brake_engaged",
     "transcriptd_jobs_waiting",
-    "transcriptd_message_receives",
+    "transcriptd_message_receive_count",
     "transcriptd_real_time_factor",
     "transcriptd_runner_state",
     "transcriptd_transcript_avg_logprob",
@@ -37,17 +39,17 @@ def test_names_have_base_units() -> None:
 
 @pytest.mark.parametrize("error", [error for error in all_errors() if error is not ConfigError])
 @pytest.mark.parametrize("attempt", [1, 99])
-def test_every_outcome_of_an_error_begins_at_zero(error: type[TranscriptdError], attempt: int) -> None:
-    """Else the first failure of a kind is none to `rate()`."""
-    settings: Settings = settings_with()
-    outcome = disposition_of(error("x"), attempt, attempt, settings).outcome
+def test_every_outcome_of_an_error_starts_at_zero(error: type[TranscriptdError], attempt: int) -> None:
+    """Without the zero, `rate()` would miss the first failure of a kind."""
+    settings: Settings = some_settings()
+    outcome = choose_disposition(error("x"), attempt, attempt, settings).outcome
     found = samples_of(Metrics())
-    assert found[f'transcriptd_jobs_total{{outcome="{outcome}",reason="{error.code}"}}'] == 0
-    assert found[f'transcriptd_settle_failures_total{{outcome="{outcome}"}}'] == 0
+    assert found[f'transcriptd_deliveries_total{{outcome="{outcome}",reason="{error.code}"}}'] == 0
+    assert found[f'transcriptd_outcome_call_failures_total{{outcome="{outcome}"}}'] == 0
     assert found[f'transcriptd_job_duration_seconds_count{{outcome="{outcome}"}}'] == 0
 
 
-def test_every_stage_begins_at_zero() -> None:
+def test_every_stage_starts_at_zero() -> None:
     found = samples_of(Metrics())
     begun = {name for name in found if name.startswith("transcriptd_stage_duration_seconds_count")}
     assert begun == {
@@ -64,10 +66,10 @@ def test_languages_are_a_bounded_set(language: str | None, label: str) -> None:
     assert samples_of(metrics)["transcriptd_transcript_avg_logprob_count"] == 0
 
 
-def test_the_log_probability_is_weighted_by_length() -> None:
+def test_log_probability_is_weighted_by_length() -> None:
     assert transcript([(0, 3, -0.2), (3, 4, -1.0)]).avg_logprob == pytest.approx(-0.4)
     assert transcript([(0, 3, -0.2), (3, 4, None)]).avg_logprob == pytest.approx(-0.2)
-    assert transcript([(1, 1, -0.5)]).avg_logprob == pytest.approx(-0.5), "a segment without length counts all the same"
+    assert transcript([(1, 1, -0.5)]).avg_logprob == pytest.approx(-0.5), "a segment of zero length still counts"
     assert transcript([(0, 3, None)]).avg_logprob is None
     assert transcript([]).avg_logprob is None
 

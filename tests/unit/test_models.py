@@ -1,4 +1,4 @@
-"""What a configuration needs, and an index that is not trusted."""
+"""Which models a configuration needs, and an index that is not trusted."""
 
 import json
 import subprocess
@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from daemon.catalog import HUB_DIARIZATION
 from daemon.errors import ConfigError, DiskFull, ModelUnavailable
-from daemon.models import needs
-from daemon.models.cache import Cache
-from daemon.models.index import Index, parse_index
-from daemon.models.needs import Need, references, resolve
-from tests.conftest import settings_with
-from tests.hub import COMMIT
+from daemon.schema.catalog import HUB_DIARIZATION
+from daemon.weights import needs
+from daemon.weights.cache import Cache
+from daemon.weights.index import Index, parse_index
+from daemon.weights.needs import ModelRequirement, references, resolve
+from tests.support.builders import some_settings
+from tests.support.models.hub import COMMIT
 
 SHA = "a" * 64
 
 
-def names(found: list[Need]) -> list[str]:
+def names(found: list[ModelRequirement]) -> list[str]:
     return [need.name for need in found]
 
 
@@ -49,13 +49,13 @@ def names(found: list[Need]) -> list[str]:
         ({}, {"models": ["/m"], "languages": ["nl"]}, ["jonatasgrosman/wav2vec2-large-xlsr-53-dutch"]),
     ],
 )
-def test_needs_follow_from_the_settings(
+def test_required_models_follow_from_the_settings(
     settings: dict[str, Any], options: dict[str, Any], expected: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    defaults = settings_with(**settings)
+    defaults = some_settings(**settings)
     if "models" not in settings:
-        defaults.model_fields_set.discard("models")  # which the tests' settings give
+        defaults.model_fields_set.discard("models")  # set by the tests' default settings
     assert names(resolve(defaults, **options)) == expected
 
 
@@ -69,52 +69,61 @@ def test_needs_follow_from_the_settings(
         ({"diarization_model": "a/b/c"}, {}, "not the name of a repository"),
     ],
 )
-def test_what_cannot_be_had_is_said(settings: dict[str, Any], options: dict[str, Any], words: str) -> None:
+def test_unavailable_models_are_reported(settings: dict[str, Any], options: dict[str, Any], words: str) -> None:
     if not words:  # a folder: nothing to fetch
-        assert names(resolve(settings_with(models=("base",), **settings), **options)) == ["Systran/faster-whisper-base"]
+        assert names(resolve(some_settings(models=("base",), **settings), **options)) == ["Systran/faster-whisper-base"]
         return
     with pytest.raises(ConfigError, match=words):
-        resolve(settings_with(**settings), **options)
+        resolve(some_settings(**settings), **options)
 
 
-def test_the_tables_are_those_that_the_packages_use() -> None:
-    """Read from their source without importing them; here they are imported."""
+@pytest.fixture(scope="module")
+def packages() -> dict[str, Any]:
+    """The values in the packages that the daemon reads from source. Imported in a separate process, because importing
+    them is slow."""
     code = """
-import json, torch, torchaudio, faster_whisper.utils as f, whisperx.alignment as w
+import inspect, json, torch, torchaudio, faster_whisper.utils as f, whisperx.alignment as w
+from pyannote.audio.pipelines import SpeakerDiarization as s
 def choice(code):
     return next(t[code] for t in (w.DEFAULT_ALIGN_MODELS_TORCH, w.DEFAULT_ALIGN_MODELS_HF) if code in t)
 codes = {*w.DEFAULT_ALIGN_MODELS_TORCH, *w.DEFAULT_ALIGN_MODELS_HF}
-bundles = {n: getattr(torchaudio.pipelines, n)._path for n in w.DEFAULT_ALIGN_MODELS_TORCH.values()}
-print(json.dumps([f._MODELS, {c: choice(c) for c in codes}, bundles, torch.hub.get_dir()]))
+parameters = inspect.signature(s.__init__).parameters
+print(json.dumps({
+    "whisper": f._MODELS,
+    "alignment": {c: choice(c) for c in codes},
+    "bundles": {n: getattr(torchaudio.pipelines, n)._path for n in w.DEFAULT_ALIGN_MODELS_TORCH.values()},
+    "torch folder": torch.hub.get_dir(),
+    "diarization": {n: parameters[n].default for n in ("segmentation", "embedding", "plda")},
+}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    whisper, alignment, bundles, torch_folder = json.loads(done.stdout.splitlines()[-1])
-    assert needs.whisper_repositories() == whisper
-    assert needs.alignment_models() == alignment
-    assert bundles.items() <= needs.torchaudio_files().items()
-    assert Cache.from_environment().torch == Path(torch_folder) / "checkpoints"
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
-def test_what_speaker_diarization_takes_by_default_is_known() -> None:
-    code = """
-import inspect; from pyannote.audio.pipelines import SpeakerDiarization as s
-p = inspect.signature(s.__init__).parameters
-print("defaults", *(f"{n}={p[n].default['checkpoint']}:{p[n].default['subfolder']}" for n in ("segmentation", "embedding", "plda")))
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert f"segmentation={HUB_DIARIZATION}:segmentation embedding={HUB_DIARIZATION}:embedding" in done.stdout
-    assert f"plda={HUB_DIARIZATION}:plda" in done.stdout
+def test_tables_match_those_of_the_packages(packages: dict[str, Any]) -> None:
+    """The daemon parses the tables without importing the packages; this test imports them."""
+    assert needs.whisper_repositories() == packages["whisper"]
+    assert needs.alignment_models() == packages["alignment"]
+    assert packages["bundles"].items() <= needs.torchaudio_files().items()
+    assert Cache.from_environment().torch == Path(packages["torch folder"]) / "checkpoints"
+
+
+def test_default_diarization_models_are_known(packages: dict[str, Any]) -> None:
+    assert packages["diarization"] == {
+        part: {"checkpoint": HUB_DIARIZATION, "subfolder": part} for part in ("segmentation", "embedding", "plda")
+    }
 
 
 def pipeline(**parameters: Any) -> bytes:
     return json.dumps({"pipeline": {"name": needs.SPEAKER_DIARIZATION, "params": parameters}}).encode()
 
 
-PIPELINE = Need("diarization", "hub", "me/pipeline", (("config.yaml",),), pipeline=True)
+PIPELINE = ModelRequirement("diarization", "hub", "me/pipeline", (("config.yaml",),), pipeline=True)
 
 
 def test_a_pipeline_names_its_parts() -> None:
-    """As speaker-diarization-3.1 does, which says nothing of the PLDA that pyannote.audio 4 loads all the same."""
+    """speaker-diarization-3.1 does not mention the PLDA, which pyannote.audio 4 loads anyway."""
     found = references(
         PIPELINE, pipeline(segmentation="pyannote/segmentation-3.0", embedding="$model/deep/embedding", clustering="x")
     )
@@ -141,13 +150,13 @@ def test_a_pipeline_names_its_parts() -> None:
         pipeline(plda=7),
     ],
 )
-def test_a_pipeline_that_cannot_be_fetched_is_refused(config: bytes) -> None:
+def test_pipeline_that_cannot_be_fetched_is_rejected(config: bytes) -> None:
     with pytest.raises(ModelUnavailable, match="diarization"):
         references(PIPELINE, config)
 
 
-def test_safetensors_go_before_pickles() -> None:
-    need = resolve(settings_with(), ["/m"], ["nl"])[-1]
+def test_safetensors_are_preferred_to_pickles() -> None:
+    need = resolve(some_settings(), ["/m"], ["nl"])[-1]
     files = ["config.json", "vocab.json", "preprocessor_config.json", "pytorch_model.bin", "flax_model.msgpack"]
     assert "pytorch_model.bin" in need.pick(files)
     assert "flax_model.msgpack" not in need.pick(files)
@@ -168,7 +177,7 @@ def index(**changes: Any) -> bytes:
     return json.dumps({"version": 1, "models": [model]}).encode()
 
 
-def test_a_proper_index_is_read() -> None:
+def test_valid_index_is_read() -> None:
     assert parse_index(index(path="deep/er/model.bin"), "x").models[0].files[0].path == "deep/er/model.bin"
 
 
@@ -209,13 +218,13 @@ def test_a_proper_index_is_read() -> None:
         b'{"version": 1',
     ],
 )
-def test_an_index_that_could_do_harm_is_refused_in_words(content: bytes) -> None:
-    with pytest.raises(ModelUnavailable, match=r"the index s3://x is not to be trusted: ") as refused:
+def test_harmful_index_is_rejected_with_a_message(content: bytes) -> None:
+    with pytest.raises(ModelUnavailable, match=r"the index s3://x is invalid: ") as refused:
         parse_index(content, "s3://x")
     assert len(str(refused.value)) < 500
 
 
-def test_the_index_grows_and_changes() -> None:
+def test_index_can_grow_and_change() -> None:
     first = parse_index(index(), "x").models[0]
     more = parse_index(index(path="other"), "x").models[0]
     moved = more.model_copy(update={"revision": "b" * 40})
@@ -223,16 +232,16 @@ def test_the_index_grows_and_changes() -> None:
     assert Index().updated([first]).updated([moved]).models == (moved,)
 
 
-def test_too_small_a_disk_is_said_before_anything_is_fetched(tmp_path: Path) -> None:
+def test_too_little_disk_space_is_reported_before_fetching(tmp_path: Path) -> None:
     cache = Cache(tmp_path / "hub", tmp_path / "torch", tmp_path / "index.json")
     cache.require_space({"hub": 0, "torch": 0})
     with pytest.raises(DiskFull, match="HF_HOME"):
         cache.require_space({"hub": 2**59, "torch": 2**59})
 
 
-def test_fetching_imports_no_torch() -> None:
+def test_fetching_does_not_import_torch() -> None:
     code = (
-        "import sys, daemon.models.command, daemon.models.hub, daemon.models.mirror, daemon.models.needs as n; "
+        "import sys, daemon.cli.models, daemon.weights.hub, daemon.weights.mirror, daemon.weights.needs as n; "
         "n.whisper_repositories(), n.alignment_models(), n.torchaudio_files(); "
         "print({'torch', 'transformers', 'ctranslate2', 'whisperx', 'torchaudio'} & set(sys.modules))"
     )

@@ -1,11 +1,11 @@
-"""Numbers in words, none of them lost."""
+"""Numbers in words: none is lost."""
 
 from functools import partial
 
 import pytest
 
-from daemon.pipeline.numerals import has_numerals, keeps_numbers
-from daemon.pipeline.words import split_words
+from daemon.pipeline.alignment.words import split_words
+from daemon.pipeline.asr.numerals import has_numerals, keeps_numbers
 
 
 @pytest.mark.parametrize("text", ["1984", " 5", "$", "50%", "a1", "٣"])
@@ -26,17 +26,17 @@ def test_no_numerals(text: str) -> None:
         ("Im Jahr 1984 kam er.", "Im Jahr neunzehnhundertvierundachtzig kam er.", True),
         ("In 1984 there were 25 people.", "In nineteen eighty-four there were people.", False),
         ("I have 3 of them.", "I have of them.", False),
-        ("I have 3 of them.", "I have three.", False),  # what stood around it went as well
+        ("I have 3 of them.", "I have three.", False),  # the surrounding text is missing as well
         ("Call 555 1234 now.", "Call five now.", False),
         ("In 1984.", "In 1984.", False),
         ("In 1984.", "", False),
     ],
 )
-def test_a_number_that_is_gone_is_noticed(digits: str, words: str, kept: bool) -> None:
+def test_missing_number_is_detected(digits: str, words: str, kept: bool) -> None:
     assert keeps_numbers(digits, words, partial(split_words, language="en")) is kept
 
 
-def test_numbers_where_words_are_not_spaced() -> None:
+def test_numbers_in_languages_without_spaces() -> None:
     split = partial(split_words, language="zh")
     assert keeps_numbers("我有3个", "我有三个", split)
     assert not keeps_numbers("我有3个", "我有个", split)

@@ -1,63 +1,21 @@
-"""Outputs: the JSON document against its public schema, the Markdown document against a CommonMark parser."""
+"""Outputs: the JSON document checked against its public schema, the Markdown document with a CommonMark parser."""
 
 import json
 from collections.abc import Iterator
-from itertools import groupby
 from typing import Any, get_args
 
 import jsonschema
 import pytest
 from hypothesis import example, given, settings
-from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from daemon.config import Format
 from daemon.outputs import render
 from daemon.outputs.json_document import json_schema
 from daemon.outputs.markdown import clock
-from daemon.transcript import Models, Segment, Transcript, TranscriptWarning, Word
-
-
-def transcript(*segments: Segment, warnings: tuple[TranscriptWarning, ...] = ()) -> Transcript:
-    return Transcript(
-        schema_version="1.0",
-        job_id="job-1",
-        task="transcribe",
-        language="en",
-        language_probability=0.98765,
-        language_probabilities={"en": 0.98765},
-        duration_seconds=12.34567,
-        speakers=sorted({segment.speaker for segment in segments if segment.speaker}),
-        speaker_embeddings=None,
-        segments=list(segments),
-        models=Models(
-            asr="large-v3", vad="pyannote", alignment=None, diarization=None, device="cpu", compute_type="int8"
-        ),
-        timings_seconds={"asr": 1.23456},
-        redactions={},
-        warnings=list(warnings),
-    )
-
-
-def segment(
-    text: str, start: float = 0, end: float = 5, speaker: str | None = None, words: tuple[Word, ...] = ()
-) -> Segment:
-    return Segment(
-        start=start,
-        end=end,
-        text=text,
-        speaker=speaker,
-        overlap=None,
-        confidence=None,
-        language="en",
-        avg_logprob=None,
-        words=list(words),
-    )
-
-
-def word(text: str, start: float = 0, speaker: str | None = None) -> Word:
-    return Word(word=text, start=start, end=start + 0.5, score=None, speaker=speaker, overlap=None)
+from daemon.schema.options import Format
+from daemon.schema.transcript import Transcript, TranscriptWarning
+from tests.support.transcripts import expected_blocks, segment, transcript, transcripts, word
 
 
 def markdown(document: Transcript) -> str:
@@ -67,7 +25,7 @@ def markdown(document: Transcript) -> str:
 # --- the registry -------------------------------------------------------------------------------------------------
 
 
-def test_every_format_has_a_renderer_and_files_keep_the_order_asked_for() -> None:
+def test_every_format_has_a_renderer_and_files_keep_the_requested_order() -> None:
     formats = get_args(Format)
     assert len(render(transcript(), formats)) == len(formats)
     files = render(transcript(), ["md", "json", "md"])
@@ -77,57 +35,12 @@ def test_every_format_has_a_renderer_and_files_keep_the_order_asked_for() -> Non
     ]
 
 
-# --- arbitrary transcripts ----------------------------------------------------------------------------------------
-
-HOSTILE = [
-    *"\\`*_{}[]()<>#+-.!|~&=:;\"'$^@/\n\r\t\0\x0b\x1f\x7f\x85\u2028\u2029\u00a0\ufeff 019azé漢²١",
-    *("# ", "- ", "1. ", "1) ", "123456789. ", "1234567890. ", "> ", "---", "===", "***", "* * *", "```", "~~~", "~~"),
-    *("**", "__", "](", "![", "[a](b)", "[a]: b", "[^1]: ", "[ ] ", "<b>", "</p>", "<!--", "<?", "<http://a.b>"),
-    *("&amp;", "&#35;", "&#x23;", "&copy", "AT&T", "    ", "  \n", "\\\n", "SPEAKER_00", "|-|", "it's", "snake_case_"),
-]
-TEXTS = st.lists(st.sampled_from(HOSTILE) | st.characters(codec="utf-8"), max_size=8).map("".join)
-SPEAKERS = st.none() | st.sampled_from(["SPEAKER_00", "SPEAKER_01"]) | TEXTS
-TIMES = st.floats(0, 400_000, allow_nan=False)
-SCORES = st.none() | st.floats(-10, 1)
-
-
-@st.composite
-def transcripts(draw: st.DrawFn) -> Transcript:
-    speakers = draw(st.sampled_from([SPEAKERS, st.none()]))
-    words = st.builds(Word, word=TEXTS, start=TIMES, end=TIMES, score=SCORES, speaker=speakers)
-    segments = st.builds(
-        Segment,
-        start=TIMES,
-        end=TIMES,
-        text=TEXTS,
-        speaker=speakers,
-        confidence=st.none() | st.floats(0, 1),
-        avg_logprob=SCORES,
-        words=st.lists(words, max_size=3),
-    )
-    warnings = st.builds(TranscriptWarning, code=TEXTS, stage=TEXTS, message=TEXTS)
-    return draw(
-        st.builds(
-            Transcript,
-            schema_version=st.just("1.0"),
-            job_id=TEXTS,
-            language_probability=SCORES,
-            speakers=st.lists(TEXTS, max_size=2),
-            speaker_embeddings=st.none() | st.dictionaries(TEXTS, st.lists(st.floats(-1, 1), max_size=3), max_size=2),
-            segments=st.lists(segments, max_size=3),
-            duration_seconds=TIMES,
-            timings_seconds=st.dictionaries(TEXTS, TIMES, max_size=2),
-            warnings=st.lists(warnings, max_size=2),
-        )
-    )
-
-
 # --- JSON ---------------------------------------------------------------------------------------------------------
 
 
 @given(transcripts())
 @settings(max_examples=40, deadline=None)
-def test_json_matches_the_public_schema_and_reads_back(document: Transcript) -> None:
+def test_json_matches_the_public_schema_and_round_trips(document: Transcript) -> None:
     body = render(document, ["json"])[0].body
     jsonschema.Draft202012Validator(json_schema()).validate(json.loads(body))
     assert Transcript.model_validate_json(body) == document
@@ -162,7 +75,7 @@ def test_json_writes_null_for_a_score_that_is_not_a_number() -> None:
     assert document["segments"][0]["avg_logprob"] is None
 
 
-def test_schema_requires_every_key_and_leaves_room_for_new_ones() -> None:
+def test_schema_requires_every_key_and_allows_new_ones() -> None:
     schema = json_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
     validator = jsonschema.Draft202012Validator(schema)
@@ -173,7 +86,7 @@ def test_schema_requires_every_key_and_leaves_room_for_new_ones() -> None:
     assert not validator.is_valid(document | {"duration_seconds": "12"})
 
 
-# --- Markdown: the shape ------------------------------------------------------------------------------------------
+# --- Markdown: structure ------------------------------------------------------------------------------------------
 
 
 def test_markdown_with_speakers() -> None:
@@ -293,7 +206,7 @@ def test_clock(seconds: float, expected: str) -> None:
         "“Ça va?” — très bien… 漢字。",
     ],
 )
-def test_ordinary_text_stays_as_it_is(text: str) -> None:
+def test_ordinary_text_is_unchanged(text: str) -> None:
     assert f"\n\n{text}\n" in markdown(transcript(segment(text)))
 
 
@@ -315,62 +228,11 @@ def test_markup_in_text_is_escaped(text: str, expected: str) -> None:
     assert f"\n\n{expected}\n" in markdown(transcript(segment(text)))
 
 
-def plain(text: str) -> str:
-    """What a reader should see of a text: an independent statement of the cleaning rule."""
-    visible = "".join(
-        " " if char in "\x7f\u2028\u2029" or ord(char) < 32 or 0x80 <= ord(char) < 0xA0 else char for char in text
-    )
-    return " ".join(visible.split())
-
-
-def expected_blocks(document: Transcript) -> Iterator[tuple[str, str]]:
-    diarized = any(s.speaker or any(w.speaker for w in s.words) for s in document.segments)
-
-    def name(speaker: str | None) -> str:
-        return plain(speaker or "") or "UNKNOWN"
-
-    yield "h1", "Full Transcript"
-    spoken = [s for s in document.segments if plain(s.text)]
-    if not spoken:
-        yield "p", "<em>No speech was found.</em>"
-    elif diarized:
-        for speaker, turn in groupby(spoken, key=lambda s: s.speaker):
-            yield "p", f"<strong>{name(speaker)}:</strong> " + " ".join(plain(s.text) for s in turn)
-    else:
-        paragraph = ""
-        for previous, s in zip([None, *spoken], spoken, strict=False):
-            if previous and s.start - previous.end >= 2:
-                yield "p", paragraph
-                paragraph = ""
-            paragraph = f"{paragraph} {plain(s.text)}".strip()
-        yield "p", paragraph
-    yield "h1", "Timestamped Transcript"
-    if not document.segments:
-        yield "p", "<em>No speech was found.</em>"
-    for number, s in enumerate(document.segments, 1):
-        yield (
-            "h2",
-            f"Segment {number}: [{clock(s.start)} - {clock(s.end)}]" + (f" ({name(s.speaker)})" if diarized else ""),
-        )
-        if plain(s.text):
-            yield "p", plain(s.text)
-        words = [w for w in s.words if plain(w.word)]
-        if words:
-            yield "h3", "Word-level timestamps"
-        for speaker, group in groupby(words, key=lambda w: w.speaker or s.speaker):
-            if diarized:
-                yield "p", f"<strong>{name(speaker)}:</strong>"
-            yield from (("li", f"{plain(w.word)} @ {clock(w.start)}") for w in group)
-    if document.warnings:
-        yield "h1", "Notes"
-        yield from (("li", f"{plain(w.code)}: {plain(w.message)}".strip()) for w in document.warnings)
-
-
 MARKS = {"strong_open": "<strong>", "strong_close": "</strong>", "em_open": "<em>", "em_close": "</em>"}
 
 
 def parsed_blocks(tokens: list[Token]) -> Iterator[tuple[str, str]]:
-    """Each block's kind and text; any token that our own shape has no use for is an error."""
+    """Return each block's kind and text; fail on tokens that our documents never use."""
     in_item = False
     kind = ""
     for token in tokens:
@@ -397,6 +259,6 @@ def parsed_blocks(tokens: list[Token]) -> Iterator[tuple[str, str]]:
 @example(transcript(segment("- - -", speaker="**", words=(word("#", speaker=" \t"), word("1.", speaker="\\")))))
 @example(transcript(segment("x](y) \\", speaker="a](b"), segment("[a]: b", speaker="")))
 @settings(max_examples=150, deadline=None)
-def test_a_commonmark_parser_sees_our_structure_and_the_exact_text(document: Transcript) -> None:
+def test_commonmark_parser_finds_our_structure_and_the_exact_text(document: Transcript) -> None:
     parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
     assert list(parsed_blocks(parser.parse(markdown(document)))) == list(expected_blocks(document))

@@ -1,4 +1,4 @@
-"""What is taken out of a transcript, what is not, and that no output keeps it."""
+"""Which content is redacted in a transcript, which is not, and that no output retains it."""
 
 from typing import get_args
 
@@ -6,19 +6,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.config import Format, PersonalData, Settings
+from daemon.config import Settings
 from daemon.outputs import render
 from daemon.privacy import protect
 from daemon.privacy.detect import Finding, find, find_words
-from daemon.transcript import Segment, Transcript, Word
-from tests.unit.test_outputs import transcript
+from daemon.schema.options import Format, PersonalData
+from daemon.schema.transcript import Segment, Transcript, Word
+from tests.support.transcripts import transcript
 
 ALL: tuple[PersonalData, ...] = ("email", "phone", "card", "iban", "ssn", "url")
 PROFANE: tuple[str, ...] = Settings.model_fields["profanity_words"].default
 
 
 def said(*texts: str, speakers: tuple[str, ...] = (), pause_seconds: float = 0.5) -> Transcript:
-    """One segment for each text, a second for each word."""
+    """Return a transcript with one segment per text and one word per second."""
     segments = []
     now = 0.0
     for number, text in enumerate(texts):
@@ -75,7 +76,7 @@ def texts(result: Transcript) -> list[str]:
         ("phone", "Dial 030 901820 in Berlin", "030 901820"),
     ],
 )
-def test_is_found(kind: PersonalData, text: str, found: str) -> None:
+def test_is_redacted(kind: PersonalData, text: str, found: str) -> None:
     findings = find(text, ALL, "en")
     assert [(each.kind, text[each.start : each.end]) for each in findings] == [(kind, found)]
 
@@ -84,7 +85,7 @@ def test_is_found(kind: PersonalData, text: str, found: str) -> None:
     "text",
     [
         "In 2019, 2020, 2021 and 2022 we grew by 1,250,000 dollars.",
-        "It costs 4111 1111 1111 1112 points.",  # no card: the check digit is wrong
+        "It costs 4111 1111 1111 1112 points.",  # not a card number: the check digit is wrong
         "We met at home dot and dash included.",
         "End.The next sentence; e.g. this, i.e. that.",
         "Version 3.11.4 of 2026-11-22, at 10:30:45.",
@@ -92,11 +93,11 @@ def test_is_found(kind: PersonalData, text: str, found: str) -> None:
         "XX00 1234 5678 9012 345",
     ],
 )
-def test_is_left_alone(text: str) -> None:
+def test_is_kept(text: str) -> None:
     assert find(text, ALL, "en") == []
 
 
-def test_only_what_is_asked_for_is_found() -> None:
+def test_only_requested_kinds_are_redacted() -> None:
     text = "jane@example.com or 415-555-2671"
     assert [each.kind for each in find(text, ["phone"], "en")] == ["phone"]
 
@@ -113,7 +114,7 @@ def test_profane_words_are_whole_words() -> None:
     assert find_words(text, ()) == []
 
 
-def test_the_words_become_one_with_their_time() -> None:
+def test_redacted_words_become_one_with_their_time() -> None:
     result = protect(said("Write to jane dot doe at example dot com. Thanks"), ALL, ())
     assert texts(result) == ["Write to [EMAIL]. Thanks"]
     assert [(word.word, word.start, word.end, word.score) for word in result.segments[0].words] == [
@@ -125,7 +126,7 @@ def test_the_words_become_one_with_their_time() -> None:
     assert result.redactions == {"email": 1}
 
 
-def test_a_number_that_is_read_out_over_two_segments_is_one() -> None:
+def test_number_dictated_across_two_segments_is_one() -> None:
     result = protect(said("It is 4111 1111", "1111 1111. Right."), ["card"], ())
     assert texts(result) == ["It is [CARD]", "[CARD]. Right."]
     assert result.redactions == {"card": 1}
@@ -144,14 +145,14 @@ def test_profanity_is_masked_and_counted() -> None:
     assert result.redactions == {"email": 1, "profanity": 1}
 
 
-def test_words_that_are_not_those_of_the_text_are_left_out() -> None:
+def test_words_that_do_not_match_the_text_are_omitted() -> None:
     before = said("call 415-555-2671")
     other = before.segments[0].model_copy(update={"text": "Call 415-555-2671 now"})
     result = protect(before.model_copy(update={"segments": [other]}), ["phone"], ())
     assert (texts(result), result.segments[0].words) == (["Call [PHONE] now"], [])
 
 
-def test_without_words_the_text_alone_is_changed() -> None:
+def test_without_words_only_the_text_is_changed() -> None:
     before = said("mail jane@example.com")
     bare = before.segments[0].model_copy(update={"words": []})
     assert texts(protect(before.model_copy(update={"segments": [bare]}), ["email"], ())) == ["mail [EMAIL]"]
@@ -165,7 +166,7 @@ SECRETS = ["jane@example.com", "4111 1111 1111 1111", "DE89 3704 0044 0532 0130 
         st.lists(st.sampled_from([*SECRETS, "well", "and", "so.", "I", "said,"]), min_size=1, max_size=6), max_size=5
     )
 )
-def test_no_output_has_any_of_it(spoken: list[list[str]]) -> None:
+def test_no_output_contains_redacted_content(spoken: list[list[str]]) -> None:
     before = said(*(" ".join(parts) for parts in spoken))
     result = protect(before, ALL, PROFANE)
     assert sum(result.redactions.values()) == sum(part in SECRETS for parts in spoken for part in parts)
@@ -180,7 +181,7 @@ def test_no_output_has_any_of_it(spoken: list[list[str]]) -> None:
 
 
 @given(st.text(max_size=300), st.booleans())
-def test_any_text_is_taken(text: str, with_profanity: bool) -> None:
+def test_any_text_is_accepted(text: str, with_profanity: bool) -> None:
     findings: list[Finding] = find(text, ALL, "en")
     assert all(0 <= each.start < each.end <= len(text) for each in findings)
     before = said(text)

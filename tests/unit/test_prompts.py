@@ -1,14 +1,14 @@
-"""What a job tells Whisper beforehand, and what finds no room. One character is one token here, the space is none."""
+"""The prompt for Whisper and how it is truncated. In these tests one character is one token, and a space is none."""
 
 from typing import Any
 
 import pytest
 
-from daemon.options import JobOptions
-from daemon.pipeline.prompts import MAX_PREVIOUS_TOKENS, Prompt, build_prompt
+from daemon.pipeline.asr.prompts import MAX_PREVIOUS_TOKENS, WhisperPrompt, build_prompt
+from daemon.schema.options import JobOptions
 
 
-def prompt(**changes: Any) -> Prompt:
+def prompt(**changes: Any) -> WhisperPrompt:
     options = JobOptions(
         model="base",
         task="transcribe",
@@ -32,23 +32,34 @@ def prompt(**changes: Any) -> Prompt:
     return build_prompt(options.model_copy(update=changes), lambda text: [ord(char) for char in text[1:]])
 
 
-def text(found: Prompt) -> str:
+def text(found: WhisperPrompt) -> str:
     return "".join(map(chr, found.tokens))
 
 
-def test_hot_words_come_before_the_vocabulary_and_the_prompt_last() -> None:
+def test_hot_words_precede_the_vocabulary_and_the_prompt_is_last() -> None:
     found = prompt(hotwords=" Zed ", vocabulary=["Ann", "Bob  Roe"], initial_prompt="A talk.")
     assert text(found) == "Zed, Ann, Bob RoeA talk."
     assert (found.favoured, found.left_out) == ("Zed, Ann, Bob Roe", 0)
-    assert prompt() == Prompt([], "", 0)
+    assert prompt() == WhisperPrompt([], "", 0)
 
 
-def test_a_term_goes_in_once_in_its_first_spelling() -> None:
+def test_long_initial_prompt_keeps_its_end() -> None:
+    long = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))  # no character twice
+    assert text(prompt(initial_prompt=long)) == long[-MAX_PREVIOUS_TOKENS:]
+    assert text(prompt(hotwords="Zed", initial_prompt=long)) == "Zed" + long[-(MAX_PREVIOUS_TOKENS - 3) :]
+
+
+def test_long_hot_words_keep_their_start() -> None:
+    long = "".join(map(chr, range(0x4E00, 0x4E00 + 300)))
+    assert text(prompt(hotwords=long)) == long[:MAX_PREVIOUS_TOKENS]
+
+
+def test_duplicate_term_keeps_its_first_spelling() -> None:
     assert prompt(hotwords="Zed, eks", vocabulary=["zed", "Ann", "ANN", " ", "EKS"]).favoured == "Zed, eks, Ann"
 
 
 @pytest.mark.parametrize(("initial_prompt", "room"), [(None, MAX_PREVIOUS_TOKENS), ("x" * 500, 111)])
-def test_terms_are_whole_or_left_out(initial_prompt: str | None, room: int) -> None:
+def test_terms_are_kept_whole_or_omitted(initial_prompt: str | None, room: int) -> None:
     found = prompt(vocabulary=[f"term{number:02}" for number in range(50)], initial_prompt=initial_prompt)
     taken = found.favoured.split(", ")
     assert taken == [f"term{number:02}" for number in range(len(taken))]

@@ -2,19 +2,28 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.pipeline.pieces import Chunk, Passage, TimedWord, Turn
-from daemon.pipeline.segments import Sentence, build_segments, confidence, sentences
-from daemon.pipeline.speakers import Timeline, in_order_of_appearance, label_words, majority, overlapped
-from daemon.pipeline.words import attach_marks, split_words
+from daemon.pipeline.alignment.words import attach_marks, split_words
+from daemon.pipeline.diarization.speakers import (
+    Timeline,
+    in_order_of_appearance,
+    label_words,
+    majority,
+    overlapped,
+    unmet_bound,
+)
+from daemon.pipeline.job.segments import Sentence, build_segments, confidence, sentences
+from daemon.pipeline.types import Chunk, Passage, TimedWord, Turn
+from daemon.schema.options import JobOptions, SpeakerBound
 
 
 def words_of(text: str, start: float = 0.0, each: float = 0.5, speaker: str | None = None) -> list[TimedWord]:
-    """The words of a text one after the other, `each` seconds long."""
+    """Return the words of a text one after the other, each `each` seconds long."""
     return [
         TimedWord(word, start + index * each, start + (index + 1) * each, 0.9, speaker)
         for index, word in enumerate(split_words(text, "en"))
@@ -30,7 +39,7 @@ def texts(parts: Sequence[Sentence]) -> list[str]:
     return [part.text for part in parts]
 
 
-# --- who speaks ---------------------------------------------------------------------------------------------------
+# --- speaker of a word --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -38,10 +47,10 @@ def texts(parts: Sequence[Sentence]) -> list[str]:
     [
         (0.0, 1.0, "a"),
         (1.5, 3.0, "b"),  # more of it lies in b's turn
-        (2.1, 2.3, "a"),  # between the turns: a's end is nearer
+        (2.1, 2.3, "a"),  # between the turns: a's end is closer
         (2.3, 2.4, "b"),
         (9.0, 9.5, "a"),  # after all turns
-        (3.5, 3.5, "b"),  # no length, inside a turn
+        (3.5, 3.5, "b"),  # zero length, inside a turn
     ],
 )
 def test_speaker_of_an_interval(start: float, end: float, speaker: str) -> None:
@@ -49,7 +58,19 @@ def test_speaker_of_an_interval(start: float, end: float, speaker: str) -> None:
     assert timeline.speaker(start, end) == speaker
 
 
-def test_nobody_without_turns() -> None:
+def test_earlier_of_two_equidistant_turns_wins() -> None:
+    assert Timeline([Turn(0.0, 1.0, "a"), Turn(3.0, 4.0, "b")]).speaker(1.5, 2.5) == "a"
+
+
+@pytest.mark.parametrize(("side", "parts"), [(3, 2), (2, 1)])
+def test_speaker_change_requires_three_words_on_each_side(side: int, parts: int) -> None:
+    text = " a b c d e f"
+    for first in (side, 6 - side):
+        turns = Timeline([Turn(0.0, first * 0.5, "x"), Turn(first * 0.5, 3.0, "y")])
+        assert len(sentences([passage_of(words_of(text))], turns)) == parts
+
+
+def test_no_speaker_without_turns() -> None:
     assert Timeline([]).speaker(1.0, 2.0) is None
 
 
@@ -58,7 +79,7 @@ def test_several_short_turns_outweigh_one() -> None:
     assert timeline.speaker(0.0, 1.0) == "a"
 
 
-def test_a_long_turn_under_many_short_ones_is_found() -> None:
+def test_long_turn_below_many_short_ones_is_found() -> None:
     timeline = Timeline([Turn(0.0, 100.0, "a"), *(Turn(i, i + 0.1, "b") for i in range(1, 50))])
     assert timeline.speaker(60.0, 61.0) == "a"
     assert timeline.speaker(200.0, 201.0) == "a"
@@ -73,7 +94,7 @@ turns = st.lists(
 
 
 @given(turns, st.integers(0, 120), st.integers(1, 30))
-def test_speaker_agrees_with_looking_at_every_turn(turns: list[Turn], begin: int, length: int) -> None:
+def test_speaker_matches_a_brute_force_search(turns: list[Turn], begin: int, length: int) -> None:
     start, end = begin / 10, (begin + length) / 10
     found = Timeline(turns).speaker(start, end)
     totals = {
@@ -98,13 +119,13 @@ def test_labels_come_from_the_timeline() -> None:
     assert [word.speaker for word in labelled] == ["x", "y"]
 
 
-# --- who speaks at the same time ----------------------------------------------------------------------------------
+# --- overlap ------------------------------------------------------------------------------------------------------
 
 
 def test_overlap_is_where_two_people_speak() -> None:
     turns = [Turn(0.0, 5.0, "a"), Turn(4.0, 6.0, "b"), Turn(4.5, 7.0, "c"), Turn(6.95, 9.0, "a"), Turn(9.0, 9.5, "b")]
     overlaps = overlapped(turns)
-    assert overlaps == [(4.0, 6.0)]  # and not the 50 ms of the change from c to a
+    assert overlaps == [(4.0, 6.0)]  # but not the 50 ms of the change from c to a
     timeline = Timeline(turns, overlaps)
     assert [timeline.is_overlapped(*span) for span in ((3.0, 4.0), (3.5, 4.1), (5.0, 5.0), (5.9, 8.0), (6.0, 7.0))] == [
         *(False, True, True, True, False)
@@ -112,21 +133,21 @@ def test_overlap_is_where_two_people_speak() -> None:
     assert not Timeline(turns).is_overlapped(0.0, 9.0)
 
 
-def test_nobody_overlaps_with_himself() -> None:
+def test_speaker_does_not_overlap_with_himself() -> None:
     assert overlapped([Turn(0.0, 5.0, "a"), Turn(1.0, 2.0, "a"), Turn(3.0, 3.0, "b")]) == []
 
 
 @given(turns)
-def test_overlaps_agree_with_looking_at_every_moment(turns: list[Turn]) -> None:
+def test_overlaps_match_a_brute_force_search(turns: list[Turn]) -> None:
     turns = [Turn(turn.start * 2, turn.end * 2, turn.speaker) for turn in turns]  # so that no overlap is too short
     timeline = Timeline(turns, overlapped(turns))
     for fifth in range(140):
-        middle = fifth / 5 + 0.1  # turns begin and end at fifths: nothing changes within one
+        middle = fifth / 5 + 0.1  # turns start and end at fifths of a second: nothing changes in between
         speakers = {turn.speaker for turn in turns if turn.start < middle < turn.end}
         assert timeline.is_overlapped(middle, middle) == (len(speakers) > 1)
 
 
-def test_a_segment_overlaps_if_one_of_its_words_does() -> None:
+def test_segment_overlaps_if_one_of_its_words_does() -> None:
     words = words_of(" I was there when you called.")
     timeline = Timeline([Turn(0.0, 3.0, "a")], [(1.1, 1.4)])
     [segment], _ = build_segments(sentences([passage_of(words)], timeline), with_words=True)
@@ -140,7 +161,7 @@ def test_a_segment_overlaps_if_one_of_its_words_does() -> None:
 # --- the majority -------------------------------------------------------------------------------------------------
 
 
-def test_majority_goes_by_time_not_by_count() -> None:
+def test_majority_is_by_time_not_by_count() -> None:
     words = [*words_of(" a b c", each=0.1, speaker="x"), *words_of(" longer", 0.3, each=1.0, speaker="y")]
     assert majority(words) == "y"
     assert majority(words_of(" nobody")) is None
@@ -154,7 +175,7 @@ def test_names_follow_the_first_appearance() -> None:
 # --- sentences ----------------------------------------------------------------------------------------------------
 
 
-def test_sentences_end_at_their_marks_and_nothing_is_lost() -> None:
+def test_sentences_end_at_punctuation_and_nothing_is_lost() -> None:
     words = words_of(' Hello? Dr. Smith said "Go!" I live at 3.5 St. James St. Really… yes')
     parts = sentences([passage_of(words)], None)
     assert texts(parts) == ["Hello?", 'Dr. Smith said "Go!"', "I live at 3.5 St. James St. Really…", "yes"]
@@ -172,12 +193,12 @@ def test_sentences_of_languages_without_spaces_keep_their_text() -> None:
     assert texts(sentences([passage], None)) == ["「你好」吗？", "我很好。"]
 
 
-def test_a_long_pause_ends_a_sentence() -> None:
+def test_long_pause_ends_a_sentence() -> None:
     words = [*words_of(" one two", 0.0), *words_of(" three", 2.5)]
     assert texts(sentences([passage_of(words)], None)) == ["one two", "three"]
 
 
-def test_a_lasting_change_of_speaker_ends_a_sentence() -> None:
+def test_lasting_speaker_change_ends_a_sentence() -> None:
     words = words_of(" I was there when and then what happened")
     timeline = Timeline([Turn(0.0, 2.0, "a"), Turn(2.0, 4.0, "b")])
     parts = sentences([passage_of(words)], timeline)
@@ -186,7 +207,7 @@ def test_a_lasting_change_of_speaker_ends_a_sentence() -> None:
 
 
 @pytest.mark.parametrize("border", [0.5, 1.0, 3.0, 3.5])
-def test_a_border_that_is_off_by_a_word_or_two_breaks_no_sentence(border: float) -> None:
+def test_boundary_that_is_off_by_a_word_or_two_splits_no_sentence(border: float) -> None:
     words = words_of(" I was there when you called me.")
     timeline = Timeline([Turn(0.0, border, "a"), Turn(border, 4.0, "b")])
     [part] = sentences([passage_of(words)], timeline)
@@ -224,6 +245,33 @@ def test_confidence_is_the_mean_of_the_words(
     assert segment.confidence == expected
 
 
-def test_a_long_word_counts_for_more() -> None:
+def test_long_word_counts_for_more() -> None:
     words = [TimedWord(" a", 0.0, 0.1, 0.2), TimedWord(" telephone", 0.1, 1.0, 0.9), TimedWord(" I", 1.0, 1.0, 0.5)]
     assert confidence(Sentence(words, None, "en")) == pytest.approx((0.1 * 0.2 + 0.9 * 0.9 + 0.001 * 0.5) / 1.001)
+
+
+# --- bounds -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bounds", "found", "expected"),
+    [
+        ({"num_speakers": 2}, 2, None),
+        ({"num_speakers": 3}, 1, "num_speakers is 3, but the transcript has 1 speaker"),
+        ({"num_speakers": 1}, 2, "num_speakers is 1, but the transcript has 2 speakers"),
+        ({"min_speakers": 8}, 7, "min_speakers is 8, but the transcript has 7 speakers"),
+        ({"min_speakers": 8}, 9, None),
+        ({"max_speakers": 2}, 3, "max_speakers is 2, but the transcript has 3 speakers"),
+        ({"max_speakers": 2}, 0, None),
+        ({"min_speakers": 1}, 0, "min_speakers is 1, but the transcript has 0 speakers"),
+        ({"min_speakers": 2, "max_speakers": 3}, 4, "max_speakers is 3, but the transcript has 4 speakers"),
+    ],
+)
+def test_only_the_jobs_own_bounds_can_be_unmet(bounds: dict[str, int], found: int, expected: str | None) -> None:
+    assert unmet_bound(_bounded(bounds, own=list(bounds)), found) == expected
+    assert unmet_bound(_bounded(bounds, own=[]), found) is None
+
+
+def _bounded(bounds: dict[str, int], own: list[str]) -> JobOptions:
+    values: dict[str, Any] = {**dict.fromkeys(get_args(SpeakerBound)), **bounds, "own_speaker_bounds": own}
+    return JobOptions.model_construct(**values)

@@ -1,4 +1,4 @@
-"""Channels that are split and tracks that are chosen, in a real decoder process, from good files and hostile ones."""
+"""Split channels and selected tracks in a real decoder process, from valid and hostile files."""
 
 import asyncio
 from pathlib import Path
@@ -15,13 +15,13 @@ from daemon.errors import (
     TooManyChannels,
     TranscriptdError,
 )
-from daemon.media import MAX_SPLIT_CHANNELS, DecodeLimits
-from tests.decoding import LIMITS, channels_of, decode, decoded, refused, signal_to_noise
-from tests.media import RATE, Sound, chirp, make_audio, make_tracks, make_video, make_wav, silence, speech
+from daemon.media.decoder_pool import MAX_SPLIT_CHANNELS, DecodeLimits
+from tests.support.media.decoding import LIMITS, channels_of, decode, decoded, refused, signal_to_noise
+from tests.support.media.files import RATE, Sound, chirp, make_audio, make_tracks, make_video, make_wav, silence, speech
 
 
 def different(count: int) -> Sound:
-    """Channels of the shape (samples, channels) that do not resemble each other."""
+    """Return channels of the shape (samples, channels) that do not resemble each other."""
     return np.stack([np.roll(speech(), 6_000 * index) * 0.9**index for index in range(count)], axis=1)
 
 
@@ -58,20 +58,20 @@ async def test_each_channel_of_a_compressed_file(
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
-async def test_the_channels_of_a_call_add_up_to_its_mix(tmp_path: Path, rate: int) -> None:
+async def test_channels_of_a_call_add_up_to_its_mix(tmp_path: Path, rate: int) -> None:
     path = make_tracks(tmp_path / "a.wav", [different(2)], "pcm_s16le", rate=rate, layout="stereo")
     left, right = await channels_of(path)
     _, mix = await decoded(path)
     np.testing.assert_allclose((left + right) / 2, mix, atol=1e-4)
 
 
-async def test_a_silent_channel_is_as_long_as_the_others(tmp_path: Path) -> None:
+async def test_silent_channel_is_as_long_as_the_others(tmp_path: Path) -> None:
     left, right = await channels_of(make_wav(tmp_path / "a.wav", np.stack([silence(), chirp()], axis=1)))
     assert not left.any()
     np.testing.assert_array_equal(right, chirp())
 
 
-async def test_values_that_are_not_sound_are_tamed_in_their_channel(tmp_path: Path) -> None:
+async def test_invalid_sample_values_are_clamped_per_channel(tmp_path: Path) -> None:
     channels = np.full((200, 2), 0.25, np.float32)
     channels[50:53, 1] = np.nan, -np.inf, 1e30
     left, right = await channels_of(make_wav(tmp_path / "a.wav", channels))
@@ -79,7 +79,7 @@ async def test_values_that_are_not_sound_are_tamed_in_their_channel(tmp_path: Pa
     np.testing.assert_array_equal(right[50:53], [0, 0, 2])
 
 
-async def test_a_recording_that_becomes_stereo_in_its_middle(tmp_path: Path) -> None:
+async def test_recording_that_becomes_stereo_in_the_middle(tmp_path: Path) -> None:
     mono = make_tracks(tmp_path / "1.mp3", [chirp()], "libmp3lame").read_bytes()
     both = np.stack([silence(), chirp()], axis=1)
     stereo = make_tracks(tmp_path / "2.mp3", [both], "libmp3lame", layout="stereo").read_bytes()
@@ -96,7 +96,7 @@ async def test_a_recording_that_becomes_stereo_in_its_middle(tmp_path: Path) -> 
 async def test_more_channels_than_can_be_split(tmp_path: Path) -> None:
     path = make_wav(tmp_path / "a.wav", np.zeros((1000, MAX_SPLIT_CHANNELS + 1), np.int16))
     error = await refused(path, TooManyChannels, split=True)
-    assert "9 channels; no more than 8" in error.message
+    assert "9 channels; at most 8" in error.message
     await decoded(path)
 
 
@@ -107,11 +107,11 @@ async def test_absurd_numbers_of_channels(tmp_path: Path, count: int) -> None:
     await refused(path, MediaUnreadable)
 
 
-async def test_channels_count_together_against_the_longest_recording(tmp_path: Path) -> None:
+async def test_channels_count_together_towards_the_longest_recording(tmp_path: Path) -> None:
     path = make_wav(tmp_path / "a.wav", np.zeros((3 * RATE, 2), np.int16))
     limits = DecodeLimits(5, 30, 2**31)
     error = await refused(path, MediaTooLong, limits, split=True)
-    assert "2 channels together are longer than 5 s" in error.message
+    assert "2 channels together are longer than the limit of 5 s" in error.message
     await decoded(path, limits)
     assert len(await channels_of(path, DecodeLimits(6, 30, 2**31))) == 2
 
@@ -120,7 +120,7 @@ async def test_channels_count_together_against_the_longest_recording(tmp_path: P
 
 
 @pytest.mark.parametrize("suffix", ["mov", "mkv", "mp4"])
-async def test_the_first_track_is_taken_unless_another_is_named(tmp_path: Path, suffix: str) -> None:
+async def test_first_track_is_the_default(tmp_path: Path, suffix: str) -> None:
     tracks = [speech(), chirp(), speech(start=12)]
     form, codec = {"mkv": "matroska"}.get(suffix), "aac" if suffix == "mp4" else "pcm_s16le"
     path = make_tracks(tmp_path / f"a.{suffix}", tracks, codec, form=form)
@@ -133,7 +133,7 @@ async def test_the_first_track_is_taken_unless_another_is_named(tmp_path: Path, 
         assert error.message.endswith("is 3")
 
 
-async def test_the_channels_of_a_chosen_track(tmp_path: Path) -> None:
+async def test_channels_of_a_selected_track(tmp_path: Path) -> None:
     path = make_tracks(tmp_path / "a.mov", [different(2), different(2)[::-1].copy()], "pcm_s16le", layout="stereo")
     left, right = await channels_of(path, audio_track=1)
     np.testing.assert_allclose(np.stack([left, right], axis=1), different(2)[::-1], atol=1e-4)
@@ -147,7 +147,7 @@ async def test_tracks_are_counted_among_the_audio_streams(tmp_path: Path) -> Non
 
 
 def with_tracks(path: Path, count: int) -> Path:
-    """A MOV that says `count` times that it has its one track."""
+    """Write a MOV that references its single track `count` times."""
     content = make_tracks(path, [chirp(0.1)], "pcm_s16le").read_bytes()
     moov, trak = content.index(b"moov") - 4, content.index(b"trak") - 4
     end = trak + int.from_bytes(content[trak : trak + 4], "big")
@@ -161,10 +161,10 @@ async def test_many_tracks(tmp_path: Path) -> None:
     _, sound = await decoded(path, audio_track=499)
     assert len(sound) == RATE // 10
     await refused(path, AudioTrackMissing, audio_track=500)
-    await refused(with_tracks(path, 20_000), DecodeLimit, audio_track=1)  # FFmpeg draws the line at 1000
+    await refused(with_tracks(path, 20_000), DecodeLimit, audio_track=1)  # FFmpeg's limit is 1000
 
 
-def test_a_child_that_leaves_channels_of_different_lengths_is_not_believed(
+def test_child_output_with_channels_of_different_lengths_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def write(paths: list[str]) -> None:
@@ -175,7 +175,7 @@ def test_a_child_that_leaves_channels_of_different_lengths_is_not_believed(
         write(request["targets"])
         return 0, b"{}", b""
 
-    monkeypatch.setattr("daemon.media.Decoder._run_child", lie)
-    with pytest.raises(TranscriptdError, match="no samples"):
+    monkeypatch.setattr("daemon.media.decoder_pool.DecoderPool._run_child", lie)
+    with pytest.raises(TranscriptdError, match="invalid sizes"):
         asyncio.run(decode(tmp_path / "a.wav", tmp_path / "a.f32", LIMITS, split=True))
     assert not list(tmp_path.iterdir())

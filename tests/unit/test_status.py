@@ -1,4 +1,4 @@
-"""The record of jobs, what a snapshot leaves out, and that no text becomes markup."""
+"""The job tracker, what the status omits, and that no text becomes markup."""
 
 import json
 import time
@@ -11,30 +11,41 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daemon.aws.sqs import ReceivedMessage
 from daemon.config import Settings
-from daemon.delivery import Delivery
-from daemon.history import Delivery as Entry
-from daemon.history import History
-from daemon.job import parse_job
-from daemon.snapshot import public_settings
-from daemon.status import MAX_OUTCOMES, Record
-from daemon.status_page import element, policy, span, to_html
-from daemon.status_server import is_this_machine
-from daemon.wording import MAX_ERROR_CHARS, cut_urls
-from tests.conftest import settings_with
-from tests.fakes import received
+from daemon.errors import StorageUnavailable, TranscriptdError
+from daemon.jobs.delivery import Accepted, Claim, DeliveryResult, LiveDelivery, Valid
+from daemon.jobs.delivery_log import DeliveryLog
+from daemon.jobs.delivery_log import DeliveryRecord as Entry
+from daemon.jobs.lease import Lease
+from daemon.jobs.tracker import MAX_OUTCOMES, JobTracker
+from daemon.jobs.validation import parse_job
+from daemon.status.page import element, policy, span, to_html
+from daemon.status.server import is_this_machine
+from daemon.status.status_collector import public_settings
+from daemon.telemetry.metrics import Metrics
+from daemon.telemetry.redaction import MAX_ERROR_CHARS, redact_urls
+from daemon.telemetry.spans import Span
+from tests.support.aws.fakes import FakeQueue, received
+from tests.support.builders import some_settings
 
-# --- the record ---------------------------------------------------------------------------------------------------
+# --- job tracker --------------------------------------------------------------------------------------------------
 
 
-def test_a_delivery_is_in_hand_until_it_ends_however_it_does() -> None:
-    record, delivery = Record(), Delivery(received(receive_count=3))
+def a_delivery(message: ReceivedMessage) -> LiveDelivery:
+    lease = Lease(FakeQueue(), message, some_settings(), Metrics())
+    return LiveDelivery(Claim(message, lease, Span()))
+
+
+def test_delivery_is_in_progress_until_it_ends() -> None:
+    record, delivery = JobTracker(), a_delivery(received(receive_count=3))
 
     def fail() -> None:
-        with record.holding(delivery):
+        with record.track(delivery):
             (job,) = record.jobs
             assert (job.job_id, job.message_id, job.receive_count, job.stage) == (None, "m-1", 3, "check")
-            assert (job.fraction, job.left_seconds, job.lease_margin_seconds) == (None, None, None)
+            assert (job.fraction, job.remaining_seconds) == (None, None)
+            assert job.lease_margin_seconds == pytest.approx(0.9 * some_settings().visibility_timeout_seconds, abs=60)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -42,50 +53,53 @@ def test_a_delivery_is_in_hand_until_it_ends_however_it_does() -> None:
     assert record.jobs == []
 
 
-def delivery_of(settings: Settings, *, history: History | None = None, **options: Any) -> Delivery:
-    """A delivery whose recording of 600 s has been recognised."""
+def delivery_of(settings: Settings, *, earlier: DeliveryLog | None = None, **options: Any) -> LiveDelivery:
+    """Return a delivery whose recording of 600 s has been transcribed."""
     body = json.dumps({"job_id": "job-1", "input": {"bucket": "media", "key": "a"}, "options": options})
-    delivery = Delivery(received(body), job=parse_job(body, settings), history=history)
-    delivery.course.audio_seconds = 600.0
-    delivery.course.report("asr", 1.0, time.monotonic())
+    delivery = a_delivery(received(body))
+    job = parse_job(body, settings)
+    delivery.reached = Valid(delivery.claim, job) if earlier is None else Accepted(delivery.claim, job, earlier)
+    delivery.progress.audio_seconds = 600.0
+    delivery.progress.report("asr", 1.0, time.monotonic())
     return delivery
 
 
-def test_the_time_left_is_learnt_from_jobs_of_the_kind_that_were_done_from_their_beginning() -> None:
-    record, settings = Record(), settings_with()
+def test_remaining_time_is_estimated_from_similar_jobs_that_were_not_resumed() -> None:
+    record, settings = JobTracker(), some_settings()
 
-    def left(delivery: Delivery) -> float | None:
-        with record.holding(delivery):
-            return record.jobs[0].left_seconds
+    def left(delivery: LiveDelivery) -> float | None:
+        with record.track(delivery):
+            return record.jobs[0].remaining_seconds
 
-    resumed = History(deliveries=(Entry(message_id="m-1", receive_count=1, worker_id="w"),))
-    for reason, history in (("duplicate", None), ("published", resumed)):
-        done = delivery_of(settings, history=history)
+    resumed = DeliveryLog(deliveries=(Entry(message_id="m-1", receive_count=1, worker_id="w"),))
+    for reason, earlier in (("duplicate", None), ("published", resumed)):
+        done = delivery_of(settings, earlier=earlier)
         done.timings_seconds = {"diarize": 1.0}
-        record.ended(done, "deleted", reason, settled=True)
+        record.ended(DeliveryResult(done, "published", reason, settled=True))
     assert left(delivery_of(settings)) is None
-    done = delivery_of(settings, history=History())
+    done = delivery_of(settings, earlier=DeliveryLog())
     done.timings_seconds = {"asr": 60.0, "align": 900.0, "diarize": 2700.0}
-    record.ended(done, "deleted", "published", settled=True)
-    assert left(delivery_of(settings)) == pytest.approx(3600, abs=600)  # of which time on the clock may be gone
+    record.ended(DeliveryResult(done, "published", "published", settled=True))
+    assert left(delivery_of(settings)) == pytest.approx(3600, abs=600)  # of which some wall-clock time may have passed
     assert left(delivery_of(settings, model="tiny.en")) is None
     assert left(delivery_of(settings, diarize=False)) is None
 
 
 def test_outcomes_are_bounded_in_number_and_length() -> None:
-    record = Record()
+    record = JobTracker()
     for number in range(MAX_OUTCOMES + 5):
-        message = f"{number} " + "x" * 10_000
-        record.ended(Delivery(received()), "retried", "storage_unavailable", message=message, settled=True)
+        error = StorageUnavailable(f"{number} " + "x" * 10_000)
+        record.ended(DeliveryResult(a_delivery(received()), "retried", error.code, settled=True, error=error))
     outcomes = record.outcomes
     assert len(outcomes) == MAX_OUTCOMES
     assert [(each.message or "").split()[0] for each in outcomes[:2]] == ["54", "53"]
     assert all(len(each.message or "") <= MAX_ERROR_CHARS for each in outcomes)
 
 
-def test_a_fault_of_ours_is_told_without_what_it_quotes() -> None:
-    record, delivery = Record(), Delivery(received('{"job_id": "job-1"}'))
-    record.ended(delivery, "retried", "internal_error", message="ValueError: not a word: 'planted'", settled=False)
+def test_internal_error_is_recorded_without_its_message() -> None:
+    record, delivery = JobTracker(), a_delivery(received('{"job_id": "job-1"}'))
+    fault = TranscriptdError("ValueError: not a word: 'planted'")
+    record.ended(DeliveryResult(delivery, "retried", fault.code, settled=False, error=fault))
     (outcome,) = record.outcomes
     told = "ValueError; the delivery record or the dead letter has the rest"
     assert (outcome.job_id, outcome.message, outcome.settled) == ("job-1", told, False)
@@ -101,14 +115,14 @@ def test_a_fault_of_ours_is_told_without_what_it_quotes() -> None:
         ("http://[planted/", "…"),
     ],
 )  # fmt: skip
-def test_urls_lose_what_may_be_secret(text: str, shown: str) -> None:
-    assert cut_urls(text) == shown
+def test_urls_are_stripped_of_secrets(text: str, shown: str) -> None:
+    assert redact_urls(text) == shown
 
 
 # --- settings -----------------------------------------------------------------------------------------------------
 
 
-def test_no_secret_is_among_the_settings(make_settings: Callable[..., Settings]) -> None:
+def test_settings_contain_no_secret(make_settings: Callable[..., Settings]) -> None:
     settings = make_settings(
         webhook_secret="whsec_planted1 whsec_planted2",
         hf_token="hf_planted",
@@ -129,8 +143,8 @@ def test_no_secret_is_among_the_settings(make_settings: Callable[..., Settings])
     assert shown["TRANSCRIPTD_OUTBOX_URL"].value == "https://sqs.example.com/1/outbox?…"
 
 
-def test_what_differs_from_its_default_is_marked(tmp_path: Path) -> None:
-    shown = {each.name: each for each in public_settings(settings_with(diarize=False, scratch_dir=tmp_path))}
+def test_changed_settings_are_marked(tmp_path: Path) -> None:
+    shown = {each.name: each for each in public_settings(some_settings(diarize=False, scratch_dir=tmp_path))}
     assert (shown["TRANSCRIPTD_DIARIZE"].value, shown["TRANSCRIPTD_DIARIZE"].changed) == ("false", True)
     assert (shown["TRANSCRIPTD_QUEUE_URL"].value, shown["TRANSCRIPTD_QUEUE_URL"].changed) == (
         "http://localhost/queue",
@@ -143,11 +157,11 @@ def test_what_differs_from_its_default_is_marked(tmp_path: Path) -> None:
     assert shown["TRANSCRIPTD_OUTBOX_URL"].value == "not set"
 
 
-# --- text and names -----------------------------------------------------------------------------------------------
+# --- text and host names ------------------------------------------------------------------------------------------
 
 
 class Reader(HTMLParser):
-    """What a parser makes of markup: its tags with their attributes, and its text."""
+    """A parser that collects the tags of markup with their attributes, and its text."""
 
     def __init__(self, markup: str) -> None:
         super().__init__()
@@ -177,11 +191,11 @@ def test_text_stays_text(text: str, value: str) -> None:
     to_html(tree).encode()  # no lone surrogates
 
 
-def test_what_turns_text_around_and_line_breaks_are_taken_out() -> None:
+def test_bidi_controls_and_line_breaks_are_removed() -> None:
     assert element("p", "a\u202eb\nc\x00d\ud800é").children == ("a�b c�d�é",)
 
 
-def test_the_policy_runs_nothing_but_the_page_s_own() -> None:
+def test_policy_allows_only_the_pages_own_script() -> None:
     assert "unsafe" not in policy()
     assert policy().startswith("default-src 'none'; script-src 'sha256-")
     assert "trusted-types 'none'" in policy()
@@ -209,6 +223,6 @@ def test_hosts_that_are_this_machine(host: str, ours: bool, monkeypatch: pytest.
     assert is_this_machine([host]) is ours
 
 
-def test_one_host_header_is_due() -> None:
+def test_exactly_one_host_header_is_required() -> None:
     assert not is_this_machine([])
     assert not is_this_machine(["localhost", "localhost"])

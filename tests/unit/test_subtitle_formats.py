@@ -1,4 +1,4 @@
-"""srt, vtt, ass, tsv and txt as other people's parsers read them, whatever was said."""
+"""srt, vtt, ass, tsv and txt as third-party parsers read them, for arbitrary text."""
 
 import datetime
 import html
@@ -12,14 +12,13 @@ import srt
 import webvtt
 from hypothesis import example, given, settings
 
-from daemon.config import Format
-from daemon.options import SubtitleOptions
 from daemon.outputs import Presentation, render
-from daemon.outputs.cues import Cue, spell, stamp
-from daemon.outputs.subtitles import lay_out
+from daemon.outputs.subtitles.cues import Cue, spell, stamp
+from daemon.outputs.subtitles.layout import lay_out
 from daemon.outputs.text import clean
-from daemon.transcript import Segment, Transcript, Word
-from tests.unit.test_outputs import expected_blocks, segment, transcript, transcripts
+from daemon.schema.options import Format, SubtitleOptions
+from daemon.schema.transcript import Segment, Transcript, Word
+from tests.support.transcripts import expected_blocks, in_language, segment, transcript, transcripts
 
 HOSTILE = [
     "{\\an8}{b} \\N \\h <b>bold</b> <font color=red> & &amp; &lt; --> ->",
@@ -43,7 +42,7 @@ def cues_of(document: Transcript, inline_labels: bool) -> list[Cue]:
 
 
 def text_of(cue: Cue) -> str:
-    return cue.label + spell(cue, lambda word: word.text)
+    return spell(cue, lambda word: word.text)
 
 
 def hostile(index: int) -> Transcript:
@@ -56,11 +55,12 @@ def with_hostile_examples(test: Callable[..., None]) -> Callable[..., None]:
     return test
 
 
-# --- what the parsers see -------------------------------------------------------------------------------------------
+# --- what the parsers read ------------------------------------------------------------------------------------------
 
 
 def within_a_day(document: Transcript) -> Transcript:
-    """The parsers know hours of two digits only; `test_stamp` and the one below go beyond."""
+    """Limit times to a day, because the parsers accept only two-digit hours; `test_stamp` and the test below go
+    beyond."""
 
     def fold(seconds: float) -> float:
         return seconds % 80_000
@@ -88,7 +88,7 @@ def within_a_day(document: Transcript) -> Transcript:
 @given(transcripts())
 @with_hostile_examples
 @settings(max_examples=60, deadline=None)
-def test_srt_reads_back(document: Transcript) -> None:
+def test_srt_round_trips(document: Transcript) -> None:
     def milliseconds(time: datetime.timedelta) -> int:
         return round(time.total_seconds() * 1000)
 
@@ -102,7 +102,7 @@ def test_srt_reads_back(document: Transcript) -> None:
 @given(transcripts())
 @with_hostile_examples
 @settings(max_examples=60, deadline=None)
-def test_vtt_reads_back(document: Transcript) -> None:
+def test_vtt_round_trips(document: Transcript) -> None:
     cues = cues_of(document, inline_labels=False)
     read = webvtt.from_string(body(document, "vtt")).captions
     assert [(one.start, one.end) for one in read] == [
@@ -115,7 +115,7 @@ def test_vtt_reads_back(document: Transcript) -> None:
 @given(transcripts().map(within_a_day))
 @with_hostile_examples
 @settings(max_examples=60, deadline=None)
-def test_ass_reads_back(document: Transcript) -> None:
+def test_ass_round_trips(document: Transcript) -> None:
     document = within_a_day(document)
     cues = cues_of(document, inline_labels=True)
     read = pysubs2.SSAFile.from_string(body(document, "ass"), format_="ass")
@@ -130,7 +130,7 @@ def test_ass_reads_back(document: Transcript) -> None:
 @given(transcripts())
 @with_hostile_examples
 @settings(max_examples=60, deadline=None)
-def test_tsv_has_a_row_of_four_fields_for_every_segment(document: Transcript) -> None:
+def test_tsv_has_a_row_of_four_fields_per_segment(document: Transcript) -> None:
     text = body(document, "tsv")
     rows = [line.split("\t") for line in text.split("\n")[:-1]]
     assert rows[0] == ["start", "end", "text", "speaker"]
@@ -232,7 +232,7 @@ SPEAKER_01: R&D says so. And more.
     assert body(transcript(segment("One", 0, 1), segment("two.", 2.9, 4), segment("Three.", 6, 7)), "txt") == (
         "One two.\n\nThree.\n"
     )
-    japanese = transcript(segment("はい。", 0, 1), segment("そうです。", 1, 2)).model_copy(update={"language": "ja"})
+    japanese = in_language("ja", transcript(segment("はい。", 0, 1), segment("そうです。", 1, 2)))
     assert body(japanese, "txt") == "はい。そうです。\n"
 
 
@@ -261,7 +261,7 @@ def test_ass_highlights_words_as_karaoke() -> None:
 
 
 @pytest.mark.parametrize("name", ["srt", "vtt"])
-def test_no_names_on_demand(name: Format) -> None:
+def test_names_can_be_omitted(name: Format) -> None:
     assert "SPEAKER" not in body(CALL, name, speaker_labels=False)
 
 

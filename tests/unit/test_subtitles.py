@@ -1,4 +1,4 @@
-"""The layout of subtitles: every word in one cue, the limits held, and breaks where an editor would put them."""
+"""The layout of subtitles: every word in one cue, limits respected, and breaks where an editor would put them."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -8,19 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daemon.options import SubtitleOptions
-from daemon.outputs.cues import Cue, frames, spell, stamp, word_times
-from daemon.outputs.subtitles import MIN_STEP_MS, lay_out
+from daemon.outputs.subtitles.cues import Cue, frames, spell, stamp, word_times
+from daemon.outputs.subtitles.layout import MIN_STEP_MS, lay_out
+from daemon.outputs.subtitles.utterances import SpokenWord
 from daemon.outputs.text import clean, columns
-from daemon.outputs.utterances import SpokenWord
-from daemon.transcript import Segment, Transcript, Word
-from tests.unit.test_outputs import segment, transcript, transcripts
+from daemon.schema.options import SubtitleOptions
+from daemon.schema.transcript import Segment, Transcript, Word
+from tests.support.transcripts import in_language, in_languages, segment, transcript, transcripts
 
 DEFAULTS = SubtitleOptions()
 
 
 def text_of(cue: Cue) -> str:
-    return cue.label + spell(cue, lambda word: word.text)
+    return spell(cue, lambda word: word.text)
 
 
 def shown(document: Transcript, options: SubtitleOptions = DEFAULTS, inline_labels: bool = True) -> list[str]:
@@ -28,7 +28,7 @@ def shown(document: Transcript, options: SubtitleOptions = DEFAULTS, inline_labe
 
 
 def said(text: str, start: float = 0, speaker: str | None = None, seconds_per_word: float = 0.4) -> Segment:
-    """A segment whose words follow each other without a pause."""
+    """Return a segment whose words follow each other without a pause."""
     words = [
         Word(
             word=word,
@@ -45,16 +45,16 @@ def said(text: str, start: float = 0, speaker: str | None = None, seconds_per_wo
 
 def recording(*segments: Segment, language: str = "en", seconds: float = 0) -> Transcript:
     end = max([seconds, *(one.end for one in segments)])
-    return transcript(*segments).model_copy(update={"language": language, "duration_seconds": end})
+    return in_language(language, transcript(*segments)).model_copy(update={"duration_seconds": end})
 
 
-# --- where it breaks ----------------------------------------------------------------------------------------------
+# --- line breaks --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        pytest.param("A short one.", ["A short one."], id="what fits on a line stays on it"),
+        pytest.param("A short one.", ["A short one."], id="text that fits on a line stays on it"),
         pytest.param(
             "This is the first sentence. And here comes the second one which is a good deal longer than the first.",
             [
@@ -76,7 +76,7 @@ def recording(*segments: Segment, language: str = "en", seconds: float = 0) -> T
         pytest.param(
             "The children were playing quietly beneath the old wooden table.",
             ["The children were playing quietly\nbeneath the old wooden table."],
-            id="never after an article; in halves where nothing better is near",
+            id="never after an article; in halves if there is no better place nearby",
         ),
         pytest.param(
             "When the committee met last Thursday, nobody expected that the chairman would resign, but after a long and "
@@ -111,7 +111,7 @@ def test_other_languages_know_their_function_words() -> None:
     ]
 
 
-def test_a_language_without_spaces_breaks_after_punctuation_and_keeps_foreign_words_whole() -> None:
+def test_language_without_spaces_breaks_after_punctuation_and_keeps_foreign_words_whole() -> None:
     text = "私は昨日、東京でAppleの新しい製品を見ましたが、とても高かったので買いませんでした。でも待つことにします。"
     assert shown(recording(segment(text, 0, 9), language="ja", seconds=12)) == [
         "私は昨日、\n東京でAppleの新しい製品を見ましたが、",
@@ -119,7 +119,7 @@ def test_a_language_without_spaces_breaks_after_punctuation_and_keeps_foreign_wo
     ]
 
 
-def test_no_line_of_japanese_begins_with_a_mark_or_a_small_kana() -> None:
+def test_no_line_of_japanese_starts_with_a_mark_or_a_small_kana() -> None:
     lines = "\n".join(shown(recording(segment("チョット待ッテクダサイ、ネェ。" * 12, 0, 60), language="ja"))).split(
         "\n"
     )
@@ -127,13 +127,13 @@ def test_no_line_of_japanese_begins_with_a_mark_or_a_small_kana() -> None:
     assert not {line[0] for line in lines} & set("ョッェ、。")
 
 
-def test_characters_that_may_not_be_parted_cannot_grow_without_end() -> None:
+def test_unbreakable_characters_are_still_bounded() -> None:
     lines = "\n".join(shown(recording(segment("あ" + "ー" * 400, 0, 30), language="ja"))).split("\n")
     assert max(map(columns, lines)) <= 48
 
 
 def test_spaces_are_those_of_the_text() -> None:
-    """Words come without them: Japanese with an English name, a number that the aligner cut in two."""
+    """Words carry no spaces: Japanese with an English name, a number that the aligner split."""
     words = tuple(
         Word(word=word, start=index, end=index + 0.9, score=None, speaker=None, overlap=None)
         for index, word in enumerate(["東", "京", "New", "York", "です。"])
@@ -147,7 +147,7 @@ def test_spaces_are_those_of_the_text() -> None:
     assert shown(recording(segment("About 3.5 %", 0, 5, None, cut))) == ["About 3.5 %"]
 
 
-def test_a_translation_is_english() -> None:
+def test_translation_is_english() -> None:
     document = recording(said("He simply stood up before everybody and walked away slowly."), language="ja")
     assert shown(document.model_copy(update={"task": "translate"})) == [
         "He simply stood up before everybody\nand walked away slowly."
@@ -155,7 +155,7 @@ def test_a_translation_is_english() -> None:
 
 
 def test_a_dash_stays_with_what_is_before_it() -> None:
-    """At the start of a line it would mean that somebody else speaks."""
+    """At the start of a line it would mean a change of speaker."""
     text = "There is one thing that I must tell you – he has never been there."
     assert all(not line.startswith("–") for cue in shown(recording(segment(text, 0, 5))) for line in cue.split("\n"))
 
@@ -173,7 +173,7 @@ def test_three_lines_and_one() -> None:
     ]
 
 
-# --- who speaks ---------------------------------------------------------------------------------------------------
+# --- speakers -----------------------------------------------------------------------------------------------------
 
 
 CALL = recording(
@@ -184,7 +184,7 @@ CALL = recording(
 )
 
 
-def test_a_change_of_speaker_begins_a_cue_and_is_named_once() -> None:
+def test_speaker_change_starts_a_cue_and_is_named_once() -> None:
     assert shown(CALL) == [
         "SPEAKER_00: Hello.",
         "SPEAKER_01: Hello, who is there?",
@@ -201,7 +201,7 @@ def test_a_change_of_speaker_begins_a_cue_and_is_named_once() -> None:
     ]
 
 
-def test_who_talks_at_once_takes_turns_on_the_screen_and_is_always_named() -> None:
+def test_simultaneous_speakers_alternate_and_are_always_named() -> None:
     document = recording(
         said("When the committee met last Thursday, nobody expected that the chairman would resign.", 0, "A"),
         said("Really?", 2, "B"),
@@ -215,35 +215,35 @@ def test_who_talks_at_once_takes_turns_on_the_screen_and_is_always_named() -> No
         "A: nobody expected\nthat the chairman would resign.",
         "B: Yes.",
     ]
-    assert cues[1].start_ms == 2400, "it waits for the end of the words it interrupts"
+    assert cues[1].start_ms == 2400, "it starts when the interrupted words end"
 
 
-# --- how long -----------------------------------------------------------------------------------------------------
+# --- durations ----------------------------------------------------------------------------------------------------
 
 
 def times(document: Transcript, options: SubtitleOptions = DEFAULTS) -> list[tuple[int, int]]:
     return [(cue.start_ms, cue.end_ms) for cue in lay_out(document, options, inline_labels=False)]
 
 
-def test_a_short_cue_is_extended_into_the_silence_after_it() -> None:
+def test_short_cue_is_extended_into_the_following_silence() -> None:
     assert times(recording(said("Yes.", 1, seconds_per_word=0.2), said("No.", 10))) == [(1000, 1800), (10_000, 10_400)]
     assert times(recording(said("Yes.", 1, seconds_per_word=0.2), seconds=5)) == [(1000, 1800)]
     assert times(recording(said("Yes.", 1, seconds_per_word=0.2), seconds=1.5)) == [(1000, 1500)]
 
 
-def test_fast_speech_stays_until_it_is_read() -> None:
+def test_fast_speech_stays_until_it_can_be_read() -> None:
     text = "Nobody has ever been so fast before."  # 36 columns take 1.8 s
     assert times(recording(said(text, 0, seconds_per_word=0.1), said("No.", 10)))[0] == (0, 1800)
 
 
-def test_a_short_gap_is_closed_to_the_least_one() -> None:
+def test_short_gap_is_reduced_to_the_minimum() -> None:
     first = said("One two three four.", 0)  # ends at 1.6 s
     assert times(recording(first, said("Five.", 1.9, "B")))[0] == (0, 1820)
     assert times(recording(first, said("Five.", 1.6, "B")))[0] == (0, 1520)
     assert times(recording(first, said("Five.", 2.3, "B")))[0] == (0, 1600)
 
 
-def test_no_cue_outstays_the_limit_nor_a_pause() -> None:
+def test_cue_never_exceeds_the_limit_or_a_pause() -> None:
     slow = [word for index in range(6) for word in said("word", index * 1.9, seconds_per_word=1.5).words]
     spans = times(recording(segment("word " * 6, 0, 11, None, tuple(slow))))
     assert len(spans) == 2
@@ -262,9 +262,9 @@ def test_text_without_word_times_is_divided_by_its_length() -> None:
     ]
 
 
-# --- any speech ---------------------------------------------------------------------------------------------------
+# --- arbitrary speech ---------------------------------------------------------------------------------------------
 
-WORDS = st.text("abcdefgh'.,?!-é漢ー", min_size=1, max_size=14)
+WORDS = st.text("abcdefgh'.,?!-é漢ーسلام", min_size=1, max_size=14)
 OPTIONS = st.builds(
     SubtitleOptions,
     max_chars_per_line=st.integers(10, 60),
@@ -280,9 +280,10 @@ OPTIONS = st.builds(
 
 @st.composite
 def conversations(draw: st.DrawFn) -> Transcript:
-    """People who speak one after the other, with and without word times, at any speed."""
+    """Generate speakers who talk one after the other, with and without word times, at any speed."""
     now = 0.0
     segments = []
+    languages = []
     for speaker in draw(st.lists(st.sampled_from(["SPEAKER_00", "SPEAKER_01", None]), max_size=6)):
         now += draw(st.sampled_from([0, 0, 0.05, 0.3, 1.5, 9]))
         start = now
@@ -294,9 +295,9 @@ def conversations(draw: st.DrawFn) -> Transcript:
             now = end
         text = " ".join(word.word for word in words)
         segments.append(segment(text, start, now, speaker, tuple(words) if draw(st.booleans()) else ()))
-    language = draw(st.sampled_from(["en", "ja", None]))
+        languages.append(draw(st.sampled_from(["en", "ja", "ar"])))
     tail = draw(st.floats(0, 5))
-    return transcript(*segments).model_copy(update={"language": language, "duration_seconds": now + tail})
+    return in_languages(languages, transcript(*segments)).model_copy(update={"duration_seconds": now + tail})
 
 
 def check_invariants(cues: Sequence[Cue], options: SubtitleOptions) -> None:
@@ -331,9 +332,7 @@ def test_speech_is_shown_in_order_by_its_speaker_within_the_limits(
 
 @given(transcripts(), OPTIONS, st.booleans())
 @settings(max_examples=80, deadline=None)
-def test_whatever_a_transcript_holds_the_limits_hold(
-    document: Transcript, options: SubtitleOptions, inline_labels: bool
-) -> None:
+def test_limits_hold_for_any_transcript(document: Transcript, options: SubtitleOptions, inline_labels: bool) -> None:
     cues = lay_out(document, options, inline_labels)
     check_invariants(cues, options)
     spoken: Counter[str] = Counter()
@@ -361,7 +360,7 @@ def lines_needed(words: list[SpokenWord], max_columns: int) -> int:
 
 
 def can_be_read(cut: list[list[SpokenWord]], end_ms: int, options: SubtitleOptions) -> bool:
-    """Whether all cues of a way to cut hold the limits and stay long enough."""
+    """Return whether all cues of a segmentation respect the limits and stay long enough."""
     ends = [cue[0].start_ms - round(options.min_gap_seconds * 1000) for cue in cut[1:]] + [end_ms]
     longest_ms = round(options.max_duration_seconds * 1000)
     for cue, free_until_ms in zip(cut, ends, strict=True):
@@ -379,7 +378,7 @@ def can_be_read(cut: list[list[SpokenWord]], end_ms: int, options: SubtitleOptio
 
 @st.composite
 def bursts(draw: st.DrawFn) -> Transcript:
-    """A few words without a long pause: one utterance, sometimes too fast."""
+    """Generate a few words without a long pause: one utterance, sometimes too fast."""
     now, words = 0.0, []
     for text in draw(st.lists(st.text("abc", min_size=1, max_size=9), min_size=1, max_size=8)):
         now += draw(st.sampled_from([0, 0, 0.1, 0.5, 0.9]))
@@ -393,9 +392,7 @@ def bursts(draw: st.DrawFn) -> Transcript:
 
 @given(bursts(), st.sampled_from([8.0, 12.0, 20.0]), st.sampled_from([0, 0.8]))
 @settings(max_examples=150, deadline=None)
-def test_where_there_is_a_way_to_give_readers_time_it_is_found(
-    document: Transcript, speed: float, shortest: float
-) -> None:
+def test_readable_segmentation_is_found_if_one_exists(document: Transcript, speed: float, shortest: float) -> None:
     options = SubtitleOptions(max_chars_per_line=20, max_chars_per_second=speed, min_duration_seconds=shortest)
     cues = lay_out(document, options, inline_labels=False)
     end_ms = round(document.duration_seconds * 1000)
@@ -406,12 +403,12 @@ def test_where_there_is_a_way_to_give_readers_time_it_is_found(
             assert cue.end_ms - cue.start_ms >= needed_seconds * 1000 - 1e-6
 
 
-# --- writing it ---------------------------------------------------------------------------------------------------
+# --- writing ------------------------------------------------------------------------------------------------------
 
 
 @given(conversations(), OPTIONS)
 @settings(max_examples=30, deadline=None)
-def test_the_highlight_passes_over_a_cue_without_gaps(document: Transcript, options: SubtitleOptions) -> None:
+def test_highlight_covers_a_cue_without_gaps(document: Transcript, options: SubtitleOptions) -> None:
     for cue in lay_out(document, options, inline_labels=False):
         edges = [cue.start_ms, *(end for _, _, end in word_times(cue))]
         assert [(begin, end) for _, begin, end in word_times(cue)] == list(pairwise(edges))

@@ -1,4 +1,5 @@
-"""systemd's protocol: spoken only where systemd listens, and the watchdog fed only while things get on."""
+"""systemd's notification protocol: used only under systemd, and the watchdog is notified only while the daemon makes
+progress."""
 
 import asyncio
 import contextlib
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from daemon.systemd import feed_watchdog, notify
+from daemon.status.systemd import feed_watchdog, notify
+from tests.support.time.virtual import in_virtual_time
 
 
 @pytest.fixture
@@ -28,17 +30,18 @@ def heard(listener: socket.socket) -> list[str]:
     return messages
 
 
-def test_a_state_is_sent(systemd: socket.socket) -> None:
+def test_state_is_sent(systemd: socket.socket) -> None:
     notify("READY=1")
     assert heard(systemd) == ["READY=1"]
 
 
-def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_systemd_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     notify("READY=1")
 
 
-async def test_the_watchdog_is_fed_only_while_polling_gets_on(
+@in_virtual_time
+async def test_watchdog_is_notified_only_while_polling_succeeds(
     systemd: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "100000")

@@ -1,4 +1,4 @@
-"""The parts of the tools that no command shows on cue: leases that are extended or end, odd answers, words for odd states."""
+"""Parts of the tools that no command shows on demand: lease extension and expiry, unexpected responses, rare states."""
 
 import argparse
 import threading
@@ -13,16 +13,16 @@ import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 
-from daemon.embedded.aws import EmbeddedAws
+from daemon.cli import leased_messages
+from daemon.cli.arguments import duration
+from daemon.cli.command import Stop, ToolError, UsageError, age, contract_settings, open_sqs, printable, send
+from daemon.cli.edits import apply, removal, setting
+from daemon.cli.leased_messages import DeadLetter, LeasedMessages
+from daemon.cli.watch import Display, JobState
+from daemon.demo.aws import EmbeddedAws
 from daemon.errors import InvalidJob
-from daemon.history import Delivery, History
-from daemon.job import parse_job
-from daemon.tools import held
-from daemon.tools.arguments import duration
-from daemon.tools.command import Stop, ToolError, UsageError, age, contract_settings, open_sqs, printable, send
-from daemon.tools.edits import apply, removal, setting
-from daemon.tools.held import Hold, Letter
-from daemon.tools.watch import Display, Seen
+from daemon.jobs.delivery_log import DeliveryLog, DeliveryRecord
+from daemon.jobs.validation import parse_job
 
 JOB = '{"job_id": "a", "input": {"bucket": "media", "key": "k"}%s}'
 
@@ -37,43 +37,43 @@ def aws() -> Iterator[EmbeddedAws]:
         yield aws
 
 
-def test_what_is_held_stays_held_beyond_its_first_lease(aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(held, "LEASE_SECONDS", 4)
-    monkeypatch.setattr(held, "EXTEND_EVERY_SECONDS", 0.5)
-    with Stop() as stop, Hold(aws.sqs, aws.dlq_url) as hold:
-        (letter,) = hold.receive(10, stop)
-        over = time.monotonic() + 2.5 * held.LEASE_SECONDS
+def test_held_messages_stay_held_beyond_their_first_lease(aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leased_messages, "LEASE_SECONDS", 4)
+    monkeypatch.setattr(leased_messages, "EXTEND_PERIOD_SECONDS", 0.5)
+    with Stop() as stop, LeasedMessages(aws.sqs, aws.dlq_url) as leased:
+        (letter,) = leased.receive(10, stop)
+        over = time.monotonic() + 2.5 * leased_messages.LEASE_SECONDS
         while time.monotonic() < over:
-            assert hold.holds(letter)
+            assert leased.is_leased(letter)
             assert "Messages" not in aws.sqs.receive_message(QueueUrl=aws.dlq_url, WaitTimeSeconds=1)
-    assert len(aws.sqs.receive_message(QueueUrl=aws.dlq_url)["Messages"]) == 1, "given back at the end"
+    assert len(aws.sqs.receive_message(QueueUrl=aws.dlq_url)["Messages"]) == 1, "released at the end"
 
 
-def test_a_lease_that_ended_is_known_to_have_ended(aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(held, "LEASE_SECONDS", 1)
-    monkeypatch.setattr(held, "EXTEND_EVERY_SECONDS", 3600.0)
-    with Stop() as stop, Hold(aws.sqs, aws.dlq_url) as hold:
-        (letter,) = hold.receive(10, stop)
-        while hold.holds(letter):
+def test_expired_lease_is_known_to_have_expired(aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leased_messages, "LEASE_SECONDS", 1)
+    monkeypatch.setattr(leased_messages, "EXTEND_PERIOD_SECONDS", 3600.0)
+    with Stop() as stop, LeasedMessages(aws.sqs, aws.dlq_url) as leased:
+        (letter,) = leased.receive(10, stop)
+        while leased.is_leased(letter):
             time.sleep(0.05)
         assert len(aws.sqs.receive_message(QueueUrl=aws.dlq_url, WaitTimeSeconds=5)["Messages"]) == 1
 
 
-def test_nothing_that_was_released_is_hidden_again(aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(held, "EXTEND_EVERY_SECONDS", 0.01)
-    with Stop() as stop, Hold(aws.sqs, aws.dlq_url) as hold:
+def test_released_message_is_not_hidden_again(aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leased_messages, "EXTEND_PERIOD_SECONDS", 0.01)
+    with Stop() as stop, LeasedMessages(aws.sqs, aws.dlq_url) as leased:
         for _ in range(5):
-            (letter,) = hold.receive(10, stop)
-            hold.release([letter.message_id])
-            assert not hold.holds(letter)
+            (letter,) = leased.receive(10, stop)
+            leased.release([letter.message_id])
+            assert not leased.is_leased(letter)
 
 
-# --- an SQS that is none ---------------------------------------------------------------------------------------------
+# --- a proxy instead of SQS ------------------------------------------------------------------------------------------
 
 
 @contextmanager
 def answering(body: bytes) -> Iterator[str]:
-    """The address of a proxy that has one answer to everything."""
+    """Yield the address of a proxy that gives the same response to every request."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -93,8 +93,8 @@ def answering(body: bytes) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("body", [b"<html>please log in</html>", b"", b"{}", b'{"MessageId": ""}'])
-def test_no_page_of_a_proxy_is_taken_for_a_sent_message(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A message that was not sent would be deleted from the dead-letter queue otherwise."""
+def test_response_of_a_proxy_is_not_taken_for_a_sent_message(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the tool would delete a message from the dead-letter queue that was never sent."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "embedded")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
@@ -104,33 +104,33 @@ def test_no_page_of_a_proxy_is_taken_for_a_sent_message(body: bytes, monkeypatch
             send(open_sqs(), url + "/queue", "{}", {})
 
 
-# --- words ----------------------------------------------------------------------------------------------------------
+# --- output ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_sqs_moved_is_called_so() -> None:
-    letter = Letter("m", "{}", {}, {"DeadLetterQueueSourceArn": "arn:aws:sqs:r:1:jobs", "SentTimestamp": "1000"})
-    assert letter.reason == held.MOVED_BY_SQS
+def test_messages_moved_by_sqs_are_labelled() -> None:
+    letter = DeadLetter("m", "{}", {}, {"DeadLetterQueueSourceArn": "arn:aws:sqs:r:1:jobs", "SentTimestamp": "1000"})
+    assert letter.reason == leased_messages.MOVED_BY_SQS
     assert "maxReceiveCount" in letter.explanation
-    assert Letter("m", "{}", {}, {}).reason == held.NO_REASON
+    assert DeadLetter("m", "{}", {}, {}).reason == leased_messages.NO_REASON
 
 
-def test_the_state_of_a_job_is_said_as_it_is() -> None:
-    first = Delivery(message_id="m", receive_count=1, worker_id="w", begun_at=0.0)
+def test_state_of_a_job_is_described() -> None:
+    first = DeliveryRecord(message_id="m", receive_count=1, worker_id="w", begun_at=0.0)
     second = first.model_copy(update={"receive_count": 2})
-    assert str(Seen()) == "waiting: no daemon has begun it"
-    begun = History().begin(first)
-    assert "by w, attempt 1" in str(Seen(deliveries=begun.deliveries))
-    failed = begun.end("m", 1, "retried", "runner_crashed", message="it died", counts=True)
-    said = str(Seen(deliveries=failed.deliveries))
-    assert said == "waiting for the next delivery; attempt 1 ended retried (runner_crashed: it died)"
-    again = Seen(deliveries=failed.begin(second).deliveries, parts=("speakers ×1",))
-    assert "attempt 2; stored so far: speakers ×1" in str(again)
+    assert str(JobState()) == "waiting for a daemon"
+    begun = DeliveryLog().begin(first)
+    assert "on w, attempt 1" in str(JobState(deliveries=begun.deliveries))
+    failed = begun.end("m", 1, "retried", "runner_crashed", message="it died", consumes_attempt=True)
+    said = str(JobState(deliveries=failed.deliveries))
+    assert said == "waiting for the next delivery; attempt 1 was retried (runner_crashed: it died)"
+    again = JobState(deliveries=failed.begin(second).deliveries, parts=("speakers ×1",))
+    assert "attempt 2; checkpoints: speakers ×1" in str(again)
     assert not again.failed
-    over = failed.begin(second).end("m", 2, "dead_lettered", "runner_crashed", counts=True)
-    assert Seen(deliveries=over.deliveries).failed
+    over = failed.begin(second).end("m", 2, "dead_lettered", "runner_crashed", consumes_attempt=True)
+    assert JobState(deliveries=over.deliveries).failed
 
 
-def test_a_terminal_gets_one_line_that_moves() -> None:
+def test_terminal_gets_one_line_that_is_updated() -> None:
     screen = StringIO()
     with Display(Console(file=screen, force_terminal=True, width=120), "job-1") as display:
         display.show("waiting: [red] is no markup")
@@ -148,7 +148,7 @@ def test_times() -> None:
     assert [age(seconds) for seconds in (-1, 45, 60, 12_000, 187_200)] == ["0s", "45s", "1m", "3h 20m", "2d 4h"]
 
 
-def test_nothing_reaches_the_terminal_that_could_command_it() -> None:
+def test_control_characters_never_reach_the_terminal() -> None:
     assert printable("a\tb\nü\x1b[31m\x9b\u202e\r\ud800") == "a\tb\nü\\x1b[31m\\x9b\\u202e\\r\\ud800"
 
 
@@ -178,7 +178,7 @@ def test_edits() -> None:
 # --- settings --------------------------------------------------------------------------------------------------------
 
 
-def test_a_message_is_checked_by_what_is_known_of_the_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_message_is_checked_with_the_known_settings_of_the_deployment(monkeypatch: pytest.MonkeyPatch) -> None:
     elsewhere = JOB % ', "output": {"bucket": "theirs"}, "webhook": {"url": "https://app.example.com/hook"}'
     assert parse_job(elsewhere, contract_settings()).output_bucket == "theirs"
     monkeypatch.setenv("TRANSCRIPTD_OUTPUT_BUCKETS", "ours")

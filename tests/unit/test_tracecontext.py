@@ -1,10 +1,10 @@
-"""W3C Trace Context, by the rules of https://www.w3.org/TR/trace-context/."""
+"""W3C Trace Context, following https://www.w3.org/TR/trace-context/."""
 
 from typing import Any
 
 import pytest
 
-from daemon.tracecontext import MAX_TRACESTATE_CHARS, TraceContext, from_attributes, parse
+from daemon.telemetry.tracecontext import MAX_TRACESTATE_CHARS, TraceContext, from_attributes, parse
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 VALID = f"00-{TRACE}-{SPAN}-01"
@@ -16,14 +16,14 @@ VALID = f"00-{TRACE}-{SPAN}-01"
         (VALID, 1),
         (f"00-{TRACE}-{SPAN}-00", 0),
         (f"00-{TRACE}-{SPAN}-03", 3),
-        (f"00-{TRACE}-{SPAN}-ff", 3),  # what the flags mean is not known
+        (f"00-{TRACE}-{SPAN}-ff", 3),  # the meaning of the other flags is unknown
         (f" \t{VALID} ", 1),
         (f"01-{TRACE}-{SPAN}-01", 1),
         (f"cc-{TRACE}-{SPAN}-01-what the future will be like", 1),
         (f"cc-{TRACE}-{SPAN}-01-", 1),
     ],
 )
-def test_a_valid_traceparent(traceparent: str, flags: int) -> None:
+def test_valid_traceparent(traceparent: str, flags: int) -> None:
     context = parse(traceparent)
     assert context == TraceContext(TRACE, SPAN, flags)
     assert context.headers() == {"traceparent": f"00-{TRACE}-{SPAN}-{flags:02x}"}
@@ -51,10 +51,10 @@ def test_a_valid_traceparent(traceparent: str, flags: int) -> None:
         f"00-{TRACE[:-1]}g-{SPAN}-01",
         f"00-{TRACE[:-1]}-{SPAN}0-01",
         f"00-{TRACE}-{SPAN}-0x",
-        f"00-{TRACE[:-1]}٣-{SPAN}-01",  # a digit, and not one of ours
+        f"00-{TRACE[:-1]}٣-{SPAN}-01",  # a digit, but not an ASCII one
     ],
 )
-def test_an_invalid_traceparent_is_none(traceparent: str) -> None:
+def test_invalid_traceparent_is_ignored(traceparent: str) -> None:
     assert parse(traceparent, "vendor=x") is None
 
 
@@ -77,16 +77,16 @@ def test_an_invalid_traceparent_is_none(traceparent: str) -> None:
         ("a=" + "x" * MAX_TRACESTATE_CHARS, None),
     ],
 )
-def test_a_tracestate_is_passed_on_or_dropped_by_itself(tracestate: str, kept: str | None) -> None:
+def test_tracestate_is_passed_on_or_dropped_separately(tracestate: str, kept: str | None) -> None:
     assert parse(VALID, tracestate) == TraceContext(TRACE, SPAN, 1, kept)
 
 
 @pytest.mark.parametrize("attribute", [None, 7, "text", {}, {"StringValue": None}, {"BinaryValue": b"00-"}])
-def test_attributes_that_are_no_text_tell_nothing(attribute: Any) -> None:
+def test_attributes_that_are_not_strings_are_ignored(attribute: Any) -> None:
     assert from_attributes({"traceparent": attribute}) is None
 
 
-def test_what_is_sent_is_what_is_received() -> None:
+def test_context_round_trips() -> None:
     context = TraceContext(TRACE, SPAN, 1, "vendor=x")
     assert from_attributes(context.attributes()) == context
     assert from_attributes({}) is None

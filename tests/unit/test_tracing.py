@@ -1,4 +1,5 @@
-"""What is sent to a collector, and what a collector cannot do to us. The traces of jobs: tests/acceptance/test_tracing.py."""
+"""The spans sent to a collector, and that a failing collector cannot harm the daemon. Traces of jobs:
+tests/acceptance/test_tracing.py."""
 
 import asyncio
 import json
@@ -9,19 +10,25 @@ from collections.abc import Callable, Iterator
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from daemon import tracing
+from bench.waiting import PATIENCE_SECONDS
 from daemon.config import Settings
 from daemon.errors import ConfigError, DiskFull, Interrupted
-from daemon.metrics import Metrics
-from daemon.spans import Span
-from daemon.tracecontext import TraceContext
-from daemon.tracing import MAX_SPANS_PER_EXPORT, MAX_WAITING_SPANS, open_tracer
-from tests.collector import Collector
-from tests.samples import samples_of
+from daemon.telemetry import tracing
+from daemon.telemetry.metrics import Metrics
+from daemon.telemetry.spans import Tracer
+from daemon.telemetry.tracecontext import TraceContext
+from daemon.telemetry.tracing import MAX_SPANS_PER_EXPORT, MAX_WAITING_SPANS, open_tracer
+from tests.support.monitoring.collector import Collector
+from tests.support.monitoring.samples import samples_of
 
 PARENT = TraceContext("1" * 32, "2" * 16, 1, "vendor=x")
 UNSAMPLED = TraceContext("1" * 32, "2" * 16, 0)
-SECONDS = 60
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait long enough at shutdown to send the remaining spans on a busy machine."""
+    monkeypatch.setattr(tracing, "SHUTDOWN_SECONDS", PATIENCE_SECONDS)
 
 
 @pytest.fixture
@@ -30,7 +37,7 @@ def collector() -> Iterator[Collector]:
         yield collector
 
 
-async def test_spans_of_tasks_that_overlap_do_not_mix(
+async def test_spans_of_concurrent_tasks_do_not_mix(
     make_settings: Callable[..., Settings], collector: Collector
 ) -> None:
     both_began = asyncio.Barrier(2)
@@ -43,7 +50,7 @@ async def test_spans_of_tasks_that_overlap_do_not_mix(
                 with span.child(f"{name} child"):
                     await both_began.wait()
 
-        async with asyncio.timeout(SECONDS), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(PATIENCE_SECONDS), asyncio.TaskGroup() as group:
             group.create_task(work("a"))
             group.create_task(work("b"))
     found = {span.name: span for span in collector.spans}
@@ -53,7 +60,7 @@ async def test_spans_of_tasks_that_overlap_do_not_mix(
     assert found["a"].trace_id != found["b"].trace_id
 
 
-async def test_an_exception_is_an_error_by_its_code_unless_we_are_leaving(
+async def test_exception_is_an_error_with_its_code_unless_we_are_leaving(
     make_settings: Callable[..., Settings], collector: Collector
 ) -> None:
     async with open_tracer(make_settings(otlp_endpoint=collector.base_url), Metrics()) as tracer:
@@ -83,7 +90,7 @@ async def test_an_exception_is_an_error_by_its_code_unless_we_are_leaving(
     [(1, None, True), (0, None, False), (0, PARENT, True), (1, UNSAMPLED, False)],
     ids=["all", "none", "the producer wants it", "the producer does not"],
 )
-async def test_whose_word_it_is_whether_a_trace_is_recorded(
+async def test_who_decides_whether_a_trace_is_recorded(
     make_settings: Callable[..., Settings],
     collector: Collector,
     ratio: float,
@@ -96,7 +103,7 @@ async def test_whose_word_it_is_whether_a_trace_is_recorded(
         with tracer.span("top", parent) as top, top.child("child") as child:
             contexts += [top.context, child.context]
     assert len(collector.spans) == (2 if recorded else 0)
-    for context in contexts:  # passed on in any case
+    for context in contexts:  # always propagated
         assert context is not None
         assert context.sampled is recorded
         assert context.state == (parent.state if parent else None)
@@ -104,7 +111,7 @@ async def test_whose_word_it_is_whether_a_trace_is_recorded(
 
 
 async def send(spans: int, endpoint: str, metrics: Metrics, make_settings: Callable[..., Settings]) -> None:
-    async with asyncio.timeout(SECONDS), open_tracer(make_settings(otlp_endpoint=endpoint), metrics) as tracer:
+    async with asyncio.timeout(PATIENCE_SECONDS), open_tracer(make_settings(otlp_endpoint=endpoint), metrics) as tracer:
         for _ in range(spans):
             with tracer.span("top", PARENT):
                 pass
@@ -115,20 +122,20 @@ def spans_of(metrics: Metrics) -> dict[str, float]:
     return {result: found[f'transcriptd_trace_spans_total{{result="{result}"}}'] for result in ("exported", "lost")}
 
 
-async def test_a_collector_that_hangs_holds_up_neither_the_work_nor_the_end(
+async def test_hung_collector_delays_neither_the_work_nor_the_shutdown(
     make_settings: Callable[..., Settings], collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tracing, "SHUTDOWN_SECONDS", 0.1)
     collector.hold = threading.Event()
     try:
         await send(3 * MAX_WAITING_SPANS, collector.base_url, Metrics(), make_settings)
-        assert "end of tracing" in {thread.name for thread in threading.enumerate()}, "it goes on by itself"
+        assert "end of tracing" in {thread.name for thread in threading.enumerate()}, "it recovers without a restart"
     finally:
         collector.hold.set()
 
 
 @pytest.mark.parametrize(("status", "error"), [(400, "HTTP 400"), (307, "TooManyRedirects")])
-async def test_what_a_collector_refuses_is_counted_and_told_once(
+async def test_rejected_spans_are_counted_and_logged_once(
     status: int,
     error: str,
     make_settings: Callable[..., Settings],
@@ -142,14 +149,17 @@ async def test_what_a_collector_refuses_is_counted_and_told_once(
     assert (line.getMessage(), vars(line)["error"]) == ("collector unavailable", error)
 
 
-async def test_where_nobody_listens_spans_are_lost(make_settings: Callable[..., Settings]) -> None:
+async def test_without_a_listener_spans_are_lost(
+    make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracing, "EXPORT_TIMEOUT_SECONDS", 0.1)
     metrics = Metrics()
     await send(1, "http://127.0.0.1:9", metrics, make_settings)
-    assert spans_of(metrics)["exported"] == 0
+    assert spans_of(metrics) == {"exported": 0, "lost": 1}
 
 
 @pytest.mark.parametrize("headers", ["planted", "a b=planted", "=planted", "a=1,planted", "a=planted%0d%0ab:c", "a=ü"])
-async def test_headers_that_are_none_are_refused_without_quoting_them(
+async def test_invalid_headers_are_rejected_without_quoting_them(
     headers: str, make_settings: Callable[..., Settings]
 ) -> None:
     settings = make_settings(otlp_endpoint="http://127.0.0.1:9", otlp_headers=SecretStr(headers))
@@ -162,15 +172,16 @@ async def test_headers_that_are_none_are_refused_without_quoting_them(
 @pytest.mark.parametrize(
     "endpoint", ["collector:4318", "grpc://c", "http://", "http://u:p@c", "http://c/?key=1", "http://c d"]
 )
-def test_an_endpoint_is_an_address_and_no_place_for_a_secret(
-    endpoint: str, make_settings: Callable[..., Settings]
-) -> None:
+def test_endpoint_is_an_address_without_secrets(endpoint: str, make_settings: Callable[..., Settings]) -> None:
     with pytest.raises(ValidationError, match="otlp_endpoint"):
         make_settings(otlp_endpoint=endpoint)
 
 
-def test_a_span_of_tracing_switched_off_passes_the_producers_context_on() -> None:
-    with Span(PARENT).child("any") as child:
-        assert child.context == PARENT
+def test_disabled_tracing_passes_the_producers_context_on() -> None:
+    with Tracer().span("any", PARENT, "consumer", {"a": 1}) as span, span.child("below") as child:
+        assert span.context == child.context == PARENT
         assert json.dumps(child.log_fields) == json.dumps({"trace_id": PARENT.trace_id})
-    assert Span().log_fields == {}
+    with Tracer().span("any", None) as span:
+        assert span.context is None
+        assert span.log_fields == {}
+        assert span.exemplar is None

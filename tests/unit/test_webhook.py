@@ -5,7 +5,6 @@ import itertools
 import json
 import logging
 import socket
-import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,24 +13,29 @@ import aiohttp
 import pytest
 from pydantic import SecretStr
 from standardwebhooks import Webhook, WebhookVerificationError
+from tenacity import RetryCallState
 
-from daemon import webhook
-from daemon.addresses import is_public
+from bench.waiting import PATIENCE_SECONDS
 from daemon.config import Settings
 from daemon.errors import ConfigError, QueueUnavailable, StorageUnavailable
-from daemon.events import Event, EventError, EventOutput, EventProgress, Status
-from daemon.job import Job, parse_job
-from daemon.metrics import Exemplar, Metrics
-from daemon.outbox import Outbox
-from daemon.transcript import TranscriptWarning
-from daemon.webhook import WebhookSender
-from tests.receiver import OK, Behaviour, ReceivedEvent, Receiver
+from daemon.jobs.validation import parse_job
+from daemon.schema.job import Job
+from daemon.schema.transcript import TranscriptWarning
+from daemon.telemetry.metrics import Exemplar, Metrics
+from daemon.webhooks import sender as webhook
+from daemon.webhooks.events import EventError, EventOutput, EventProgress, EventStatus, WebhookEvent
+from daemon.webhooks.outbox import Outbox
+from daemon.webhooks.sender import WebhookSender
+from daemon.webhooks.ssrf import is_public
+from tests.support.time.virtual import VirtualTime
+from tests.support.webhooks.receiver import OK, Behaviour, ReceivedEvent, Receiver
 
 SECRET = "whsec_" + "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OLD_SECRET = "whsec_" + "A" * 44
 URL = "https://hooks.example.com/transcripts"
 
 BAD = Behaviour(status=500)
+SLOW = {"webhook_backoff_min_seconds": 3600, "webhook_backoff_max_seconds": 3600}  # the first backoff never ends
 
 
 def make_settings(**changes: Any) -> Settings:
@@ -44,18 +48,18 @@ def make_settings(**changes: Any) -> Settings:
         "webhook_allow_http": True,
         "webhook_backoff_min_seconds": 0.01,
         "webhook_backoff_max_seconds": 0.05,
-        "webhook_timeout_seconds": 2,
+        "webhook_timeout_seconds": PATIENCE_SECONDS,
         "webhook_progress_seconds": 0.0001,
     }
     return Settings(**{**values, **changes})
 
 
-def event(status: Status, job_id: str = "job-1", **details: Any) -> Event:
-    return Event(job_id=job_id, status=status, attempt=1, **details)
+def event(status: EventStatus, job_id: str = "job-1", **details: Any) -> WebhookEvent:
+    return WebhookEvent(job_id=job_id, status=status, attempt=1, **details)
 
 
 class Observed:
-    """Records what the sender reports for metrics."""
+    """Recorder of what the sender reports for metrics."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str, float]] = []
@@ -70,7 +74,7 @@ class Observed:
         return [result for _, result, _ in self.calls]
 
     async def wait_for(self, result: str) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while result not in self.results:
                 self._called.clear()
                 await self._called.wait()
@@ -81,12 +85,25 @@ def observed() -> Observed:
     return Observed()
 
 
-async def deliver(settings: Settings, url: str, *events: Event, observed: Observed | None = None) -> None:
-    """Send the events and wait until none is left."""
-    async with WebhookSender(settings, observed) as sender:
+class Sender(WebhookSender):
+    """A sender that records the backoffs it chose."""
+
+    def __init__(self, settings: Settings, observed: Observed | None = None) -> None:
+        super().__init__(settings, observed)
+        self.pauses: list[float] = []
+
+    def _pause_seconds(self, state: RetryCallState) -> float:
+        self.pauses.append(super()._pause_seconds(state))
+        return self.pauses[-1]
+
+
+async def deliver(settings: Settings, url: str, *events: WebhookEvent, observed: Observed | None = None) -> list[float]:
+    """Send the events, wait until none is pending, and return the backoffs."""
+    async with Sender(settings, observed) as sender:
         for one in events:
             sender.send(url, one)
-        assert await sender.drain(5) == 0
+        assert await sender.drain(PATIENCE_SECONDS) == 0
+        return sender.pauses
 
 
 def verify(received: ReceivedEvent, secret: str = SECRET) -> Any:
@@ -101,8 +118,8 @@ def job() -> Job:
     return parse_job(json.dumps(body), make_settings())
 
 
-async def test_a_completed_event_arrives_whole_and_signed() -> None:
-    done = Event.of(
+async def test_completed_event_arrives_complete_and_signed() -> None:
+    done = WebhookEvent.of(
         job(),
         "completed",
         attempt=2,
@@ -144,7 +161,7 @@ async def test_a_completed_event_arrives_whole_and_signed() -> None:
 
 
 def test_every_key_is_present_in_every_event() -> None:
-    progress = Event.of(job(), "progress", attempt=1, progress=EventProgress(stage="asr", fraction=0.25))
+    progress = WebhookEvent.of(job(), "progress", attempt=1, progress=EventProgress(stage="asr", fraction=0.25))
     unknown_input = event("failed", error=EventError(code="invalid_message", message="no input"))
     first, second = (json.loads(one.body())["data"] for one in (progress, unknown_input))
     assert list(first) == list(second)
@@ -154,7 +171,7 @@ def test_every_key_is_present_in_every_event() -> None:
     assert second["error"] == {"code": "invalid_message", "message": "no input", "traceback": None}
 
 
-def test_the_payload_is_bounded() -> None:
+def test_payload_is_bounded() -> None:
     largest = event(
         "failed",
         job_id="j" * 128,
@@ -174,12 +191,12 @@ def test_the_payload_is_bounded() -> None:
     assert data["warnings"][-1]["message"] == "40 more warnings are in the manifest"
 
 
-def test_an_ascii_traceback_keeps_its_last_4000_characters() -> None:
+def test_ascii_traceback_keeps_its_last_4000_characters() -> None:
     error = EventError(code="c", message="m", traceback="a" * 1000 + "b" * 4000)
     assert error.traceback == "b" * 4000
 
 
-def test_an_id_with_a_dot_is_refused() -> None:
+def test_id_with_a_dot_is_rejected() -> None:
     with pytest.raises(ValueError, match="id"):
         event("started", id="msg.1")
 
@@ -203,7 +220,7 @@ async def test_every_secret_signs_so_that_keys_can_be_rotated() -> None:
         "whsec_PRIVATE" + "A" * 24 + "-",  # another alphabet, whose characters a lenient decoder would skip
     ],
 )
-def test_a_bad_secret_is_a_config_error_that_does_not_show_it(secret: str) -> None:
+def test_invalid_secret_is_a_config_error_that_does_not_show_it(secret: str) -> None:
     with pytest.raises(ConfigError, match="24 to 64") as caught:
         WebhookSender(make_settings(webhook_secret=(SecretStr(SECRET), SecretStr(secret))))
     assert "secret 2" in caught.value.message
@@ -213,7 +230,7 @@ def test_a_bad_secret_is_a_config_error_that_does_not_show_it(secret: str) -> No
 # --- attempts -----------------------------------------------------------------------------------------------------
 
 
-async def test_attempts_share_the_id_and_are_signed_afresh(observed: Observed) -> None:
+async def test_attempts_share_the_id_and_are_signed_individually(observed: Observed) -> None:
     async with Receiver(BAD, Behaviour(drop=True), Behaviour(status=404)) as receiver:
         settings = make_settings(webhook_backoff_min_seconds=0.4, webhook_backoff_max_seconds=0.6)
         await deliver(settings, receiver.url, event("completed"), observed=observed)
@@ -249,19 +266,23 @@ async def test_gives_up_after_the_set_number_of_attempts(observed: Observed, cap
 
 
 async def test_backoff_is_exponential_within_its_bounds() -> None:
-    arrivals: list[float] = []
-
-    async def note(count: int) -> None:
-        for number in range(1, count + 1):
-            await receiver.wait_for(number)
-            arrivals.append(time.monotonic())
-
     async with Receiver(default=BAD) as receiver:
         settings = make_settings(webhook_backoff_min_seconds=0.1, webhook_backoff_max_seconds=0.3)
-        await asyncio.gather(note(5), deliver(settings, receiver.url, event("failed")))
-    pauses = [later - earlier for earlier, later in itertools.pairwise(arrivals)]
+        *pauses, _ = await deliver(settings, receiver.url, event("failed"))  # one is chosen after the last attempt, too
     for pause, least, most in zip(pauses, (0.1, 0.2, 0.3, 0.3), (0.2, 0.3, 0.3, 0.3), strict=True):
-        assert least - 0.02 <= pause <= most + 0.4
+        assert least <= pause <= most
+    arrivals = [received.at for received in receiver.events]
+    for pause, (earlier, later) in zip(pauses, itertools.pairwise(arrivals), strict=True):
+        assert later - earlier > pause - 0.01, "the loop's clock is coarser than time.monotonic"
+
+
+async def test_backoff_has_jitter_below_its_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = make_settings(webhook_attempts=6, webhook_backoff_min_seconds=0.01, webhook_backoff_max_seconds=0.05)
+    for share, expected in ((0.0, [0.01, 0.02, 0.04, 0.05, 0.05]), (0.5, [0.015, 0.025, 0.045, 0.05, 0.05])):
+        monkeypatch.setattr("random.random", lambda share=share: share)
+        async with Receiver(default=BAD) as receiver:
+            pauses = await deliver(settings, receiver.url, event("failed"))
+        assert pauses[:5] == pytest.approx(expected)
 
 
 async def test_gone_stops_at_once(observed: Observed) -> None:
@@ -294,18 +315,19 @@ async def test_redirects_are_failures_and_never_followed(observed: Observed) -> 
 )
 async def test_retry_after_is_honoured_up_to_the_longest_backoff(header: str, status: int, honoured: bool) -> None:
     async with Receiver(Behaviour(status=status, headers={"Retry-After": header})) as receiver:
-        started_at = time.monotonic()
-        await deliver(make_settings(webhook_backoff_max_seconds=0.3), receiver.url, event("completed"))
-        elapsed_seconds = time.monotonic() - started_at
+        (pause,) = await deliver(make_settings(webhook_backoff_max_seconds=0.3), receiver.url, event("completed"))
     assert len(receiver.events) == 2
-    assert (elapsed_seconds >= 0.3) is honoured
-    assert elapsed_seconds < 5
+    assert (pause == 0.3) is honoured
 
 
-async def test_a_slow_receiver_is_a_failed_attempt(observed: Observed) -> None:
-    async with Receiver(Behaviour(delay_seconds=5)) as receiver:
-        await deliver(make_settings(webhook_timeout_seconds=0.1), receiver.url, event("completed"), observed=observed)
-    assert observed.results == ["retried", "delivered"]
+async def test_slow_receiver_is_a_failed_attempt(observed: Observed) -> None:
+    async with Receiver(Behaviour(hold=asyncio.Event())) as receiver:
+        settings = make_settings(
+            webhook_timeout_seconds=0.3, webhook_attempts=100
+        )  # on a busy machine others fail, too
+        await deliver(settings, receiver.url, event("completed"), observed=observed)
+    assert observed.results[0] == "retried"
+    assert observed.results[-1] == "delivered"
 
 
 async def test_no_listener_and_no_tls_are_failed_attempts(observed: Observed) -> None:
@@ -314,17 +336,18 @@ async def test_no_listener_and_no_tls_are_failed_attempts(observed: Observed) ->
         await deliver(
             make_settings(webhook_attempts=2), plain.replace("http:", "https:"), event("completed"), observed=observed
         )
-    await deliver(make_settings(webhook_attempts=2), plain, event("completed"), observed=observed)
+    nobody = "http://127.0.0.1:9/"
+    await deliver(make_settings(webhook_attempts=2), nobody, event("completed"), observed=observed)
     assert observed.results == ["retried", "failed"] * 2
 
 
-async def test_a_long_answer_is_not_read(observed: Observed) -> None:
+async def test_body_of_a_long_response_is_not_read(observed: Observed) -> None:
     async with Receiver(default=Behaviour(status=200, body=b"x" * 10_000_000)) as receiver:
         await deliver(make_settings(), receiver.url, event("started"), event("completed"), observed=observed)
     assert observed.results[-1] == "delivered"
 
 
-async def test_a_fault_of_ours_is_logged_with_its_traceback_and_the_next_event_goes_on(
+async def test_internal_error_is_logged_with_its_traceback_and_the_next_event_is_sent(
     observed: Observed, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Receiver() as receiver:
@@ -344,65 +367,71 @@ async def test_events_of_a_job_arrive_in_order() -> None:
         sender.send(receiver.url, event("progress"))
         await receiver.wait_for(3)
         sender.send(receiver.url, event("completed"))
-        assert await sender.drain(5) == 0
+        assert await sender.drain(PATIENCE_SECONDS) == 0
     assert receiver.types == ["job.started", "job.started", "job.progress", "job.completed"]
 
 
-async def test_a_final_event_drops_what_was_not_delivered_before_it(observed: Observed) -> None:
+async def test_final_event_drops_undelivered_earlier_ones(observed: Observed) -> None:
     async with Receiver(BAD) as receiver:
-        settings = make_settings(webhook_backoff_min_seconds=20, webhook_backoff_max_seconds=30)
+        settings = make_settings(**SLOW)
         async with WebhookSender(settings, observed) as sender:
             sender.send(receiver.url, event("started"))
             sender.send(receiver.url, event("progress"))
             await receiver.wait_for(1)
-            await observed.wait_for("retried")  # its back-off is 20 s
+            await observed.wait_for("retried")
             sender.send(receiver.url, event("completed"))
             sender.send(receiver.url, event("progress"))  # late: stale by the time it could be delivered
-            assert await sender.drain(5) == 0
+            assert await sender.drain(PATIENCE_SECONDS) == 0
     assert receiver.types == ["job.started", "job.completed"]
 
 
-async def test_a_final_event_waits_for_the_attempt_in_hand() -> None:
-    slow = Behaviour(status=500, delay_seconds=0.3)
+async def test_final_event_waits_for_the_attempt_in_progress() -> None:
+    slow = Behaviour(status=500, hold=asyncio.Event())
+    assert slow.hold is not None
     async with Receiver(slow) as receiver, WebhookSender(make_settings()) as sender:
         sender.send(receiver.url, event("started"))
         await receiver.wait_for(1)
         sender.send(receiver.url, event("failed"))
         await asyncio.sleep(0.1)
         assert receiver.types == ["job.started"]
-        assert await sender.drain(5) == 0
+        slow.hold.set()
+        assert await sender.drain(PATIENCE_SECONDS) == 0
     assert receiver.types == ["job.started", "job.failed"]
 
 
 async def test_newer_progress_replaces_older() -> None:
-    async with Receiver(Behaviour(delay_seconds=0.2)) as receiver, WebhookSender(make_settings()) as sender:
+    answer = asyncio.Event()
+    async with Receiver(Behaviour(hold=answer)) as receiver, WebhookSender(make_settings()) as sender:
         sender.send(receiver.url, event("started"))
         await receiver.wait_for(1)
         for percent in (10, 20, 30):
-            await asyncio.sleep(0.001)  # longer than the throttle
+            await asyncio.sleep(0.001)  # longer than the throttle interval
             sender.send(receiver.url, event("progress", progress=EventProgress(stage="asr", fraction=percent / 100)))
-        assert await sender.drain(5) == 0
+        answer.set()
+        assert await sender.drain(PATIENCE_SECONDS) == 0
     assert receiver.types == ["job.started", "job.progress"]
     assert receiver.events[1].event["data"]["progress"]["fraction"] == 0.3
 
 
 async def test_progress_is_throttled_for_each_job() -> None:
-    async with Receiver() as receiver, WebhookSender(make_settings(webhook_progress_seconds=0.3)) as sender:
-        for _ in range(20):
+    clock, settings = VirtualTime(), make_settings(webhook_progress_seconds=0.3)
+    async with Receiver() as receiver, WebhookSender(settings, clock=clock) as sender:
+        for number in range(20):
+            clock.now = 0.02 * number
             sender.send(receiver.url, event("progress", "job-1"))
             sender.send(receiver.url, event("progress", "job-2"))
-            await asyncio.sleep(0.02)
-        assert await sender.drain(5) == 0
+            await receiver.wait_for(2)  # a pending older event would be replaced
+        assert await sender.drain(PATIENCE_SECONDS) == 0
     jobs = [received.event["data"]["job_id"] for received in receiver.events]
     assert sorted(jobs) == ["job-1", "job-1", "job-2", "job-2"]
 
 
-async def test_a_dead_receiver_delays_nobody_else(observed: Observed) -> None:
-    hung = Behaviour(delay_seconds=5)
+async def test_dead_receiver_delays_no_other(observed: Observed) -> None:
+    hung = Behaviour(hold=asyncio.Event())
     async with (
         Receiver(default=hung) as dead,
         Receiver() as alive,
-        WebhookSender(make_settings(webhook_timeout_seconds=10), observed) as sender,
+        WebhookSender(make_settings(), observed) as sender,
     ):
         for number in range(200):  # more than aiohttp's default limit of connections
             sender.send(dead.url, event("started", f"dead-{number}"))
@@ -413,15 +442,15 @@ async def test_a_dead_receiver_delays_nobody_else(observed: Observed) -> None:
         assert await sender.drain(0) == 200
 
 
-async def test_events_in_hand_are_bounded_and_progress_goes_first(
+async def test_pending_events_are_bounded_and_progress_is_dropped_first(
     observed: Observed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(webhook, "MAX_PENDING_EVENTS", 3)
     async with Receiver(default=BAD) as receiver:
-        settings = make_settings(webhook_backoff_min_seconds=20, webhook_backoff_max_seconds=30)
+        settings = make_settings(**SLOW)
         async with WebhookSender(settings, observed) as sender:
             sender.send(receiver.url, event("started", "a"))
-            await observed.wait_for("retried")  # in its back-off
+            await observed.wait_for("retried")  # in its backoff
             sender.send(receiver.url, event("started", "b"))
             sender.send(receiver.url, event("progress", "c"))
             assert observed.results == ["retried"]
@@ -430,15 +459,15 @@ async def test_events_in_hand_are_bounded_and_progress_goes_first(
             receiver.default = OK
             sender.send(receiver.url, event("failed", "e"))
             assert [call[:2] for call in observed.calls[2:]] == [("job.started", "failed")]
-            assert await sender.drain(5) == 0
+            assert await sender.drain(PATIENCE_SECONDS) == 0
     jobs = [received.event["data"]["job_id"] for received in receiver.events]
     assert sorted(jobs) == ["a", "b", "d", "e"]
 
 
-# --- life ---------------------------------------------------------------------------------------------------------
+# --- shutdown -----------------------------------------------------------------------------------------------------
 
 
-async def test_no_url_sends_nothing() -> None:
+async def test_without_a_url_nothing_is_sent() -> None:
     async with WebhookSender(make_settings()) as sender:
         sender.send(None, event("started"))
         assert await sender.drain(0) == 0
@@ -446,28 +475,30 @@ async def test_no_url_sends_nothing() -> None:
 
 async def test_drain_waits_and_then_gives_up(observed: Observed, caplog: pytest.LogCaptureFixture) -> None:
     async with Receiver(default=BAD) as receiver:
-        settings = make_settings(webhook_backoff_min_seconds=20, webhook_backoff_max_seconds=30)
+        settings = make_settings(**SLOW)
         async with WebhookSender(settings, observed) as sender:
             sender.send(receiver.url, event("started", "a"))
             sender.send(receiver.url, event("failed", "b"))
             sender.send(receiver.url, event("completed", "b"))
-            started_at = time.monotonic()
-            assert await sender.drain(0.3) == 3
-            assert 0.25 <= time.monotonic() - started_at <= 1
+            loop = asyncio.get_running_loop()
+            began_at = loop.time()
+            async with asyncio.timeout(PATIENCE_SECONDS):  # the backoffs take an hour
+                assert await sender.drain(0.3) == 3
+            assert loop.time() - began_at > 0.25
             assert await sender.drain(0.3) == 0
     assert observed.results.count("failed") == 3
     lost = [vars(record)["job_id"] for record in caplog.records if record.levelno == logging.ERROR]
-    assert lost == ["b", "b"], "a receiver can do without the event of job a"
+    assert lost == ["b", "b"], "the event of job a is dispensable"
 
 
-async def test_leaving_gives_up_what_never_began(observed: Observed) -> None:
+async def test_leaving_drops_events_that_were_never_attempted(observed: Observed) -> None:
     async with WebhookSender(make_settings(), observed) as sender:
         sender.send("http://127.0.0.1:9/", event("started"))
     assert observed.results == ["failed"]
 
 
 @pytest.mark.parametrize("secrets", [(), (SecretStr(SECRET),)])
-async def test_a_sender_that_cannot_send_says_so_and_does_not_raise(
+async def test_sender_that_cannot_send_logs_it_and_does_not_raise(
     secrets: tuple[SecretStr, ...], observed: Observed
 ) -> None:
     sender = WebhookSender(make_settings(webhook_url=None, webhook_secret=secrets), observed)
@@ -478,63 +509,60 @@ async def test_a_sender_that_cannot_send_says_so_and_does_not_raise(
     assert observed.results == ["failed", "failed"]
 
 
-# --- the outbox and the record ------------------------------------------------------------------------------------
+# --- outbox and record --------------------------------------------------------------------------------------------
 
 
 class FakeOutbox(Outbox):
-    """Keeps what it is given; may fail or hang."""
+    """An outbox in memory that can fail or hang."""
 
     def __init__(self, failing: bool = False, hanging: bool = False) -> None:
         super().__init__(None, make_settings(outbox_url="http://localhost/outbox"), Metrics())  # type: ignore[arg-type]
         self.failing = failing
         self.hanging = hanging
-        self.stored: list[tuple[str, Event, float]] = []
+        self.stored: list[tuple[str, WebhookEvent, float]] = []
         self.taken = asyncio.Event()
 
-    async def store(self, url: str, event: Event, first_attempt_at: datetime, wanted_seconds: float = 0) -> None:
+    async def store(self, url: str, event: WebhookEvent, first_attempt_at: datetime, wanted_seconds: float = 0) -> None:
         if self.hanging:
             await asyncio.sleep(3600)
         if self.failing:
             raise QueueUnavailable("switched off")
-        assert timedelta() <= datetime.now(UTC) - first_attempt_at < timedelta(seconds=10)
+        assert timedelta() <= datetime.now(UTC) - first_attempt_at < timedelta(seconds=PATIENCE_SECONDS)
         self.stored.append((url, event, wanted_seconds))
         self.taken.set()
 
 
 class Records:
-    """Takes down how final events ended; may fail."""
+    """Recorder of the results of final events; it can fail."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.error = error
         self.endings: list[tuple[str, str, int | None]] = []
 
-    async def __call__(self, event: Event, result: str, status: int | None) -> None:
+    async def __call__(self, event: WebhookEvent, result: str, status: int | None) -> None:
         if self.error is not None:
             raise self.error
         self.endings.append((event.id, result, status))
 
 
-SLOW = {"webhook_backoff_min_seconds": 20, "webhook_backoff_max_seconds": 30}
-
-
-def final(status: Status = "completed", job_id: str = "job-1") -> Event:
+def final(status: EventStatus = "completed", job_id: str = "job-1") -> WebhookEvent:
     output = EventOutput(bucket="results", prefix=f"transcripts/{job_id}/")
     return event(status, job_id, output=output)
 
 
 @pytest.mark.parametrize("status", ["completed", "failed"])
-async def test_a_final_event_goes_to_the_outbox_when_its_tries_are_spent(
-    status: Status, observed: Observed, caplog: pytest.LogCaptureFixture
+async def test_final_event_goes_to_the_outbox_after_its_last_attempt(
+    status: EventStatus, observed: Observed, caplog: pytest.LogCaptureFixture
 ) -> None:
     outbox, records, one = FakeOutbox(), Records(), final(status)
     async with Receiver(default=BAD) as receiver:
         async with WebhookSender(make_settings(), observed, outbox=outbox, record=records) as sender:
             sender.send(receiver.url, one)
-            assert await sender.drain(10) == 0
+            assert await sender.drain(PATIENCE_SECONDS) == 0
         assert outbox.stored == [(receiver.url, one, 0)]
     assert len(receiver.events) == 5
     assert observed.results == ["retried"] * 5
-    assert records.endings == [], "it has not ended"
+    assert records.endings == [], "the event is still pending"
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
 
 
@@ -557,7 +585,7 @@ async def test_other_events_never_go_to_the_outbox(observed: Observed) -> None:
     ],
     ids=["delivered", "gone"],
 )
-async def test_an_answer_that_settles_it_is_recorded(
+async def test_conclusive_response_is_recorded(
     answer: Behaviour, attempts: int, ending: tuple[str, int], observed: Observed
 ) -> None:
     outbox, records, one = FakeOutbox(), Records(), final()
@@ -567,25 +595,27 @@ async def test_an_answer_that_settles_it_is_recorded(
     ):
         sender.send(receiver.url, event("started"))
         sender.send(receiver.url, one)
-        assert await sender.drain(10) == 0
+        assert await sender.drain(PATIENCE_SECONDS) == 0
     assert [received.headers["webhook-id"] for received in receiver.events].count(one.id) == attempts
     assert records.endings == [(one.id, *ending)]
     assert outbox.stored == []
 
 
-async def test_a_refused_address_is_recorded_and_not_stored(observed: Observed) -> None:
+async def test_forbidden_address_is_recorded_and_not_stored(observed: Observed) -> None:
     outbox, records, one = FakeOutbox(), Records(), final()
     settings = make_settings(webhook_allow_http=False)
     async with WebhookSender(settings, observed, outbox=outbox, record=records) as sender:
         sender.send("https://127.0.0.1:9/", one)
         await observed.wait_for("refused")
-        assert await sender.drain(10) == 0
+        assert await sender.drain(PATIENCE_SECONDS) == 0
     assert records.endings == [(one.id, "refused", None)]
     assert outbox.stored == []
 
 
 @pytest.mark.parametrize("outbox", [None, FakeOutbox(failing=True)], ids=["none", "failing"])
-async def test_without_an_outbox_it_is_given_up_and_recorded(outbox: FakeOutbox | None, observed: Observed) -> None:
+async def test_without_an_outbox_the_event_is_dropped_and_recorded(
+    outbox: FakeOutbox | None, observed: Observed
+) -> None:
     records, one = Records(), final("failed")
     async with (
         Receiver(default=BAD) as receiver,
@@ -593,7 +623,7 @@ async def test_without_an_outbox_it_is_given_up_and_recorded(outbox: FakeOutbox 
     ):
         sender.send(receiver.url, one)
         await observed.wait_for("failed")
-        assert await sender.drain(10) == 0
+        assert await sender.drain(PATIENCE_SECONDS) == 0
     assert observed.results == ["retried"] * 4 + ["failed"]
     assert records.endings == [(one.id, "failed", 500)]
 
@@ -602,25 +632,25 @@ async def test_an_event_without_output_is_not_recorded(observed: Observed) -> No
     records = Records()
     async with Receiver() as receiver, WebhookSender(make_settings(), observed, record=records) as sender:
         sender.send(receiver.url, event("failed"))
-        assert await sender.drain(10) == 0
+        assert await sender.drain(PATIENCE_SECONDS) == 0
     assert observed.results == ["delivered"]
     assert records.endings == []
 
 
-@pytest.mark.parametrize("error", [StorageUnavailable("switched off"), KeyError("a fault of ours")], ids=repr)
-async def test_a_record_that_fails_is_logged_and_changes_nothing(
+@pytest.mark.parametrize("error", [StorageUnavailable("switched off"), KeyError("internal error")], ids=repr)
+async def test_failure_to_record_is_logged_and_changes_nothing(
     error: Exception, observed: Observed, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Receiver() as receiver, WebhookSender(make_settings(), observed, record=Records(error)) as sender:
         sender.send(receiver.url, final())
-        assert await sender.drain(10) == 0
+        assert await sender.drain(PATIENCE_SECONDS) == 0
     assert observed.results == ["delivered"]
     (line,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert line.message == "webhook result not recorded"
     assert (line.exc_info is not None) is isinstance(error, KeyError)
 
 
-async def test_a_drain_hands_final_events_over(observed: Observed) -> None:
+async def test_drain_moves_final_events_to_the_outbox(observed: Observed) -> None:
     outbox, records = FakeOutbox(), Records()
     async with (
         Receiver(default=BAD) as receiver,
@@ -628,38 +658,49 @@ async def test_a_drain_hands_final_events_over(observed: Observed) -> None:
     ):
         sender.send(receiver.url, event("started", "a"))
         sender.send(receiver.url, final("completed", "b"))
-        sender.send(receiver.url, final("failed", "c"))  # never tried
+        sender.send(receiver.url, final("failed", "c"))  # never attempted
         await receiver.wait_for(2)
         assert await sender.drain(0) == 1, "the started event is lost, the final ones are kept"
     assert sorted(str(one.job_id) for _, one, _ in outbox.stored) == ["b", "c"]
     assert records.endings == []
 
 
-async def test_a_drain_delivers_first_and_keeps_time_to_hand_over(
-    observed: Observed, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(webhook, "HAND_OVER_SECONDS", 0.5)
-    outbox = FakeOutbox()
+async def test_drain_waits_for_attempts_in_progress(observed: Observed) -> None:
+    outbox, answer = FakeOutbox(), asyncio.Event()
     async with (
-        Receiver(default=Behaviour(delay_seconds=0.2)) as receiver,
-        WebhookSender(make_settings(webhook_timeout_seconds=10), observed, outbox=outbox) as sender,
+        Receiver(default=Behaviour(hold=answer)) as receiver,
+        WebhookSender(make_settings(), observed, outbox=outbox) as sender,
     ):
-        sender.send(receiver.url, final("completed", "a"))
+        sender.send(receiver.url, final())
         await receiver.wait_for(1)
-        receiver.default = Behaviour(delay_seconds=5)
+        drain = asyncio.create_task(sender.drain(PATIENCE_SECONDS))
+        await asyncio.sleep(0.1)
+        assert not drain.done()
+        answer.set()
+        assert await drain == 0
+    assert observed.results == ["delivered"]
+    assert outbox.stored == []
+
+
+async def test_drain_reserves_time_for_the_outbox(observed: Observed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhook, "HANDOVER_TIMEOUT_SECONDS", PATIENCE_SECONDS)
+    outbox, loop = FakeOutbox(), asyncio.get_running_loop()
+    async with (
+        Receiver(default=Behaviour(hold=asyncio.Event())) as receiver,
+        WebhookSender(make_settings(webhook_timeout_seconds=3600), observed, outbox=outbox) as sender,
+    ):
         sender.send(receiver.url, final("completed", "b"))
-        await receiver.wait_for(2)
-        started_at = time.monotonic()
-        assert await sender.drain(1.5) == 0
-        assert time.monotonic() - started_at < 1.4
-    assert observed.results == ["delivered", "retried"]
+        await receiver.wait_for(1)
+        began_at = loop.time()
+        assert await sender.drain(PATIENCE_SECONDS + 0.5) == 0
+        assert 0.5 - 0.05 < loop.time() - began_at < PATIENCE_SECONDS
+    assert observed.results == ["retried"]
     assert [one.job_id for _, one, _ in outbox.stored] == ["b"]
 
 
-async def test_an_outbox_that_hangs_does_not_hold_up_a_drain(
-    observed: Observed, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(webhook, "HAND_OVER_SECONDS", 0.3)
+async def test_hung_outbox_does_not_delay_a_drain(observed: Observed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhook, "HANDOVER_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(webhook, "STORE_TIMEOUT_SECONDS", 3600.0)
     async with (
         Receiver(default=BAD) as receiver,
         WebhookSender(make_settings(**SLOW), observed, outbox=FakeOutbox(hanging=True)) as sender,
@@ -667,13 +708,12 @@ async def test_an_outbox_that_hangs_does_not_hold_up_a_drain(
         sender.send(receiver.url, final())
         await receiver.wait_for(1)
         await observed.wait_for("retried")
-        started_at = time.monotonic()
-        assert await sender.drain(0) == 1
-        assert time.monotonic() - started_at < 1
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert await sender.drain(0) == 1
     assert observed.results == ["retried", "failed"]
 
 
-async def test_a_longer_pause_than_we_make_here_is_left_to_the_outbox(observed: Observed) -> None:
+async def test_long_pause_is_left_to_the_outbox(observed: Observed) -> None:
     outbox, one = FakeOutbox(), final()
     throttle = Behaviour(status=429, headers={"Retry-After": "600"})
     async with (
@@ -682,12 +722,12 @@ async def test_a_longer_pause_than_we_make_here_is_left_to_the_outbox(observed: 
     ):
         sender.send(receiver.url, one)
         await observed.wait_for("retried")
-        assert await sender.drain(10) == 0
+        assert await sender.drain(PATIENCE_SECONDS) == 0
     assert len(receiver.events) == 1
     assert outbox.stored == [(receiver.url, one, 600.0)]
 
 
-async def test_a_final_event_that_is_one_too_many_is_stored(
+async def test_final_event_beyond_the_limit_goes_to_the_outbox(
     observed: Observed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(webhook, "MAX_PENDING_EVENTS", 2)
@@ -699,7 +739,7 @@ async def test_a_final_event_that_is_one_too_many_is_stored(
         for job_id in ("a", "b", "c"):
             sender.send(receiver.url, final("completed", job_id))
         await receiver.wait_for(2)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await outbox.taken.wait()
         assert [one.job_id for _, one, _ in outbox.stored] == ["a"]
         assert await sender.drain(0) == 0
@@ -715,7 +755,7 @@ async def test_a_final_event_that_is_one_too_many_is_stored(
         ("8.8.8.8", True),
         ("2606:4700::1111", True),
         ("::ffff:8.8.8.8", True),
-        ("64:ff9b::8.8.8.8", True),  # how IPv4 looks in an IPv6 network with DNS64
+        ("64:ff9b::8.8.8.8", True),  # the form of IPv4 addresses in an IPv6 network with DNS64
         ("127.0.0.1", False),
         ("10.1.2.3", False),
         ("100.64.0.1", False),
@@ -755,7 +795,7 @@ def resolving_to(*addresses: str) -> Callable[..., Awaitable[list[dict[str, Any]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "localhost", "127.1", "0x7f000001"])
-async def test_a_private_address_is_refused_before_anything_is_sent(host: str, observed: Observed) -> None:
+async def test_private_address_is_rejected_before_anything_is_sent(host: str, observed: Observed) -> None:
     async with Receiver() as receiver:
         url = receiver.url.replace("127.0.0.1", host)
         await deliver(make_settings(webhook_allow_http=False), url, event("completed"), observed=observed)
@@ -764,7 +804,7 @@ async def test_a_private_address_is_refused_before_anything_is_sent(host: str, o
 
 
 @pytest.mark.parametrize("addresses", [("10.0.0.1",), ("10.0.0.1", "127.0.0.1", "::1")])
-async def test_a_public_name_with_private_addresses_is_refused(
+async def test_public_name_with_private_addresses_is_rejected(
     addresses: tuple[str, ...], observed: Observed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(aiohttp.DefaultResolver, "resolve", resolving_to(*addresses))
@@ -773,6 +813,6 @@ async def test_a_public_name_with_private_addresses_is_refused(
 
 
 @pytest.mark.parametrize("url", ["gopher://hooks.example.com/", "http://", "hooks.example.com", "http://a:b:c/"])
-async def test_an_unusable_url_is_refused(url: str, observed: Observed) -> None:
+async def test_unusable_url_is_rejected(url: str, observed: Observed) -> None:
     await deliver(make_settings(), url, event("completed"), observed=observed)
     assert observed.results == ["refused"]

@@ -1,14 +1,14 @@
 "use strict";
 (() => {
   const SKIP_SECONDS = 10;
-  const LINGER_SECONDS = 0.3; // a word stays lit for so long into a pause: no flicker between words
+  const LINGER_SECONDS = 0.3; // a word stays lit this long into a pause, to avoid flicker between words
   const element = (id) => document.getElementById(id);
   const [main, audio, query, follow, back] = ["transcript", "audio", "query", "follow", "back"].map(element);
   const words = [...main.querySelectorAll("p > span, p > u")];
   const indexOf = new Map(words.map((word, index) => [word, index]));
   const paragraphs = [...main.querySelectorAll("p")];
 
-  // --- times: from gaps and durations in milliseconds to seconds
+  // --- times: decode gaps and durations in milliseconds to seconds
 
   const numbers = JSON.parse(element("times").textContent);
   const starts = new Float64Array(words.length);
@@ -18,10 +18,10 @@
     starts[index] = at / 1000;
     ends[index] = (at + numbers[2 * index + 1]) / 1000;
   }
-  // People talk at once: the order in the text need not be that in time.
+  // Speakers may overlap, so text order can differ from time order.
   const inTime = Uint32Array.from(words.keys()).sort((a, b) => starts[a] - starts[b] || a - b);
 
-  /** Of the words that have begun by a time in seconds, the last; -1 before the first. */
+  /** Return the index of the last word that has started at a time in seconds; -1 before the first. */
   function begunAt(seconds) {
     let low = 0;
     let high = inTime.length;
@@ -33,9 +33,9 @@
     return low ? inTime[low - 1] : -1;
   }
 
-  // --- the spoken word is lit, and the page follows as long as the reader keeps it in view
+  // --- highlight the spoken word, and scroll along as long as the reader keeps it in view
 
-  let lit = -1; // none in a pause
+  let lit = -1; // -1 during a pause
   let latest = -1;
   let frame = 0;
 
@@ -51,7 +51,7 @@
   }
 
   function show(seconds, far = false) {
-    const time = seconds + 0.001; // players round the time that they were given
+    const time = seconds + 0.001; // players round the time that was set
     const word = begunAt(time);
     const now = time < ends[word] + LINGER_SECONDS ? word : -1;
     if (now !== lit) {
@@ -90,7 +90,7 @@
 
   function start() {
     audio.play().catch((error) => {
-      if (error.name !== "AbortError" && !audio.error) say(`The recording cannot be played: ${error.message} `);
+      if (error.name !== "AbortError" && !audio.error) say(`Cannot play the recording: ${error.message} `);
     });
   }
 
@@ -116,7 +116,7 @@
     element("status").textContent = "";
   });
 
-  // A link to a time: transcript.html#t=62.5
+  // Link to a time: transcript.html#t=62.5
   function openLink() {
     const seconds = Number(/^#t=(\d+(?:\.\d+)?)$/.exec(location.hash)?.[1] ?? NaN);
     if (!(seconds >= 0)) return;
@@ -137,7 +137,7 @@
     } else if (word !== undefined) playFrom(starts[word]);
   });
 
-  // --- the keyboard: the text is one tab stop, and arrows move in it
+  // --- keyboard: the text is a single tab stop, and the arrow keys move within it
 
   let stop = 0;
 
@@ -147,7 +147,7 @@
     stop = index;
   }
 
-  // Before the browser gives the clicked word the focus, which an element without a tab index does not get.
+  // Runs before the browser focuses the clicked word: an element without a tab index would not get the focus.
   main.addEventListener("pointerdown", (event) => {
     const index = indexOf.get(event.target);
     if (index !== undefined) stopAt(index);
@@ -181,7 +181,7 @@
 
   addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target === query || !element("shortcuts").checked) return;
-    if (event.key === " " && event.target.closest("a, audio, button, input, summary")) return; // they have a use for it
+    if (event.key === " " && event.target.closest("a, audio, button, input, summary")) return; // these elements handle the space key
     const key = event.key.toLowerCase();
     if (key === "/") {
       query.focus();
@@ -194,14 +194,14 @@
     event.preventDefault();
   });
 
-  // --- search: hits are painted (CSS Custom Highlight API), the document stays as it is
+  // --- search: highlight matches with the CSS Custom Highlight API, without changing the document
 
   const texts = paragraphs.map((paragraph) => paragraph.textContent);
-  let hits = []; // [paragraph's index, start, end] in characters
+  let hits = []; // [paragraph index, start, end], offsets in characters
   let hit = -1;
   let typing = 0;
 
-  /** The part of a paragraph between two offsets. */
+  /** Return the range of a match. */
   function rangeOf([paragraph, from, to]) {
     const walker = document.createTreeWalker(paragraphs[paragraph], NodeFilter.SHOW_TEXT);
     const range = {};
@@ -249,7 +249,7 @@
       paragraph.parentNode.classList.add("found");
       paragraph.scrollIntoView({ block: "center", behavior: "instant" });
     }
-    element("count").value = query.value.trim() ? (hits.length ? `${hit + 1} of ${hits.length}` : "no hit") : "";
+    element("count").value = query.value.trim() ? (hits.length ? `${hit + 1} of ${hits.length}` : "no match") : "";
   }
 
   query.addEventListener("input", () => {
@@ -266,7 +266,7 @@
   element("next").addEventListener("click", () => step(1));
   element("previous").addEventListener("click", () => step(-1));
 
-  // --- all is in place
+  // --- start
 
   element("uncertain")?.addEventListener("change", (event) => {
     document.body.classList.toggle("calm", !event.target.checked);

@@ -27,7 +27,7 @@ run "image" {
 
   assert {
     condition     = yamldecode(aws_imagebuilder_component.install.data).phases[1].name == "validate"
-    error_message = "The component is YAML with a phase that checks the image."
+    error_message = "The component is YAML with a phase that validates the image."
   }
 
   assert {
@@ -42,7 +42,7 @@ run "image" {
 
   assert {
     condition     = length(aws_imagebuilder_image_pipeline.this.schedule) == 0
-    error_message = "Nothing is built that nobody asked for."
+    error_message = "Nothing is built without a schedule."
   }
 }
 
@@ -55,7 +55,7 @@ run "scheduled" {
 
   assert {
     condition     = one(aws_imagebuilder_image_pipeline.this.schedule).pipeline_execution_start_condition == "EXPRESSION_MATCH_AND_DEPENDENCY_UPDATES_AVAILABLE"
-    error_message = "A build needs something new."
+    error_message = "A scheduled build needs a change."
   }
 }
 

@@ -1,4 +1,4 @@
-"""Delivery and DLQ: is anything lost, done twice or not told; dead letters, leases, webhooks, SQS."""
+"""Delivery and DLQ: is anything lost, repeated or not reported; dead letters, leases, webhooks, SQS."""
 
 from deploy.monitoring.dashboards import frame, reasons
 from deploy.monitoring.dashboards.frame import IN_ENVIRONMENT as E
@@ -20,7 +20,7 @@ from deploy.monitoring.dashboards.panels import (
 )
 
 DEPTH = f"deployment:transcriptd_queue_messages:max{{{E}, "
-OLD_SECONDS, GIVEN_UP_SECONDS = 36_000, 86_400  # rules/alerts.yml; the end of TRANSCRIPTD_WEBHOOK_SCHEDULE_SECONDS
+OLD_SECONDS, GIVEN_UP_SECONDS = 36_000, 86_400  # rules/alerts.yml; the end of TRANSCRIPTD_OUTBOX_RETRY_SCHEDULE_SECONDS
 
 RESULT_COLOURS = (("delivered", GREEN), ("retried", YELLOW), ("failed", ORANGE), ("refused", RED))
 
@@ -29,17 +29,17 @@ def dashboard() -> Json:
     return frame.dashboard(
         frame.DELIVERY,
         "transcriptd / Delivery and DLQ",
-        "Is anything lost, done twice or not told: dead letters, leases, webhooks, SQS.",
+        "Is anything lost, repeated or not reported: dead letters, leases, webhooks, SQS.",
         [
-            row("Is anything lost, done twice or not told?"),
+            row("Is anything lost, repeated or not reported?"),
             *_now(),
             row("Why are jobs dead-lettered?"),
             *_dead_letters(),
             row("Are the leases safe?"),
             *_leases(),
-            row("Do callers hear of it?"),
+            row("Are callers notified?"),
             *_webhooks(),
-            row("Does SQS answer?"),
+            row("Does SQS respond?"),
             *_sqs(),
         ],
         by_instance=True,
@@ -51,7 +51,7 @@ def _now() -> list[Json]:
     return [
         stat(
             "Dead letters",
-            "Jobs in the dead-letter queue, the most of the last 5 minutes. They stay until somebody redrives or deletes them.",
+            "Jobs in the dead-letter queue, maximum of the last 5 minutes. They stay until someone redrives or deletes them.",
             Query(dead),
             unit="short",
             steps=Steps(GREEN, ((1, ORANGE), (100, RED))),
@@ -59,8 +59,8 @@ def _now() -> list[Json]:
             width=4,
         ),
         stat(
-            "New ones, 30 min",
-            "How many more there are than at their fewest in the last half hour.",
+            "New dead letters, 30 min",
+            "Increase over the minimum of the last half hour.",
             Query(f"{dead} - min_over_time({dead}[30m])"),
             unit="short",
             steps=Steps(GREEN, ((1, ORANGE), (10, RED))),
@@ -69,7 +69,7 @@ def _now() -> list[Json]:
         ),
         stat(
             "Leases lost, 1 h",
-            "Work that was thrown away and is done again elsewhere. Nothing is lost, but it should be 0.",
+            "Work that was discarded and is repeated elsewhere. Nothing is lost, but this should be 0.",
             Query(f"round(sum(increase(transcriptd_leases_lost_total{{{S}}}[1h])))"),
             unit="short",
             steps=Steps(GREEN, ((1, ORANGE),)),
@@ -77,9 +77,9 @@ def _now() -> list[Json]:
             width=4,
         ),
         stat(
-            "Not settled, 1 h",
-            "Outcomes that SQS could not be told while the lease lasted: the messages come back.",
-            Query(f"round(sum(increase(transcriptd_settle_failures_total{{{S}}}[1h])))"),
+            "Unsettled, 1 h",
+            "Outcome calls that did not succeed before the lease expired. The messages are redelivered.",
+            Query(f"round(sum(increase(transcriptd_outcome_call_failures_total{{{S}}}[1h])))"),
             unit="short",
             steps=Steps(GREEN, ((1, ORANGE),)),
             links=[runbook("TranscriptdHeartbeatsFailing")],
@@ -87,7 +87,7 @@ def _now() -> list[Json]:
         ),
         stat(
             "Webhooks waiting",
-            "Final events in the outbox, tried again for a day.",
+            "Final events in the outbox, retried for a day.",
             Query(f'sum({DEPTH}queue="outbox"}})'),
             unit="short",
             steps=Steps(GREEN, ((20, YELLOW), (100, RED))),
@@ -96,8 +96,8 @@ def _now() -> list[Json]:
         ),
         stat(
             "Webhooks given up, 24 h",
-            "Final events whose callers will not hear: the schedule ended, the receiver is gone or not allowed, or the "
-            "event was malformed. `webhook.json` beside the result says which.",
+            "Final events that will not be delivered: the schedule ended, the receiver is gone or not allowed, or the "
+            "event was malformed. `webhook.json` next to the result has the reason.",
             Query(
                 f'round(sum(increase(transcriptd_webhook_outbox_total{{{S}, result=~"exhausted|gone|refused|malformed"}}[24h])))'
             ),
@@ -113,7 +113,7 @@ def _dead_letters() -> list[Json]:
     return [
         table(
             "Dead-lettered by reason",
-            "In the time that is looked at. Jobs that SQS moved by itself, after too many receives, are counted in the queue alone.",
+            "In the selected time range. Jobs that SQS moved after too many receives count only in the queue depth. `transcriptd dlq list` shows each.",
             [reasons.failures(S, "dead_lettered")],
             [column for column in reasons.columns() if column.field != "outcome"],
             sort_by="Deliveries",
@@ -124,9 +124,9 @@ def _dead_letters() -> list[Json]:
         ),
         graph(
             "Dead-letter queue",
-            "Its depth, and what these daemons put there since they started. The first alone rises: SQS moved them.",
+            "Its depth, and the messages that these daemons have sent there since they started. If only the depth rises, SQS moved them.",
             Query(f'{DEPTH}queue="dead_letter", state="visible"}}', "in the queue", ORANGE),
-            Query(f'sum(transcriptd_jobs_total{{{S}, outcome="dead_lettered"}})', "put there", BLUE),
+            Query(f'sum(transcriptd_deliveries_total{{{S}, outcome="dead_lettered"}})', "sent by daemons", BLUE),
             unit="short",
             decimals=0,
             height=8,
@@ -140,15 +140,15 @@ def _leases() -> list[Json]:
     margin = f"sum by (le) (rate(transcriptd_lease_margin_seconds_bucket{{{S}}}[$__rate_interval]))"
     return [
         graph(
-            "Time left on the lease when it was extended",
-            "Smallest 1 % and half. It should stay near visibility timeout minus heartbeat; near 0 leases are about to be lost.",
-            Query(f"histogram_quantile(0.5, {margin}) >= 0", "half", GREEN),
-            Query(f"histogram_quantile(0.01, {margin}) >= 0", "smallest 1 %", ORANGE),
+            "Lease time left at extension",
+            "Lowest 1 % and median. Should stay near the visibility timeout minus the heartbeat interval; near 0, leases are about to expire.",
+            Query(f"histogram_quantile(0.5, {margin}) >= 0", "median", GREEN),
+            Query(f"histogram_quantile(0.01, {margin}) >= 0", "lowest 1 %", ORANGE),
             unit="s",
         ),
         graph(
-            "Extensions that failed",
-            "Share, by instance. Above the line for 5 minutes an alert wakes somebody: three in a row lose a job.",
+            "Failed extensions",
+            "Share, by instance. Above the line for 5 minutes an alert pages someone: three consecutive failures lose a job.",
             Query(f"{failed} / {beats % S} >= 0", "{{instance}}"),
             unit="percentunit",
             most=1,
@@ -156,11 +156,12 @@ def _leases() -> list[Json]:
             links=[runbook("TranscriptdHeartbeatsFailing")],
         ),
         graph(
-            "Leases lost, outcomes not settled",
-            "Each means that a job is done again. Nothing is published twice.",
+            "Lost leases, unsettled outcomes",
+            "Each one repeats a job. Nothing is published twice.",
             Query(newly("transcriptd_leases_lost_total", "instance"), "lost, {{instance}}"),
             Query(
-                newly("transcriptd_settle_failures_total", "outcome") + " > 0 or vector(0)", "not settled {{outcome}}"
+                newly("transcriptd_outcome_call_failures_total", "outcome") + " > 0 or vector(0)",
+                "unsettled {{outcome}}",
             ),
             unit="short",
             bars=True,
@@ -172,12 +173,12 @@ def _leases() -> list[Json]:
 
 def _webhooks() -> list[Json]:
     age = f"sum by (le) (rate(transcriptd_webhook_outbox_age_seconds_bucket{{{S}}}[$__rate_interval]))"
-    took = f"sum by (event, le) (rate(transcriptd_webhook_attempt_seconds_bucket{{{S}}}[$__rate_interval]))"
+    took = f"sum by (event, le) (rate(transcriptd_webhook_attempt_duration_seconds_bucket{{{S}}}[$__rate_interval]))"
     attempts = f"60 * sum(rate(transcriptd_webhook_attempts_total{{{S}, result="
     return [
         graph(
             "Attempts per minute",
-            "retried: the receiver failed or did not answer. failed: it was the last quick try. refused: the host is not allowed.",
+            "retried: the receiver failed or did not respond. failed: the last immediate attempt failed. refused: the host is not allowed.",
             *(
                 Query(f'{attempts}"{result}"}}[$__rate_interval]))', result, colour)
                 for result, colour in RESULT_COLOURS
@@ -187,8 +188,8 @@ def _webhooks() -> list[Json]:
             width=6,
         ),
         graph(
-            "Time of an attempt, 95 %",
-            "By event. At TRANSCRIPTD_WEBHOOK_TIMEOUT_SECONDS (15 s) it is given up and tried again.",
+            "Attempt duration, p95",
+            "By event. An attempt times out after TRANSCRIPTD_WEBHOOK_TIMEOUT_SECONDS (15 s) and is retried.",
             Query(f"histogram_quantile(0.95, {took}) >= 0", "{{event}}"),
             unit="s",
             steps=Steps(GREEN, ((15, RED),), line=True),
@@ -196,8 +197,8 @@ def _webhooks() -> list[Json]:
         ),
         graph(
             "Outbox",
-            "What became of final events there: stored, deferred (not due, or failed), delivered; gone, exhausted, "
-            "refused and malformed ones are given up.",
+            "Final events in the outbox by result: stored, deferred (not due, or failed), delivered. Events that are gone, "
+            "exhausted, refused or malformed are given up.",
             Query(
                 f"sum by (result) (increase(transcriptd_webhook_outbox_total{{{S}}}[$__rate_interval])) > 0",
                 "{{result}}",
@@ -209,8 +210,8 @@ def _webhooks() -> list[Json]:
             width=6,
         ),
         graph(
-            "Age of events when tried, 95 %",
-            "From their first try. The lower line is 10 h, where an alert fires; the upper 24 h, where they are given up.",
+            "Age of events at each attempt, p95",
+            "Since their first attempt. An alert fires at the lower line (10 h); events are given up at the upper line (24 h).",
             Query(f"histogram_quantile(0.95, {age}) >= 0", "age", BLUE),
             unit="s",
             steps=Steps(GREEN, ((OLD_SECONDS, ORANGE), (GIVEN_UP_SECONDS, RED)), line=True),
@@ -224,10 +225,10 @@ def _sqs() -> list[Json]:
     return [
         graph(
             "Receives per minute",
-            "By result. empty is normal for an idle fleet; error is AWS, the network or the role.",
+            "By result. empty is normal for an idle fleet; error points to AWS, the network or the role.",
             *(
                 Query(
-                    f'60 * sum(rate(transcriptd_receives_total{{{S}, result="{result}"}}[$__rate_interval]))',
+                    f'60 * sum(rate(transcriptd_receive_calls_total{{{S}, result="{result}"}}[$__rate_interval]))',
                     result,
                     colour,
                 )
@@ -238,8 +239,15 @@ def _sqs() -> list[Json]:
             links=[runbook("TranscriptdNotPolling")],
         ),
         graph(
-            "Questions for the depth that failed",
-            "By queue. While they fail the depth is not known, and the alerts that need it are blind.",
+            "Brake engaged",
+            "Instances that stopped receiving because calls to a resource of the deployment fail for every job.",
+            Query(f"sum by (resource) (transcriptd_brake_engaged{{{S}}})", "{{resource}}", RED),
+            unit="short",
+            links=[runbook("TranscriptdBrakeEngaged")],
+        ),
+        graph(
+            "Failed polls of the queue depth",
+            "By queue. While polls fail, the depth is not known and alerts that depend on it cannot fire.",
             Query(
                 f'sum by (queue) (increase(transcriptd_queue_depth_polls_total{{{S}, result="error"}}[$__rate_interval]))',
                 "{{queue}}",
@@ -250,7 +258,7 @@ def _sqs() -> list[Json]:
         ),
         graph(
             "Outbox by state",
-            "delayed: waits for its next try. visible and growing: nobody takes them.",
+            "delayed: waiting for the next attempt. visible and growing: no daemon receives them.",
             Query(f'{DEPTH}queue="outbox"}}', "{{state}}"),
             unit="short",
             decimals=0,

@@ -1,4 +1,4 @@
-"""Fleet overview: is anyone hurt, whose fault is it, where to look next. The one to open at night."""
+"""Fleet overview: are users affected, what is the cause, where to look next. Open it first when paged."""
 
 from deploy.monitoring.dashboards import frame
 from deploy.monitoring.dashboards.frame import IN_ENVIRONMENT as E
@@ -24,21 +24,21 @@ from deploy.monitoring.dashboards.panels import (
     text,
 )
 
-PIPELINE = to(frame.PIPELINE, "Job pipeline: which reason?")
-INSTANCE = to(frame.INSTANCE, "Instance and GPU: which one?")
+PIPELINE = to(frame.PIPELINE, "Job pipeline: failures by reason")
+INSTANCE = to(frame.INSTANCE, "Instance and GPU: all instances")
 DELIVERY = to(frame.DELIVERY, "Delivery and dead letters")
 
 LATE_SECONDS = 600  # the objective of rules/recording.yml
 DEPTH = f"deployment:transcriptd_queue_messages:max{{{E}, "
 
 FIRST_MINUTE = """
-- **Wait or burn is red, busy share near 100 %**: too few instances. Quota, Spot capacity, `max_size`.
-- **Wait is red, busy share near 0**: they do not work. *Instance and GPU*: which state are the runners in?
-- **Failed is red**: *Job pipeline* says the reason, whose matter it is and the cure.
-- **Dead letters**: *Delivery and DLQ*, by reason. The sender's are for the sender, nobody needs to wake.
-- **Webhooks wait**: results are there, callers do not hear of them. *Delivery and DLQ*: which receivers fail?
-- **Interruptions** are no failures: jobs continue elsewhere. They cost time, not results.
-- **Jobs waiting is not known**: no instance asks SQS. Is the fleet at zero? CloudWatch has the depth.
+- **Wait or burn is red, busy share near 100 %**: too few instances. Check quotas, Spot capacity and `max_size`.
+- **Wait is red, busy share near 0**: the instances are not working. Check the runner states on *Instance and GPU*.
+- **Failed is red**: *Job pipeline* has the reasons, each with its owner and fix.
+- **Dead letters**: *Delivery and DLQ* has them by reason. Jobs that the sender must fix can wait until morning.
+- **Webhooks waiting**: the results are available, but callers are not notified. *Delivery and DLQ* shows the attempts.
+- **Interruptions** are not failures: jobs continue elsewhere. They cost time, not results.
+- **Jobs waiting is not known**: no instance polls SQS. If the fleet is at zero, CloudWatch has the depth.
 """
 
 
@@ -46,7 +46,7 @@ def dashboard() -> Json:
     hurt = [
         stat(
             "Alerts firing",
-            "Alerts that fire now, but for `info`. 0 is good; the table below has each with its runbook.",
+            "Alerts firing now, except `info`. Should be 0. The table below links each to its runbook.",
             Query(
                 f'count(ALERTS{{alertname=~"Transcriptd.+", alertstate="firing", severity=~"critical|warning", {E}}}) or vector(0)'
             ),
@@ -55,11 +55,11 @@ def dashboard() -> Json:
             links=[link("All runbooks", f"{frame.RUNBOOKS}/README.md")],
         ),
         stat(
-            "Longest wait lately",
-            "Of the jobs that instances received last in the past 10 minutes, the longest time from being sent. "
-            "From 10 minutes on it breaks the objective: too few instances, or they do not work.",
+            "Longest recent wait",
+            "Longest queue wait of the jobs that each instance received last, in the past 10 minutes. "
+            "Above 10 minutes it misses the objective: there are too few instances, or they are not working.",
             Query(
-                f"max(transcriptd_queue_last_wait_seconds{{{E}}} and increase(transcriptd_queue_wait_seconds_count{{{E}}}[10m]) > 0)"
+                f"max(transcriptd_last_queue_wait_seconds{{{E}}} and increase(transcriptd_queue_wait_seconds_count{{{E}}}[10m]) > 0)"
             ),
             unit="s",
             steps=Steps(GREEN, ((LATE_SECONDS / 2, YELLOW), (LATE_SECONDS, RED))),
@@ -68,8 +68,8 @@ def dashboard() -> Json:
         ),
         stat(
             "Budget burn, 1 h",
-            "How many times too fast the budget of late jobs (1 % in 30 days) was spent in the last hour. "
-            "Above 1 it will not last the month, from 14.4 on it is gone within two days.",
+            "How fast the last hour spent the error budget for late jobs (1 % in 30 days). "
+            "Above 1 the budget will not last the month; from 14.4 it is exhausted within two days.",
             Query(f"deployment:transcriptd_queue_wait_late:ratio_rate1h{{{E}}} / 0.01 >= 0"),
             unit="suffix:×",
             decimals=1,
@@ -79,8 +79,8 @@ def dashboard() -> Json:
         ),
         stat(
             "Jobs waiting",
-            "Messages that SQS has and nobody holds, the most of the last 5 minutes. Neither good nor bad: how long they "
-            "wait counts. Not known: no instance asked SQS in that time.",
+            "Messages in SQS that no instance holds, maximum of the last 5 minutes. Their wait matters, not their number. "
+            "Not known: no instance polled SQS in that time.",
             Query(f'{DEPTH}queue="jobs", state="visible"}}'),
             unit="short",
             steps=PLAIN,
@@ -88,7 +88,7 @@ def dashboard() -> Json:
         ),
         stat(
             "Dead letters",
-            "Jobs in the dead-letter queue, the most of the last 5 minutes. They stay until somebody redrives or deletes them.",
+            "Jobs in the dead-letter queue, maximum of the last 5 minutes. They stay until someone redrives or deletes them.",
             Query(f'{DEPTH}queue="dead_letter", state="visible"}}'),
             unit="short",
             steps=Steps(GREEN, ((1, ORANGE), (100, RED))),
@@ -96,9 +96,9 @@ def dashboard() -> Json:
         ),
         stat(
             "Failed, 15 min",
-            "Share of the deliveries that were retried, dead-lettered or not settled. Interruptions are not among them. "
-            "From a quarter on an alert wakes somebody.",
-            Query(f"deployment:transcriptd_jobs_failed:ratio_rate15m{{{E}}} >= 0"),
+            "Share of deliveries that were retried, dead-lettered or unsettled. Interruptions do not count. "
+            "Above a quarter an alert pages someone.",
+            Query(f"deployment:transcriptd_deliveries_failed:ratio_rate15m{{{E}}} >= 0"),
             unit="percentunit",
             decimals=0,
             steps=Steps(GREEN, ((0.05, YELLOW), (0.25, RED))),
@@ -107,7 +107,7 @@ def dashboard() -> Json:
         ),
         stat(
             "Instances",
-            "Instances that answer scrapes, and those that run and do not answer. None at all is right for an idle fleet.",
+            "Running instances that respond to scrapes (up) and that do not (silent). An idle fleet has none.",
             Query(f'count(up{{job="transcriptd", {E}}} == 1) or vector(0)', "up", BLUE),
             Query(f'count(up{{job="transcriptd", {E}}} == 0) or vector(0)', "silent"),
             unit="short",
@@ -116,8 +116,8 @@ def dashboard() -> Json:
         ),
         stat(
             "Webhooks waiting",
-            "Final events in the outbox: results are there, and their callers have not heard. From 100 on for half an "
-            "hour an alert fires.",
+            "Final events in the outbox: the results are available, but their callers were not notified. An alert fires "
+            "above 100 for half an hour.",
             Query(f'sum({DEPTH}queue="outbox"}})'),
             unit="short",
             steps=Steps(GREEN, ((20, YELLOW), (100, RED))),
@@ -126,7 +126,7 @@ def dashboard() -> Json:
     ]
     alerts = table(
         "Alerts, and what to do",
-        "What fires or is about to (pending). A click on an alert opens its runbook: meaning, impact, how to confirm, what to do.",
+        "Firing and pending alerts. Click an alert to open its runbook: meaning, impact, how to verify, how to mitigate.",
         [f'sum by (alertname, severity, alertstate, instance) (ALERTS{{alertname=~"Transcriptd.+", {E}}})'],
         [
             Column(
@@ -150,20 +150,20 @@ def dashboard() -> Json:
             Column("instance", "Instance"),
         ],
         sort_by="Severity",
-        none="no alert fires",
+        none="no alerts",
         width=12,
         height=8,
     )
     return frame.dashboard(
         frame.FLEET,
         "transcriptd / Fleet overview",
-        "Is anyone hurt, whose fault is it, and where to look next.",
+        "Are users affected, what is the cause, and where to look next.",
         [
-            row("Is anyone hurt?"),
+            row("Are users affected?"),
             *hurt,
             alerts,
             text("The first minute", FIRST_MINUTE, width=12, height=8),
-            row("Does the work flow?"),
+            row("Are jobs being processed?"),
             *_flow(),
             row("Are there enough instances, and what do they cost?"),
             *_capacity(),
@@ -174,28 +174,28 @@ def dashboard() -> Json:
 
 def _flow() -> list[Json]:
     def rate(outcomes: str) -> str:
-        return f'60 * sum(rate(transcriptd_jobs_total{{{E}, outcome=~"{outcomes}"}}[$__rate_interval]))'
+        return f'60 * sum(rate(transcriptd_deliveries_total{{{E}, outcome=~"{outcomes}"}}[$__rate_interval]))'
 
     return [
         graph(
             "Queue",
-            "Messages by state, as SQS counts them every minute, the most of 5 minutes. A queue that grows while instances are busy needs more of them.",
+            "Messages by state, polled from SQS every minute, maximum of 5 minutes. If the queue grows while instances are busy, add instances.",
             Query(f'{DEPTH}queue="jobs"}}', "{{state}}"),
             unit="short",
             decimals=0,
         ),
         graph(
-            "Wait before the work begins",
-            "Of the jobs of the last hour (95th percentile), and of those received last. The line is the objective: 99 % below it.",
-            Query(f"deployment:transcriptd_queue_wait_seconds:p95_1h{{{E}}} >= 0", "95 % of the last hour", YELLOW),
-            Query(f"max(transcriptd_queue_last_wait_seconds{{{E}}})", "received last", BLUE),
+            "Queue wait",
+            "95th percentile of the last hour, and the jobs received last. The line is the objective: 99 % of jobs below it.",
+            Query(f"deployment:transcriptd_queue_wait_seconds:p95_1h{{{E}}} >= 0", "p95 of the last hour", YELLOW),
+            Query(f"max(transcriptd_last_queue_wait_seconds{{{E}}})", "received last", BLUE),
             unit="s",
             steps=Steps(GREEN, ((LATE_SECONDS, RED),), line=True),
         ),
         graph(
             "Deliveries per minute",
-            "How they ended. Interrupted ones, released or with a lost lease, continue elsewhere and are no failures.",
-            Query(rate("deleted"), "done", GREEN),
+            "By result. Interrupted deliveries (released, or with a lost lease) continue elsewhere and are not failures.",
+            Query(rate("published"), "done", GREEN),
             Query(rate("retried|dead_lettered|unsettled"), "failed", RED),
             Query(rate("released|abandoned"), "interrupted", ORANGE),
             unit="short",
@@ -207,8 +207,8 @@ def _flow() -> list[Json]:
 def _capacity() -> list[Json]:
     return [
         graph(
-            "Runners by their state",
-            "A runner for each device. Busy and ready ones can work. Many starting: models load, or cannot be loaded. Defunct: the device is given up.",
+            "Runners by state",
+            "One runner per device. Busy and ready runners can work. Many starting: models are loading, or fail to load. Defunct: the device is out of service.",
             *(
                 Query(f'sum(transcriptd_runner_state{{{E}, state="{state}"}})', state, colour)
                 for state, colour in (
@@ -225,10 +225,10 @@ def _capacity() -> list[Json]:
         ),
         graph(
             "Busy share of the runners",
-            "Near 100 % while jobs wait: too few instances. Near 0 while jobs wait: they do not work.",
+            "Near 100 % while jobs wait: too few instances. Near 0 while jobs wait: the instances are not working.",
             Query(f"deployment:transcriptd_busy:ratio_rate5m{{{E}}}", "mean", GREEN),
             Query(f"max(instance:transcriptd_busy:ratio_rate5m{{{E}}})", "busiest", ORANGE),
-            Query(f"min(instance:transcriptd_busy:ratio_rate5m{{{E}}})", "idlest", BLUE),
+            Query(f"min(instance:transcriptd_busy:ratio_rate5m{{{E}}})", "least busy", BLUE),
             unit="percentunit",
             most=1,
         ),
@@ -245,7 +245,7 @@ def _capacity() -> list[Json]:
         ),
         graph(
             "Hours of audio per hour",
-            "Audio in published transcripts, for an hour of the clock: what the fleet gets done.",
+            "Throughput of the fleet: audio in published transcripts per wall-clock hour.",
             Query(f"sum(rate(transcriptd_audio_seconds_total{{{E}}}[5m]))", "audio", PURPLE),
             unit="short",
             width=12,
@@ -253,10 +253,10 @@ def _capacity() -> list[Json]:
         ),
         graph(
             "Cost",
-            "In the currency of TRANSCRIPTD_INSTANCE_PRICE_PER_HOUR; absent where the price is unknown. An hour of audio "
-            "gets dearer when instances idle.",
-            Query(f"deployment:transcriptd_cost_per_audio_hour:ratio1h{{{E}}}", "an hour of audio", ORANGE),
-            Query(f"deployment:transcriptd_price_per_hour:sum{{{E}}}", "an hour of the fleet", BLUE),
+            "In the currency of TRANSCRIPTD_INSTANCE_PRICE_PER_HOUR; absent if the price is unknown. Idle instances raise "
+            "the price of an audio hour.",
+            Query(f"deployment:transcriptd_cost_per_audio_hour:ratio1h{{{E}}}", "per audio hour", ORANGE),
+            Query(f"deployment:transcriptd_price_per_hour:sum{{{E}}}", "fleet per hour", BLUE),
             unit="short",
             decimals=2,
             width=12,

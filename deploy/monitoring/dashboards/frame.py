@@ -1,4 +1,4 @@
-"""What every dashboard has: its variables, its annotations, its links to the others and to the runbooks."""
+"""Common parts of all dashboards: variables, annotations, links to the other dashboards and to the runbooks."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,13 @@ SCHEMA_VERSION = 41  # Grafana 11.6; newer ones migrate
 
 FLEET, PIPELINE, INSTANCE, DELIVERY = (f"transcriptd-{name}" for name in ("fleet", "pipeline", "instance", "delivery"))
 
-# What the queries select by. `deployment` is the name of the Terraform module: an environment has one.
+# Label selectors of the queries. `deployment` is the name of the Terraform module; each environment has one.
 IN_ENVIRONMENT = 'deployment="$environment"'
 ON_INSTANCES = f'{IN_ENVIRONMENT}, instance=~"$instance"'
 
 
 def to(uid: str, title: str) -> Json:
-    """A link to another dashboard, with the environment and the time that are looked at."""
+    """Link to another dashboard, keeping environment and time range."""
     return link(title, f"/d/{uid}?var-environment=${{environment}}&${{__url_time_range}}")
 
 
@@ -25,16 +25,16 @@ def runbook(alert: str) -> Json:
 
 
 def newly(metric: str, by: str, select: str = "") -> str:
-    """How much more of a counter there is than a rate interval before: for events that are few.
+    """Build the query for the growth of a counter over a rate interval, for rare events.
 
-    An increase would miss the first one of a series that is born with it, and those that fall into a gap between scrapes.
+    increase() would miss the first event of a new series, and events between two scrapes with a gap.
     """
     now = f"{metric}{{{', '.join(filter(None, (ON_INSTANCES, select)))}}}"
     return f"sum by ({by}) ({now} - last_over_time({now}[1h] offset $__rate_interval) >= 0 or {now})"
 
 
 def dashboard(uid: str, title: str, about: str, panels: Sequence[Json], *, by_instance: bool) -> Json:
-    """`by_instance`: there are variables for the instance and for its model, and the panels select by ON_INSTANCES."""
+    """Build a dashboard. With `by_instance` it has variables for instance and model, and its panels select by ON_INSTANCES."""
     return {
         "uid": uid,
         "title": title,
@@ -76,7 +76,7 @@ def _variable(name: str, label: str, query: str) -> Json:
         "label": label,
         "datasource": DATASOURCE,
         "query": {"qryType": 1, "query": query, "refId": "PrometheusVariableQueryEditor-VariableQuery"},
-        "refresh": 2,  # with the time range: instances come and go
+        "refresh": 2,  # on time range change: instances come and go
         "sort": 1,
     }
 
@@ -98,15 +98,15 @@ def _annotations() -> list[Json]:
             "hide": True,
             "iconColor": BLUE,
         },
-        # Not seen in the day before: a fleet that comes back from zero is no deploy.
-        _annotation("Deploys", PURPLE, new_version, "{{version}} is new here"),
-        _annotation("Daemon starts", BLUE, started, "{{instance}} starts", at_value=True),
+        # Versions not seen in the day before: a fleet that returns from zero is not a deploy.
+        _annotation("Deploys", PURPLE, new_version, "{{version}} deployed"),
+        _annotation("Daemon starts", BLUE, started, "{{instance}} started", at_value=True),
         _annotation("Interruptions", ORANGE, interrupted, "{{instance}}: {{kind}} announced"),
     ]
 
 
 def _annotation(name: str, colour: str, expression: str, title: str, *, at_value: bool = False) -> Json:
-    """`at_value`: the value is the moment, in milliseconds; otherwise each moment that has a value is one."""
+    """Build an annotation. With `at_value` the value is its time in milliseconds; otherwise each sample is an annotation."""
     return {
         "name": name,
         "datasource": DATASOURCE,

@@ -1,4 +1,4 @@
-"""Write the dashboards as JSON, beside this file. A test fails when one is out of date."""
+"""Write the dashboards as JSON next to this file. A test fails when one is out of date."""
 
 import json
 from pathlib import Path
@@ -13,13 +13,13 @@ def dashboards() -> list[Json]:
     return [module.dashboard() for module in (fleet, pipeline, instance, delivery)]
 
 
-def path_of(dashboard: Json) -> Path:
+def dashboard_path(dashboard: Json) -> Path:
     return FOLDER / f"{dashboard['uid']}.json"
 
 
 def main() -> None:
     for dashboard in dashboards():
-        path_of(dashboard).write_text(json.dumps(dashboard, indent=2, ensure_ascii=False) + "\n")
+        dashboard_path(dashboard).write_text(json.dumps(dashboard, indent=2, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Instance and GPU: which instance is ill, and whether it is the device, the runner or the machine."""
+"""Instance and GPU: which instance is unhealthy, and whether the device, the runner or the machine is the cause."""
 
 from deploy.monitoring.dashboards import frame
 from deploy.monitoring.dashboards.frame import ON_INSTANCES as S
@@ -31,28 +31,28 @@ STATES = (
     ("4", "defunct", RED),
 )
 
-# The state with value 1, as its number in STATES: of each device.
+# The state of each device as its number in STATES.
 STATE = " + ".join(
     f'{number} * sum by (instance, device) (transcriptd_runner_state{{{S}, state="{state}"}})'
     for number, state, _ in STATES
 )
 
-STALL_SECONDS, SKEW_SECONDS, HOT_CELSIUS = 180, 30, 85  # the first two as in rules/alerts.yml
+STALL_SECONDS, SKEW_SECONDS, HOT_CELSIUS = 180, 30, 85  # the first two match rules/alerts.yml
 
 
 def dashboard() -> Json:
     return frame.dashboard(
         frame.INSTANCE,
         "transcriptd / Instance and GPU",
-        "Which instance is ill, and whether it is the device, the runner or the machine.",
+        "Which instance is unhealthy, and whether the device, the runner or the machine is the cause.",
         [
-            row("Which instance is ill?"),
+            row("Which instance is unhealthy?"),
             _instances(),
-            row("Is the device well?"),
+            row("Is the device healthy?"),
             *_device(),
-            row("Does it keep a runner?"),
+            row("Is the runner stable?"),
             *_runner(),
-            row("Is the machine well?"),
+            row("Is the machine healthy?"),
             *_machine(),
         ],
         by_instance=True,
@@ -63,9 +63,9 @@ def _instances() -> Json:
     def of(metric: str) -> str:
         return f"max by (instance) ({metric}{{{S}}})"
 
-    there = f" and on (instance) up{{{S}}}"  # what has ended still has a past
+    there = f" and on (instance) up{{{S}}}"  # recorded rules outlive terminated instances
     this = link(
-        "This instance alone", f"/d/{frame.INSTANCE}?var-environment=${{environment}}&var-instance=${{__value.raw}}"
+        "Only this instance", f"/d/{frame.INSTANCE}?var-environment=${{environment}}&var-instance=${{__value.raw}}"
     )
     columns = [
         Column("instance", "Instance", links=(this,)),
@@ -75,21 +75,24 @@ def _instances() -> Json:
         Column("device_name", "Device"),
         Column("version", "Version", width=90),
         Column("Value #E", "Busy, 5 min", "percentunit", decimals=0, width=100),
-        Column("Value #F", "In hand", "short", decimals=0, width=80),
+        Column("Value #F", "In progress", "short", decimals=0, width=80),
         Column("Value #G", "Restarts, 1 h", "short", Steps(GREEN, ((1, YELLOW), (4, RED))), decimals=0, width=110),
         Column(
-            "Value #H", "No poll for", "s", Steps(GREEN, ((60, YELLOW), (STALL_SECONDS, RED))), decimals=0, width=110
+            "Value #H",
+            "Receive overdue",
+            "s",
+            Steps(GREEN, ((60, YELLOW), (STALL_SECONDS, RED))),
+            decimals=0,
+            width=110,
         ),
-        Column(
-            "Value #I", "Clock off by", "s", Steps(GREEN, ((5, YELLOW), (SKEW_SECONDS, RED))), decimals=1, width=110
-        ),
-        Column("Value #J", "Running for", "s", decimals=0, width=110),
+        Column("Value #I", "Clock skew", "s", Steps(GREEN, ((5, YELLOW), (SKEW_SECONDS, RED))), decimals=1, width=110),
+        Column("Value #J", "Uptime", "s", decimals=0, width=110),
     ]
     return table(
         "Instances",
-        "One line each, as of now. Scrape and runner first: an instance that is silent or keeps restarting its runner "
-        "is replaced, not mended. Of several devices the runner that is lost is shown, else one that works. An instance "
-        "without model has not loaded one yet.",
+        "One line per instance, current values. Check Scrape and Runner first: replace an instance that is silent or keeps "
+        "restarting its runner. With several devices, a defunct runner is shown first, then the busiest. An instance without "
+        "a model has not loaded one yet.",
         [
             of("up"),
             f"max by (instance) ({STATE})",
@@ -115,7 +118,7 @@ def _device() -> list[Json]:
     return [
         graph(
             "GPU utilisation",
-            "Share of NVML's sample period in which a kernel ran. Low while the runner is busy: it waits for data or the CPU.",
+            "Share of NVML's sample period in which a kernel ran. Low while the runner is busy: it is waiting for data or the CPU.",
             Query(f"transcriptd_gpu_utilisation_ratio{{{S}}}", gpu),
             unit="percentunit",
             most=1,
@@ -123,7 +126,7 @@ def _device() -> list[Json]:
         ),
         graph(
             "GPU memory",
-            "Share in use, by everyone. At the line a long recording may run out of it: `out_of_memory` among the failures.",
+            "Share in use by all processes. Above the line a long recording may run out of memory: expect `out_of_memory` failures.",
             Query(f"transcriptd_gpu_memory_used_bytes{{{S}}} / transcriptd_gpu_memory_size_bytes{{{S}}}", gpu),
             unit="percentunit",
             most=1,
@@ -132,7 +135,7 @@ def _device() -> list[Json]:
         ),
         graph(
             "GPU temperature",
-            "Above the line most data-centre GPUs begin to slow down; their datasheet has the number.",
+            "Above the line most data-centre GPUs throttle; the exact limit is in their datasheet.",
             Query(f"transcriptd_gpu_temperature_celsius{{{S}}}", gpu),
             unit="celsius",
             least=None,
@@ -141,8 +144,8 @@ def _device() -> list[Json]:
         ),
         graph(
             "GPU errors",
-            "Xid errors since the start, by number, and queries of NVML that fail. None is good. 48, 63, 64, 74, 79, 92, 94, "
-            "95, 119 are the hardware or its driver: replace the instance.",
+            "Xid errors since start-up, by number, and failed NVML queries. Should be none. 48, 63, 64, 74, 79, 92, 94, 95 and "
+            "119 are hardware or driver errors: replace the instance.",
             Query(f"sum by (instance, gpu, xid) (transcriptd_gpu_xid_errors_total{{{S}}})", f"Xid {{{{xid}}}}, {gpu}"),
             Query(f"sum(increase(transcriptd_gpu_query_failures_total{{{S}}}[$__rate_interval]))", "NVML failed"),
             unit="short",
@@ -158,8 +161,8 @@ def _runner() -> list[Json]:
     return [
         timeline(
             "Runner",
-            "Of each device. Starting again and again: models do not load, or the process dies. Defunct: the device is given up; "
-            "with the last one the daemon ends with status 70.",
+            "State per device. Repeated starts: models do not load, or the process dies. Defunct: the device is out of service; "
+            "with the last device the daemon exits with status 70.",
             Query(STATE, "{{instance}}, {{device}}"),
             STATES,
         ),
@@ -177,26 +180,26 @@ def _runner() -> list[Json]:
         ),
         graph(
             "Memory of the runner",
-            "host: resident. device: used by everyone, after each job; 0 without a GPU. A steady rise is a leak; the runner is replaced in time.",
+            "host: resident memory. device: used by all processes, after each job; 0 without a GPU. A steady rise is a leak; the daemon replaces the runner before it runs out.",
             Query(f"transcriptd_runner_memory_bytes{{{S}}}", "{{instance}}, {{device}}, {{where}}"),
             unit="bytes",
         ),
         graph(
             "Busy share",
-            "Share of the last 5 minutes in which the runner had a job; of several devices the mean.",
+            "Share of the last 5 minutes in which the runner had a job; mean of several devices.",
             Query(f"instance:transcriptd_busy:ratio_rate5m{{{S}}}", "{{instance}}"),
             unit="percentunit",
             most=1,
         ),
         graph(
             "Time to load the models",
-            "Of the runner that serves now. Minutes more than usual: the disk or the hub is slow.",
+            "For the current runner. Minutes longer than usual: the disk or the hub is slow.",
             Query(f"transcriptd_model_load_seconds{{{S}}}", "{{instance}}, {{device}}"),
             unit="s",
         ),
         graph(
             "Interruptions announced",
-            "By instance and kind; the instance drains and leaves.",
+            "By instance and kind. The instance drains and terminates.",
             Query(
                 f"sum by (instance, kind) (increase(transcriptd_interruptions_total{{{S}}}[$__rate_interval])) > 0",
                 "{{instance}}, {{kind}}",
@@ -211,8 +214,8 @@ def _runner() -> list[Json]:
 def _machine() -> list[Json]:
     return [
         graph(
-            "Lateness of the poller",
-            "How late its event loop ran what was due, 99 %. From a second on heartbeats suffer: the CPU is starved, or the loop is blocked.",
+            "Event-loop lag of the poller",
+            "99th percentile. Above a second, heartbeats are late: the CPU is overloaded, or the loop is blocked.",
             Query(
                 f"histogram_quantile(0.99, sum by (instance, le) (rate(transcriptd_event_loop_lag_seconds_bucket{{{S}}}[$__rate_interval]))) >= 0",
                 "{{instance}}",
@@ -222,7 +225,7 @@ def _machine() -> list[Json]:
         ),
         graph(
             "Receive overdue",
-            "How long a receive has been due and none succeeded. At the line readiness fails and systemd restarts the daemon.",
+            "Time since a receive was due without success. At the line readiness fails and systemd restarts the daemon.",
             Query(f"transcriptd_poll_stalled_seconds{{{S}}}", "{{instance}}"),
             unit="s",
             steps=Steps(GREEN, ((STALL_SECONDS, RED),), line=True),
@@ -230,7 +233,7 @@ def _machine() -> list[Json]:
         ),
         graph(
             "Clock",
-            "The local clock minus that of SQS. From 5 minutes on AWS refuses every call.",
+            "Local clock minus SQS clock. Beyond 5 minutes AWS rejects every call.",
             Query(f"transcriptd_clock_skew_seconds{{{S}}}", "{{instance}}"),
             unit="s",
             least=None,
@@ -239,7 +242,7 @@ def _machine() -> list[Json]:
         ),
         graph(
             "Scratch disk",
-            "Room there, and the floor below which nothing is received.",
+            "Free space, and the floor below which the daemon stops receiving.",
             Query(f"transcriptd_scratch_free_bytes{{{S}}}", "{{instance}}"),
             Query(f"max(transcriptd_scratch_min_free_bytes{{{S}}})", "floor", RED),
             unit="bytes",
@@ -247,16 +250,16 @@ def _machine() -> list[Json]:
         ),
         graph(
             "Memory of the poller",
-            "Resident; it should stay as it was an hour after the start.",
+            "Resident memory. Should stay at its level of one hour after start-up.",
             Query(f'process_resident_memory_bytes{{job="transcriptd", {S}}}', "{{instance}}"),
             unit="bytes",
             steps=PLAIN,
         ),
         graph(
             "Instance metadata failing",
-            "Rounds in which EC2's metadata did not answer: interruptions would not be seen.",
+            "Failed polls of the EC2 instance metadata: interruptions would go unnoticed.",
             Query(
-                f"sum by (instance) (increase(transcriptd_metadata_failures_total{{{S}}}[$__rate_interval]))",
+                f"sum by (instance) (increase(transcriptd_imds_poll_failures_total{{{S}}}[$__rate_interval]))",
                 "{{instance}}",
             ),
             unit="short",

@@ -1,7 +1,7 @@
-"""The blocks that the dashboards are built of, as plain dictionaries in Grafana's JSON model.
+"""Building blocks of the dashboards, as plain dictionaries in Grafana's JSON model.
 
 https://grafana.com/docs/grafana/latest/dashboards/build-dashboards/view-dashboard-json-model/
-tests/deploy/test_dashboards.py holds the result to the types that Grafana publishes.
+tests/deploy/test_dashboards.py checks the result against the types that Grafana publishes.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ GREEN, YELLOW, ORANGE, RED, BLUE, PURPLE, GREY = "green", "yellow", "orange", "r
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """`colour` paints all that it finds; without one Grafana's palette does."""
+    """A query. `colour` applies to all its series; the default is Grafana's palette."""
 
     expression: str
     legend: str = ""
@@ -27,7 +27,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """The colour of a value: `base`, and from each bound on another one. `line` draws the bounds in graphs."""
+    """Thresholds of a value: `base`, and another colour from each bound on. `line` draws the bounds in graphs."""
 
     base: str = GREEN
     bounds: tuple[tuple[float, str], ...] = ()
@@ -38,11 +38,11 @@ class Steps:
         return {"mode": "absolute", "steps": steps}
 
 
-PLAIN = Steps(BLUE)  # a number that is neither good nor bad
+PLAIN = Steps(BLUE)  # for values without good or bad
 
 
 def link(title: str, url: str) -> Json:
-    """The schema has one kind of link. Of those on a value Grafana uses title and URL, and passes over the rest."""
+    """Build a link. The schema has one type; for links on values Grafana uses only title and URL."""
     rest = {"asDropdown": False, "icon": "external link", "includeVars": False, "keepTime": False, "tooltip": ""}
     return {"type": "link", "title": title, "url": url, "targetBlank": False, "tags": [], **rest}
 
@@ -67,7 +67,7 @@ def stat(
     decimals: int | None = None,
     width: int = 3,
 ) -> Json:
-    """One number each, as it is now. `none` is said where there is no number."""
+    """Build a stat panel: the current value of each query, `none` if there is no value."""
     defaults = {"links": list(links), "noValue": none, "color": {"mode": "thresholds"}}
     options = {
         "reduceOptions": {"calcs": ["lastNotNull"], "values": False, "fields": ""},
@@ -101,10 +101,10 @@ def graph(
     width: int = 8,
     height: int = 7,
 ) -> Json:
-    """Values over time. `least` and `most` bound the axis."""
+    """Build a graph of values over time. `least` and `most` bound the axis."""
     custom = {
         "drawStyle": "bars" if bars else "line",
-        "lineWidth": 0 if stacked else 1,  # a line of nothing upon a stack looks like something
+        "lineWidth": 0 if stacked else 1,  # a line at zero on top of a stack looks like a value
         "fillOpacity": 70 if bars or stacked else 8,
         "showPoints": "never",
         "spanNulls": False,
@@ -145,11 +145,11 @@ def table(
     *,
     sort_by: str,
     descending: bool = False,
-    none: str = "nothing",
+    none: str = "no data",
     width: int,
     height: int,
 ) -> Json:
-    """What the queries find now, joined on the labels that they share; columns that are not named are left out."""
+    """Build a table of current values, joined on common labels, with only the given columns."""
     targets = []
     for number, expression in enumerate(queries):
         targets.append(_target(number, Query(expression), instant=True) | {"format": "table"})
@@ -181,7 +181,7 @@ def table(
 def timeline(
     title: str, about: str, query: Query, named: Sequence[tuple[str, str, str]], *, width: int = 8, height: int = 7
 ) -> Json:
-    """A bar for each series, in the colour and with the name that `named` (value, text, colour) gives its value."""
+    """Build a state timeline: a bar per series; `named` maps its values to (text, colour)."""
     options = {
         "mergeValues": True,
         "showValue": "auto",
@@ -196,7 +196,7 @@ def timeline(
 
 
 def laid_out(panels: Sequence[Json]) -> list[Json]:
-    """The panels from left to right, a new line where one does not fit; a row stands alone."""
+    """Lay out the panels from left to right, wrapping where one does not fit; a row takes a line."""
     left = top = line_height = 0
     placed = []
     for number, panel in enumerate(panels, 1):

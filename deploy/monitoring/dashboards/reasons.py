@@ -1,6 +1,6 @@
-"""Why a delivery failed, whose matter that is, and the cure: what daemon/errors.py says, as columns of a table."""
+"""Reasons of failed deliveries, with owner and fix, from daemon/errors.py as table columns."""
 
-from daemon.errors import Fate, InvalidJob, TranscriptdError, all_errors
+from daemon.errors import InvalidJob, OnFailure, TranscriptdError, all_errors
 from deploy.monitoring.dashboards.panels import BLUE, ORANGE, PURPLE, RED, YELLOW, Column, Steps
 
 SENDER, SETUP, AWS, INSTANCE, OURS = (
@@ -12,9 +12,10 @@ SENDER, SETUP, AWS, INSTANCE, OURS = (
 )
 COLOURS = {SENDER: BLUE, SETUP: PURPLE, AWS: YELLOW, INSTANCE: ORANGE, OURS: RED}
 
-# The others are the sender's where trying again cannot help, and the instance's where it may.
+# Every other code belongs to the sender if retrying cannot help, and to the instance if it may.
 EXCEPTIONS = {
     "access_denied": SETUP,
+    "output_refused": SETUP,
     "bucket_not_allowed": SETUP,
     "webhook_not_allowed": SETUP,
     "unknown_model": SETUP,
@@ -24,20 +25,18 @@ EXCEPTIONS = {
 }
 
 
-def whose(error: type[TranscriptdError]) -> str:
-    """Who can mend it."""
+def responsible_party(error: type[TranscriptdError]) -> str:
+    """Name the owner, who can fix it."""
     if error.code in EXCEPTIONS:
         return EXCEPTIONS[error.code]
-    return SENDER if error.fate is Fate.DEAD_LETTER or issubclass(error, InvalidJob) else INSTANCE
+    return SENDER if error.on_failure is OnFailure.DEAD_LETTER or issubclass(error, InvalidJob) else INSTANCE
 
 
 def failures(selector: str, outcomes: str) -> str:
-    """How many deliveries of the time that is looked at ended so, by outcome and reason. An increase is extrapolated: hence the rounding."""
-    counted = (
-        f'sum by (outcome, reason) (increase(transcriptd_jobs_total{{{selector}, outcome=~"{outcomes}"}}[$__range]))'
-    )
+    """Count the deliveries in the selected time range by outcome and reason. Rounded, because increase() extrapolates."""
+    counted = f'sum by (outcome, reason) (increase(transcriptd_deliveries_total{{{selector}, outcome=~"{outcomes}"}}[$__range]))'
     copies = counted
-    for column in ("whose", "cure"):
+    for column in ("owner", "hint"):
         copies = f'label_replace({copies}, "{column}", "$1", "reason", "(.*)")'
     return f"round({copies}) > 0"
 
@@ -49,10 +48,12 @@ def columns() -> list[Column]:
         Column("outcome", "Outcome", width=105),
         Column("Value", "Deliveries", unit="short", decimals=0, width=85, steps=Steps(ORANGE)),
         Column(
-            "whose",
-            "Whose",
+            "owner",
+            "Owner",
             width=130,
-            named=tuple((code, whose(error), COLOURS[whose(error)]) for code, error in errors.items()),
+            named=tuple(
+                (code, responsible_party(error), COLOURS[responsible_party(error)]) for code, error in errors.items()
+            ),
         ),
-        Column("cure", "Cure", named=tuple((code, error.cure, None) for code, error in errors.items())),
+        Column("hint", "Fix", named=tuple((code, error.hint, None) for code, error in errors.items())),
     ]

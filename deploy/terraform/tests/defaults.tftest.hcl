@@ -14,7 +14,7 @@ run "queues" {
 
   assert {
     condition     = jsondecode(aws_sqs_queue_redrive_policy.this["jobs"].redrive_policy).maxReceiveCount == 10
-    error_message = "Interruptions count as receives: ten of them must not bury a job."
+    error_message = "Interruptions count as receives, so maxReceiveCount must allow ten."
   }
 
   assert {
@@ -23,7 +23,7 @@ run "queues" {
       && jsondecode(aws_sqs_queue_redrive_allow_policy.this[source].redrive_allow_policy) == {
         redrivePermission = "byQueue", sourceQueueArns = ["arn:aws:sqs:eu-central-1:123456789012:transcriptd-${source}"]
     }])
-    error_message = "Each queue moves to its own dead-letter queue, which takes from that queue alone."
+    error_message = "Each queue moves to its own dead-letter queue, which accepts messages only from that queue."
   }
 
   assert {
@@ -37,12 +37,12 @@ run "queues" {
       && one(one(data.aws_iam_policy_document.queue[key].statement).condition).variable == "aws:SecureTransport"
       && one(data.aws_iam_policy_document.queue[key].statement).resources == toset(["arn:aws:sqs:eu-central-1:123456789012:transcriptd-${key}"])
     ]) && length(aws_sqs_queue_policy.this) == 4
-    error_message = "Each queue refuses what does not come by TLS, in a policy about itself."
+    error_message = "Each queue policy denies requests without TLS."
   }
 
   assert {
     condition     = alltrue([for key in ["jobs", "outbox"] : aws_sqs_queue.this["${key}-dlq"].message_retention_seconds > aws_sqs_queue.this[key].message_retention_seconds])
-    error_message = "A moved message keeps its age: the dead-letter queue must keep longer."
+    error_message = "A moved message keeps its age, so the dead-letter queue must retain messages longer."
   }
 }
 
@@ -52,7 +52,7 @@ run "instances" {
   assert {
     condition = one(aws_launch_template.this.metadata_options).http_tokens == "required" && one(aws_launch_template.this.metadata_options).http_put_response_hop_limit == 1 && one(aws_launch_template.this.metadata_options).instance_metadata_tags == "disabled"
 
-    error_message = "IMDSv2 alone, one hop, no tags in the metadata."
+    error_message = "IMDSv2 only, one hop, no tags in the metadata."
   }
 
   assert {
@@ -62,7 +62,7 @@ run "instances" {
 
   assert {
     condition     = aws_launch_template.this.instance_initiated_shutdown_behavior == "terminate" && aws_launch_template.this.key_name == null && one(aws_launch_template.this.monitoring).enabled
-    error_message = "Shutting down ends an instance; no SSH key; detailed monitoring."
+    error_message = "Shutdown terminates an instance; no SSH key; detailed monitoring."
   }
 
   assert {
@@ -72,7 +72,7 @@ run "instances" {
 }
 
 run "user_data" {
-  # Applied, so that the queue URLs in it are known; nothing but the mock is there.
+  # Applied against the mock provider, so that the queue URLs are known.
 
   assert {
     condition = alltrue([for line in [
@@ -82,7 +82,7 @@ run "user_data" {
       "TRANSCRIPTD_DRAIN_TIMEOUT_SECONDS=\"300\"",
       "TRANSCRIPTD_OUTPUT_BUCKET=\"transcriptd-output-123456789012-eu-central-1\"",
       "TRANSCRIPTD_HTTP_HOST=\"127.0.0.1\"",
-      "TRANSCRIPTD_JOBS_IN_FLIGHT=\"16\"",
+      "TRANSCRIPTD_MAX_JOBS_IN_FLIGHT=\"16\"",
       "TimeoutStopSec=360",
     ] : contains(split("\n", base64decode(aws_launch_template.this.user_data)), line)])
     error_message = "The environment file has the settings of docs/configuration.md."
@@ -95,7 +95,7 @@ run "user_data" {
 
   assert {
     condition     = length(base64decode(aws_launch_template.this.user_data)) < 16384
-    error_message = "EC2 takes 16 KiB of user data."
+    error_message = "User data is limited to 16 KiB."
   }
 }
 
@@ -104,37 +104,37 @@ run "fleet" {
 
   assert {
     condition     = aws_autoscaling_group.this.min_size == 0 && aws_autoscaling_group.this.max_size == 10
-    error_message = "Nothing is paid for while there is no work, and the bill has a ceiling."
+    error_message = "The fleet scales to zero and has a maximum size."
   }
 
   assert {
     condition     = aws_autoscaling_group.this.protect_from_scale_in && aws_autoscaling_group.this.capacity_rebalance && contains(aws_autoscaling_group.this.suspended_processes, "AZRebalance")
-    error_message = "Nobody but the instance itself ends a busy instance."
+    error_message = "Only the instance itself terminates a busy instance."
   }
 
   assert {
     condition     = one(one(aws_autoscaling_group.this.instance_refresh).preferences).scale_in_protected_instances == "Refresh"
-    error_message = "A refresh must replace protected instances, or it waits for an hour and fails."
+    error_message = "A refresh must replace protected instances; otherwise it waits for an hour and fails."
   }
 
   assert {
     condition     = one(one(aws_autoscaling_group.this.mixed_instances_policy).instances_distribution).spot_allocation_strategy == "price-capacity-optimized" && one(one(aws_autoscaling_group.this.mixed_instances_policy).instances_distribution).on_demand_base_capacity == 1
-    error_message = "Spot where capacity is, above one On-Demand instance."
+    error_message = "Spot by capacity, above one On-Demand instance."
   }
 
   assert {
     condition     = { for hook in aws_autoscaling_lifecycle_hook.this : hook.name => hook.default_result } == { transcriptd-launch = "ABANDON", transcriptd-termination = "CONTINUE" }
-    error_message = "Who does not come up is replaced; who does not go is not waited for."
+    error_message = "A failed launch is abandoned; a stuck termination continues."
   }
 
   assert {
     condition     = toset([for hook in aws_autoscaling_group.this.initial_lifecycle_hook : hook.name]) == toset(keys(aws_autoscaling_lifecycle_hook.this))
-    error_message = "The first instances have the hooks too."
+    error_message = "The first instances also have the hooks."
   }
 
   assert {
     condition     = alltrue([for name in ["GroupDesiredCapacity", "GroupInServiceInstances"] : contains(aws_autoscaling_group.this.enabled_metrics, name)])
-    error_message = "Scaling looks at these metrics: the group must publish them."
+    error_message = "The group must publish the metrics that scaling uses."
   }
 
   assert {

@@ -24,7 +24,7 @@ run "spot_only" {
 
   assert {
     condition     = [for override in one(one(aws_autoscaling_group.this.mixed_instances_policy).launch_template).override : override.instance_type] == ["g6e.xlarge", "p4d.24xlarge", "p5.48xlarge"]
-    error_message = "The types are those given, in their order."
+    error_message = "The types are used in the given order."
   }
 }
 
@@ -39,7 +39,7 @@ run "given_ami_and_settings" {
 
   assert {
     condition     = aws_launch_template.this.image_id == "ami-0bbbbbbbbbbbbbbbb" && length(data.aws_ssm_parameter.ami) == 0
-    error_message = "A given AMI is used and nothing is looked up."
+    error_message = "A given AMI is used without a lookup."
   }
 
   assert {
@@ -57,7 +57,7 @@ run "given_ami_and_settings" {
 
   assert {
     condition     = strcontains(base64decode(aws_launch_template.this.user_data), "sha256sum --check")
-    error_message = "The release's checksum is checked."
+    error_message = "The checksum of the release is verified."
   }
 
   assert {
@@ -71,12 +71,12 @@ run "open_by_default" {
 
   assert {
     condition     = [for rule in aws_vpc_security_group_egress_rule.https : "${rule.cidr_ipv4} ${rule.ip_protocol} ${rule.from_port}-${rule.to_port}"] == ["0.0.0.0/0 tcp 443-443"]
-    error_message = "HTTPS alone goes out."
+    error_message = "Only HTTPS goes out."
   }
 
   assert {
     condition     = length(aws_vpc_security_group_ingress_rule.metrics) == 0 && length(aws_vpc_endpoint.interface) + length(aws_vpc_endpoint.s3) == 0
-    error_message = "Nothing comes in, and no endpoint is paid for."
+    error_message = "No ingress and no VPC endpoints by default."
   }
 }
 
@@ -87,7 +87,7 @@ run "metrics_source" {
 
   assert {
     condition     = [for rule in aws_vpc_security_group_ingress_rule.metrics : "${rule.referenced_security_group_id} ${rule.ip_protocol} ${rule.from_port}-${rule.to_port}"] == ["sg-0cccccccccccccccc tcp 9464-9464"] && strcontains(base64decode(aws_launch_template.this.user_data), "TRANSCRIPTD_HTTP_HOST=\"0.0.0.0\"")
-    error_message = "Only the given source comes in, and there is something to connect to."
+    error_message = "Only the given security group may connect, and the daemon listens for it."
   }
 }
 
@@ -96,18 +96,19 @@ run "private_endpoints" {
 
   variables {
     create_vpc_endpoints = true
+    models_from          = "s3://models/transcriptd"
     route_table_ids      = ["rtb-0aaaaaaaaaaaaaaaa"]
     secrets              = { HF_TOKEN = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:hf-AbCdEf" }
   }
 
   assert {
     condition     = toset(keys(aws_vpc_endpoint.interface)) == toset(["autoscaling", "secretsmanager", "sqs", "ssm", "ssmmessages"]) && one(aws_vpc_endpoint.s3).vpc_endpoint_type == "Gateway"
-    error_message = "Every service that is called has an endpoint."
+    error_message = "Every service that instances call has an endpoint."
   }
 
   assert {
     condition     = alltrue([for endpoint in aws_vpc_endpoint.interface : endpoint.private_dns_enabled])
-    error_message = "The services' own names lead to the endpoints."
+    error_message = "Private DNS resolves the services to the endpoints."
   }
 
   assert {
@@ -127,6 +128,6 @@ run "private_endpoints_with_webhooks" {
 
   assert {
     condition     = { for rule in aws_vpc_security_group_egress_rule.https : coalesce(rule.cidr_ipv4, rule.cidr_ipv6) => rule.cidr_ipv4 == null } == { "10.20.0.0/16" = false, "2001:db8::/32" = true }
-    error_message = "Receivers in the own network can be added."
+    error_message = "Webhook receivers can be added."
   }
 }

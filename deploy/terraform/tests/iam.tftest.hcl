@@ -25,12 +25,12 @@ run "actions" {
       Release        = ["s3:GetObject"]
       SessionManager = ["ssm:UpdateInstanceInformation", "ssmmessages:CreateControlChannel", "ssmmessages:CreateDataChannel", "ssmmessages:OpenControlChannel", "ssmmessages:OpenDataChannel"]
     })
-    error_message = "The role allows exactly these actions: a new one belongs here, with the call that needs it."
+    error_message = "The role allows exactly these actions. Add new actions here, with the call that needs them."
   }
 
   assert {
     condition     = toset([for statement in data.aws_iam_policy_document.instance.statement : statement.sid if contains(statement.resources, "*")]) == toset(["LifecycleRead", "SessionManager"])
-    error_message = "Only what has no resource level may be allowed on *."
+    error_message = "Only actions without a resource level may be allowed on *."
   }
 
   assert {
@@ -71,14 +71,14 @@ run "keys_and_secrets" {
       Parameters = { actions = ["ssm:GetParameter"], resources = ["arn:aws:ssm:eu-central-1:123456789012:parameter/transcriptd/webhook"] }
       Secrets    = { actions = ["secretsmanager:GetSecretValue"], resources = ["arn:aws:secretsmanager:eu-central-1:123456789012:secret:hf-AbCdEf"] }
     })
-    error_message = "Keys and secrets are named one by one."
+    error_message = "Keys and secrets are listed individually."
   }
 
   assert {
     condition = anytrue([for statement in data.aws_iam_policy_document.instance.statement :
       statement.sid == "Keys" && try(one(statement.condition).variable, "") == "kms:ViaService" && contains(try(one(statement.condition).values, []), "sqs.eu-central-1.amazonaws.com")
     ])
-    error_message = "Keys are used through the services alone."
+    error_message = "Keys are used only through the services."
   }
 }
 
@@ -91,7 +91,7 @@ run "mirror_of_models" {
 
   assert {
     condition     = [for statement in data.aws_iam_policy_document.instance.statement : statement.resources if statement.sid == "Models"] == [toset(["arn:aws:s3:::models/transcriptd/*"])]
-    error_message = "Instances read the mirror, and nothing beside it."
+    error_message = "Instances read the mirror and nothing else in its bucket."
   }
 }
 
@@ -110,6 +110,6 @@ run "another_partition" {
 
   assert {
     condition     = alltrue(flatten([for statement in data.aws_iam_policy_document.instance.statement : [for arn in statement.resources : arn == "*" || startswith(arn, "arn:aws-cn:")]]))
-    error_message = "Every ARN is of the partition."
+    error_message = "Every ARN uses the current partition."
   }
 }

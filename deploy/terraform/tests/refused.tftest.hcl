@@ -9,7 +9,7 @@ variables {
   release_key    = "transcriptd/0.1.0.tar.gz"
 }
 
-# Each of these must be refused by the variable that it names.
+# Each of these must fail the validation of the named variable.
 
 run "name_unfit_for_buckets" {
   command = plan
@@ -207,6 +207,7 @@ run "endpoints_without_routes" {
 
   variables {
     create_vpc_endpoints = true
+    models_from          = "s3://models/transcriptd"
   }
 
   expect_failures = [var.route_table_ids]
@@ -250,6 +251,78 @@ run "short_checksum" {
   }
 
   expect_failures = [var.release_sha256]
+}
+
+run "hub_without_a_way_out" {
+  command = plan
+
+  variables {
+    create_vpc_endpoints = true
+    route_table_ids      = ["rtb-0aaaaaaaaaaaaaaaa"]
+  }
+
+  expect_failures = [var.models_from]
+}
+
+run "hub_with_egress_closed" {
+  command = plan
+
+  variables {
+    egress_cidr_blocks = []
+  }
+
+  expect_failures = [var.models_from]
+}
+
+run "hub_that_is_forbidden" {
+  command = plan
+
+  variables {
+    environment = { HF_HUB_OFFLINE = "1" }
+  }
+
+  expect_failures = [var.models_from]
+}
+
+run "gated_diarization_without_a_token" {
+  command = plan
+
+  variables {
+    environment = { TRANSCRIPTD_DIARIZATION_MODEL = "pyannote/speaker-diarization-community-1" }
+  }
+
+  expect_failures = [var.models_from]
+}
+
+run "webhooks_without_a_secret" {
+  command = plan
+
+  variables {
+    environment = { WEBHOOK_URL = "https://app.example.com/hooks" }
+  }
+
+  expect_failures = [var.environment]
+}
+
+run "webhook_hosts_without_a_secret" {
+  command = plan
+
+  variables {
+    environment = { TRANSCRIPTD_WEBHOOK_HOSTS = "app.example.com" }
+  }
+
+  expect_failures = [var.environment]
+}
+
+run "webhooks_in_the_clear" {
+  command = plan
+
+  variables {
+    environment = { WEBHOOK_URL = "http://app.example.com/hooks" }
+    secrets     = { WEBHOOK_SECRET = "arn:aws:ssm:eu-central-1:123456789012:parameter/webhook" }
+  }
+
+  expect_failures = [var.environment]
 }
 
 run "models_from_the_web" {

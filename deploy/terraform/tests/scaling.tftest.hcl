@@ -19,12 +19,12 @@ run "target" {
 
   assert {
     condition     = output.backlog_target == 10 && one(aws_autoscaling_policy.backlog.target_tracking_configuration).target_value == 10
-    error_message = "900 s of patience at 90 s a job are 10 jobs for each instance."
+    error_message = "900 s acceptable wait at 90 s per job is a backlog of 10 jobs per instance."
   }
 
   assert {
     condition     = one(aws_autoscaling_policy.backlog.target_tracking_configuration).disable_scale_in
-    error_message = "Target tracking must not scale in: it cannot know who is idle."
+    error_message = "Target tracking must not scale in: it does not know which instances are idle."
   }
 }
 
@@ -38,7 +38,7 @@ run "target_of_long_jobs" {
 
   assert {
     condition     = output.backlog_target == 1
-    error_message = "A target below one would never be met by an instance that works on one job."
+    error_message = "A target below one could never be met by an instance with one job."
   }
 }
 
@@ -54,7 +54,7 @@ run "expressions" {
       in_service           = { expression = null, returned = false, of = [{ AutoScalingGroupName = "transcriptd" }] }
       visible              = { expression = null, returned = false, of = [{ QueueName = "transcriptd-jobs" }] }
     })
-    error_message = "One series is returned, the quotient, from the right dimensions, and it never divides by zero."
+    error_message = "Only the quotient is returned, its dimensions are right, and it never divides by zero."
   }
 }
 
@@ -71,12 +71,12 @@ run "wake" {
     condition = toset([for step in aws_autoscaling_policy.wake.step_adjustment : jsonencode([step.metric_interval_lower_bound, step.metric_interval_upper_bound, step.scaling_adjustment])]) == toset([
       jsonencode(["0", "19", 1]), jsonencode(["19", "79", 4]), jsonencode(["79", null, 10]),
     ])
-    error_message = "Steps meet without a gap, and none asks for more than max_size."
+    error_message = "Steps have no gaps, and none exceeds max_size."
   }
 
   assert {
     condition     = aws_autoscaling_policy.wake.adjustment_type == "ChangeInCapacity"
-    error_message = "An exact capacity could take back what target tracking has asked for."
+    error_message = "ExactCapacity could undo a target tracking request."
   }
 
   assert {
@@ -86,7 +86,7 @@ run "wake" {
 
   assert {
     condition     = one([for query in aws_cloudwatch_metric_alarm.wake.metric_query : query.expression if query.return_data == true]) == "IF(FILL(desired, REPEAT) < 1, visible, 0)"
-    error_message = "Only an empty group is woken: else every busy minute would add an instance."
+    error_message = "Only an empty group is woken; otherwise every busy minute would add an instance."
   }
 }
 
@@ -100,26 +100,26 @@ run "reaper" {
 
   assert {
     condition     = one(aws_autoscaling_policy.reap.step_adjustment).scaling_adjustment == 2 && aws_autoscaling_policy.reap.adjustment_type == "ExactCapacity"
-    error_message = "The reaper asks for min_size."
+    error_message = "The idle-fleet policy sets min_size."
   }
 
   assert {
     condition     = one([for query in aws_cloudwatch_metric_alarm.this["idle-fleet"].metric_query : query.expression if query.return_data == true]) == "IF(in_service > 2 AND visible + in_flight < 1, 1, 0)" && aws_cloudwatch_metric_alarm.this["idle-fleet"].evaluation_periods == 6
-    error_message = "Idle: more instances than the least, no job waiting, none held, for all of the time."
+    error_message = "Idle means: more than min_size instances and no job waiting or in flight for the whole period."
   }
 }
 
 run "alarms" {
-  # Applied, so that the ARNs are known; nothing but the mock is there.
+  # Applied against the mock provider, so that the ARNs are known.
 
   variables {
-    alarm_topic_arns = ["arn:aws:sns:eu-central-1:123456789012:alarms"]
-    jobs_in_flight   = 3
+    alarm_topic_arns   = ["arn:aws:sns:eu-central-1:123456789012:alarms"]
+    max_jobs_in_flight = 3
   }
 
   assert {
     condition     = toset(keys(aws_cloudwatch_metric_alarm.this)) == toset(["dead-letters", "dead-events", "oldest-message", "nobody-working", "stranded", "launches-failing", "idle-fleet"])
-    error_message = "An alarm is missing or new: give it a test and a line in README.md."
+    error_message = "An alarm is missing or new: add a test and a row in README.md."
   }
 
   assert {
@@ -134,16 +134,16 @@ run "alarms" {
 
   assert {
     condition     = one([for query in aws_cloudwatch_metric_alarm.this["stranded"].metric_query : query.expression if query.return_data == true]) == "in_flight - in_service * 3"
-    error_message = "An instance holds jobs_in_flight messages at most: what is beyond that nobody holds."
+    error_message = "An instance holds max_jobs_in_flight messages at most; no instance holds the rest."
   }
 
   assert {
     condition     = aws_cloudwatch_metric_alarm.this["nobody-working"].evaluation_periods * 300 > var.deadlines.launch_hook
-    error_message = "A cold start is no alarm."
+    error_message = "A cold start raises no alarm."
   }
 
   assert {
     condition     = one(aws_autoscaling_notification.failures).notifications == toset(["autoscaling:EC2_INSTANCE_LAUNCH_ERROR", "autoscaling:EC2_INSTANCE_TERMINATE_ERROR"])
-    error_message = "A failed launch is told with its reason."
+    error_message = "A failed launch is reported with its reason."
   }
 }

@@ -24,7 +24,7 @@ run "created_buckets" {
 
   assert {
     condition     = length(aws_s3_bucket_policy.this) == 2 && alltrue([for key in ["input", "output"] : one(one(data.aws_iam_policy_document.bucket[key].statement).condition).variable == "aws:SecureTransport" && length(one(data.aws_iam_policy_document.bucket[key].statement).resources) == 2])
-    error_message = "TLS alone, for bucket and objects."
+    error_message = "TLS only, for bucket and objects."
   }
 
   assert {
@@ -34,7 +34,7 @@ run "created_buckets" {
 
   assert {
     condition     = { for key, bucket in aws_s3_bucket_lifecycle_configuration.this : key => [for rule in bucket.rule : rule.id] } == { input = ["abort-uploads", "expire-noncurrent-versions"], output = ["abort-uploads", "expire-noncurrent-versions", "expire-checkpoints"] }
-    error_message = "Uploads are aborted everywhere; checkpoints expire; nothing else does unless asked."
+    error_message = "Incomplete uploads are aborted and checkpoints expire; nothing else expires by default."
   }
 
   assert {
@@ -61,7 +61,7 @@ run "expiry_and_no_versions" {
     condition = length(aws_s3_bucket_versioning.this) == 0 && { for key, bucket in aws_s3_bucket_lifecycle_configuration.this : key => one([for rule in bucket.rule : one(rule.expiration).days if rule.id == "expire-objects"]) } == {
       input = 7, output = 90
     }
-    error_message = "Recordings and results leave when they are told to."
+    error_message = "Recordings and results expire as configured."
   }
 }
 
@@ -75,7 +75,7 @@ run "existing_buckets" {
 
   assert {
     condition     = length(aws_s3_bucket.this) + length(aws_s3_bucket_policy.this) + length(aws_s3_bucket_lifecycle_configuration.this) == 0
-    error_message = "Existing buckets are left as they are."
+    error_message = "Existing buckets are not modified."
   }
 
   assert {
@@ -84,7 +84,7 @@ run "existing_buckets" {
       Results    = ["arn:aws:s3:::results/transcripts/*"]
       Buckets    = ["arn:aws:s3:::archive", "arn:aws:s3:::media", "arn:aws:s3:::results"]
     })
-    error_message = "The role is for the buckets that were given."
+    error_message = "The role covers the given buckets."
   }
 }
 

@@ -1,5 +1,5 @@
-# A fleet in private subnets of a VPC of its own, with a key of its own and alarms by mail. Nothing here can be reached
-# from the internet, and nothing but HTTPS goes out: to the VPC endpoints, and through a NAT gateway to webhook receivers.
+# A fleet in private subnets of a dedicated VPC, with a dedicated key and alarms by mail. Nothing is reachable from the
+# internet. Only HTTPS goes out: to VPC endpoints, and through a NAT gateway to webhook receivers.
 
 data "aws_caller_identity" "current" {}
 data "aws_partition" "current" {}
@@ -7,16 +7,16 @@ data "aws_partition" "current" {}
 # --- Network ----------------------------------------------------------------------------------------------------------
 
 resource "aws_vpc" "this" {
-  # checkov:skip=CKV2_AWS_11: flow logs are the account's business, not an example's
+  # checkov:skip=CKV2_AWS_11: flow logs belong to the account, not to an example
   # checkov:skip=CKV2_AWS_12: the default security group is managed below
   cidr_block           = "10.20.0.0/16"
   enable_dns_support   = true
-  enable_dns_hostnames = true # private DNS of the endpoints needs it
+  enable_dns_hostnames = true # required for private DNS of the endpoints
   tags                 = { Name = "transcriptd" }
 }
 
 resource "aws_default_security_group" "this" {
-  vpc_id = aws_vpc.this.id # no rules: nobody uses it
+  vpc_id = aws_vpc.this.id # no rules: unused
 }
 
 resource "aws_subnet" "private" {
@@ -40,7 +40,7 @@ resource "aws_internet_gateway" "this" {
 }
 
 resource "aws_eip" "nat" {
-  # checkov:skip=CKV2_AWS_19: it is the NAT gateway's
+  # checkov:skip=CKV2_AWS_19: attached to the NAT gateway
   domain = "vpc"
 }
 
@@ -84,7 +84,7 @@ resource "aws_route_table_association" "private" {
 # --- Key and alarms ---------------------------------------------------------------------------------------------------
 
 data "aws_iam_policy_document" "key" {
-  # checkov:skip=CKV_AWS_109: in a key's policy * is the key itself
+  # checkov:skip=CKV_AWS_109: in a key policy, * is the key itself
   # checkov:skip=CKV_AWS_111: see CKV_AWS_109
   # checkov:skip=CKV_AWS_356: see CKV_AWS_109
 
@@ -99,7 +99,7 @@ data "aws_iam_policy_document" "key" {
     }
   }
 
-  # Without these two no instance starts: Auto Scaling launches it with the encrypted volume.
+  # Without these two statements no instance starts: Auto Scaling needs the key for the encrypted volume.
   statement {
     sid       = "AutoScalingUsesVolumes"
     actions   = ["kms:Encrypt", "kms:Decrypt", "kms:ReEncrypt*", "kms:GenerateDataKey*", "kms:DescribeKey"]
@@ -174,7 +174,7 @@ module "transcriptd" {
   subnet_ids           = aws_subnet.private[*].id
   create_vpc_endpoints = true
   route_table_ids      = [aws_route_table.private.id]
-  egress_cidr_blocks   = ["0.0.0.0/0"] # webhook receivers; [] where there are none
+  egress_cidr_blocks   = ["0.0.0.0/0"] # webhook receivers; [] without webhooks
 
   release_bucket = var.release_bucket
   release_key    = var.release_key

@@ -1,14 +1,14 @@
 output "queue_url" {
-  description = "Where to send jobs."
+  description = "URL of the job queue."
   value       = module.transcriptd.queue_url
 }
 
 output "input_buckets" {
-  description = "Where to upload recordings."
+  description = "Buckets for recordings."
   value       = module.transcriptd.input_buckets
 }
 
 output "output_bucket" {
-  description = "Where results appear."
+  description = "Bucket for results."
   value       = module.transcriptd.output_bucket
 }

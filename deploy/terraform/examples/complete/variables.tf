@@ -1,11 +1,11 @@
 variable "region" {
-  description = "Region of everything here."
+  description = "AWS Region."
   type        = string
   default     = "eu-central-1"
 }
 
 variable "zones" {
-  description = "Availability Zones: several, for GPU capacity differs from zone to zone."
+  description = "Availability Zones. Use several: GPU capacity differs between zones."
   type        = list(string)
   default     = ["eu-central-1a", "eu-central-1b", "eu-central-1c"]
 }
@@ -21,17 +21,17 @@ variable "release_key" {
 }
 
 variable "webhook_url" {
-  description = "Where job events go."
+  description = "URL of the webhook receiver."
   type        = string
   default     = "https://app.example.com/hooks/transcripts"
 }
 
 variable "webhook_secret_arn" {
-  description = "ARN of the SSM parameter (SecureString) or Secrets Manager secret with the signing secret."
+  description = "ARN of the SSM parameter (SecureString) or Secrets Manager secret that holds the webhook signing secret."
   type        = string
 }
 
 variable "alarm_email" {
-  description = "Who is told of alarms."
+  description = "Mail address for alarms."
   type        = string
 }

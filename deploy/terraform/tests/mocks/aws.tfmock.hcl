@@ -1,4 +1,4 @@
-# What a plan needs to know of an account: made up, but of the right shape.
+# Account data that a plan needs: invented, but well-formed.
 
 mock_data "aws_partition" {
   defaults = { partition = "aws", dns_suffix = "amazonaws.com" }

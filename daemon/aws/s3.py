@@ -1,0 +1,293 @@
+"""The S3 adapter: only this module calls S3. All errors are raised as TranscriptdErrors."""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aioboto3
+import aiohttp
+from aiobotocore.config import AioConfig
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.handlers import add_expect_header
+from botocore.parsers import ResponseParserError
+
+from daemon.config import Settings
+from daemon.errors import (
+    AccessDenied,
+    DiskFull,
+    ObjectArchived,
+    ObjectEmpty,
+    ObjectMissing,
+    ObjectTooLarge,
+    StorageUnavailable,
+    TranscriptdError,
+)
+from daemon.schema.job import Input
+from daemon.schema.manifest import InputObject
+from daemon.telemetry.outage import Outage
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3 import S3Client
+
+log = logging.getLogger("transcriptd.storage")
+
+CONNECT_TIMEOUT_SECONDS = 5.0
+PART_BYTES = 16 * 1024 * 1024
+PARTS_AT_ONCE = 4
+CHUNK_BYTES = 1024 * 1024
+# Limit for objects read into memory: manifests, records, checkpoints. A few MB for the longest recording.
+MAX_READ_BYTES = 64 * 1024 * 1024
+# https://docs.aws.amazon.com/AmazonS3/latest/API/API_DeleteObjects.html
+MAX_KEYS_PER_DELETE = 1000
+
+_MISSING = {
+    "NoSuchKey",
+    "NoSuchVersion",
+    "NoSuchBucket",
+    "404",
+    "NotFound",
+    "MethodNotAllowed",
+}  # MethodNotAllowed: a delete marker
+# The key is longer than S3 allows, or the version ID is invalid.
+_NO_NAME = {"KeyTooLongError", "InvalidArgument", "InvalidURI"}
+_CONDITION_FAILED = {"PreconditionFailed", "ConditionalRequestConflict", "412"}
+_DENIED = {"AccessDenied", "403", "Forbidden", "AllAccessDisabled"}
+
+
+@asynccontextmanager
+async def open_storage(settings: Settings) -> AsyncIterator["Storage"]:
+    """Open a Storage with its own connections. The client attempts each call up to four times, with backoff."""
+    config = AioConfig(
+        connect_timeout=min(CONNECT_TIMEOUT_SECONDS, settings.storage_timeout_seconds),
+        read_timeout=settings.storage_timeout_seconds,
+        retries={"mode": "standard", "total_max_attempts": 4},
+        max_pool_connections=settings.max_jobs_in_flight * PARTS_AT_ONCE + 4,
+    )
+    async with aioboto3.Session().client("s3", config=config) as client:
+        # With this header, aiohttp sends no body before it receives "100 Continue": an extra round trip for each object,
+        # and an endless wait if a store never sends it. The bodies are small, so sending one needlessly is cheap.
+        client.meta.events.unregister("before-call.s3", add_expect_header)
+        yield Storage(client, settings)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    body: bytes
+    etag: str
+    metadata: dict[str, str]
+
+
+class Storage:
+    """Reads and writes S3 objects; result_store.py knows their meaning."""
+
+    def __init__(self, client: "S3Client", settings: Settings) -> None:
+        self._client = client
+        self._max_input_bytes = settings.max_input_bytes
+        self._output_bucket = settings.output_bucket
+        self._outage = Outage(log, "storage unavailable", "storage available again", level=logging.ERROR)
+
+    async def fetch(self, source: Input, target: Path) -> InputObject:
+        """Download the object to `target`, in parallel parts of one version, within the size limit.
+
+        Raises ObjectMissing, AccessDenied, ObjectEmpty, ObjectTooLarge, DiskFull, StorageUnavailable.
+        """
+        where = f"s3://{source.bucket}/{source.key}"
+        request: dict[str, Any] = {"Bucket": source.bucket, "Key": source.key}
+        if source.version_id is not None:
+            request["VersionId"] = source.version_id
+        with self._track_outage(where):
+            # The response to the first part includes the size, so a short recording needs one request.
+            try:
+                first = await self._client.get_object(**request, Range=f"bytes=0-{PART_BYTES - 1}")
+            except ClientError as error:
+                code = error.response.get("Error", {}).get("Code", "")
+                if code == "InvalidRange":
+                    raise ObjectEmpty(f"{where} is empty (0 bytes); upload it again") from error
+                if code in _NO_NAME:
+                    raise ObjectMissing(f"{where} cannot exist ({code}); correct the key or version_id") from error
+                raise
+            etag = _etag(first, where)
+            size_bytes = int(first.get("ContentRange", f"/{first['ContentLength']}").rpartition("/")[2])
+            if size_bytes == 0:
+                raise ObjectEmpty(f"{where} is empty (0 bytes); upload it again")
+            if size_bytes > self._max_input_bytes:
+                raise ObjectTooLarge(f"{where} has {size_bytes} bytes; the limit is {self._max_input_bytes}")
+            found = InputObject(
+                bucket=source.bucket,
+                key=source.key,
+                version_id=first.get("VersionId"),
+                etag=etag.strip('"'),
+                size_bytes=size_bytes,
+            )
+            with target.open("wb") as file:
+                await _write_body(first["Body"], file.fileno(), 0, min(PART_BYTES, size_bytes))
+                limit = asyncio.Semaphore(PARTS_AT_ONCE)
+
+                async def part(offset: int) -> None:
+                    async with limit:
+                        # IfMatch: if the object is overwritten during the download, never mix parts of two versions.
+                        end = min(offset + PART_BYTES, size_bytes)
+                        response = await self._client.get_object(
+                            **request, Range=f"bytes={offset}-{end - 1}", IfMatch=etag
+                        )
+                        await _write_body(response["Body"], file.fileno(), offset, end)
+
+                try:
+                    async with asyncio.TaskGroup() as group:
+                        for offset in range(PART_BYTES, size_bytes, PART_BYTES):
+                            group.create_task(part(offset))
+                except ExceptionGroup as failures:
+                    raise failures.exceptions[0] from failures
+            if (await asyncio.to_thread(target.stat)).st_size != size_bytes:
+                raise StorageUnavailable(f"{where}: S3 sent fewer bytes than it announced")
+        return found
+
+    async def read(self, bucket: str, key: str, max_bytes: int = MAX_READ_BYTES) -> StoredObject | None:
+        """Return a small object, or None if it does not exist. Raises StorageUnavailable if it is too large."""
+        where = f"s3://{bucket}/{key}"
+        try:
+            with self._track_outage(where):
+                response = await self._client.get_object(Bucket=bucket, Key=key)
+                etag = _etag(response, where)
+                body = bytearray()
+                async for chunk in response["Body"].iter_chunks(CHUNK_BYTES):
+                    body += chunk
+                    if len(body) > max_bytes:  # checked while reading: anyone with write access may have replaced it
+                        response["Body"].close()
+                        raise StorageUnavailable(f"{where} is larger than {max_bytes} bytes; remove it")
+                return StoredObject(bytes(body), etag, response.get("Metadata", {}))
+        except ObjectMissing as error:
+            if _code(error) == "NoSuchBucket":
+                raise
+            return None
+
+    async def write(
+        self,
+        bucket: str,
+        key: str,
+        body: bytes,
+        content_type: str = "application/json",
+        *,
+        only_if_absent: bool = False,
+        only_if_etag: str | None = None,
+        metadata: dict[str, str] | None = None,
+        tag: str | None = None,
+    ) -> str | None:
+        """Write an object. Return its ETag, or None if a condition failed and nothing was written.
+
+        `tag` is `key=value`, for lifecycle rules.
+        """
+        conditions: dict[str, Any] = {"Tagging": tag} if tag else {}
+        if only_if_absent:
+            conditions["IfNoneMatch"] = "*"
+        if only_if_etag is not None:
+            conditions["IfMatch"] = only_if_etag
+        try:
+            with self._track_outage(f"s3://{bucket}/{key}"):
+                response = await self._client.put_object(
+                    Bucket=bucket, Key=key, Body=body, ContentType=content_type, Metadata=metadata or {}, **conditions
+                )
+        except (StorageUnavailable, ObjectMissing) as error:
+            # 409: another conditional write was in flight. 404 with IfMatch: the object is gone.
+            if (only_if_absent or only_if_etag) and _code(error) in {*_CONDITION_FAILED, "NoSuchKey"}:
+                return None
+            raise
+        return _etag(response, f"s3://{bucket}/{key}")
+
+    async def list_keys(self, bucket: str, prefix: str) -> list[str]:
+        """Return the keys below a prefix."""
+        with self._track_outage(f"s3://{bucket}/{prefix}"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+            return [item["Key"] async for page in pages for item in page.get("Contents", [])]
+
+    async def delete(self, bucket: str, keys: list[str]) -> None:
+        for start in range(0, len(keys), MAX_KEYS_PER_DELETE):
+            batch: Any = [{"Key": key} for key in keys[start : start + MAX_KEYS_PER_DELETE]]
+            with self._track_outage(f"s3://{bucket}"):
+                response = await self._client.delete_objects(Bucket=bucket, Delete={"Objects": batch, "Quiet": True})
+            if refused := response.get("Errors"):
+                raise StorageUnavailable(
+                    f"s3://{bucket}: {len(refused)} keys were not deleted, the first: {refused[0]}"
+                )
+
+    async def ping(self) -> None:
+        """Check that S3 responds and the default output bucket exists."""
+        if self._output_bucket is not None:
+            await self.head(self._output_bucket)
+
+    async def head(self, bucket: str) -> None:
+        """Check that the bucket exists. Raises ObjectMissing, AccessDenied, StorageUnavailable."""
+        with self._track_outage(f"s3://{bucket}"):
+            await self._client.head_bucket(Bucket=bucket)
+
+    @contextmanager
+    def _track_outage(self, where: str) -> Iterator[None]:
+        """Translate the errors of one or more calls for an object, and log S3 outages."""
+        try:
+            with _translate_errors(where):
+                yield
+        except StorageUnavailable as error:
+            if _code(error) in _CONDITION_FAILED:
+                self._outage.worked()
+            elif error.__cause__ is not None:  # otherwise S3 responded, and this module rejected the content
+                self._outage.failed(error)
+            raise
+        except TranscriptdError:  # S3 responded
+            self._outage.worked()
+            raise
+        self._outage.worked()
+
+
+async def _write_body(body: Any, descriptor: int, offset: int, end: int) -> None:
+    """Stream a response body to its range of a file, never beyond `end`. Disk writes run off the event loop."""
+    async for chunk in body.iter_chunks(CHUNK_BYTES):
+        if offset + len(chunk) > end:
+            body.close()
+            raise StorageUnavailable("S3 sent more bytes than it announced")
+        await asyncio.to_thread(os.pwrite, descriptor, chunk, offset)
+        offset += len(chunk)
+
+
+def _etag(response: Any, where: str) -> str:
+    """Return the ETag, which S3 always sends with an object and a proxy's error page does not have."""
+    etag: str | None = response.get("ETag")
+    if not etag:
+        raise StorageUnavailable(f"{where}: the response has no ETag, so it is not from S3")
+    return etag
+
+
+def _code(error: TranscriptdError) -> str:
+    """Return S3's code of a translated error."""
+    cause = error.__cause__
+    return str(cause.response["Error"]["Code"]) if isinstance(cause, ClientError) else ""
+
+
+@contextmanager
+def _translate_errors(where: str) -> Iterator[None]:
+    """Translate botocore errors into TranscriptdErrors that name the object."""
+    try:
+        yield
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "")
+        if code in _MISSING:
+            raise ObjectMissing(f"{where} does not exist ({code}); upload it before you send the message") from error
+        if code == "InvalidObjectState":
+            raise ObjectArchived(f"{where} is archived; restore it, then send the message again") from error
+        if code in _DENIED or code.startswith("KMS."):
+            raise AccessDenied(
+                f"{where}: access denied ({code}); the instance role needs s3:GetObject on inputs, s3:GetObject, s3:PutObject and "
+                "s3:DeleteObject on outputs, and s3:ListBucket on both (without it S3 returns 403 for a missing object)"
+            ) from error
+        raise StorageUnavailable(f"{where}: S3 failed: {error}") from error
+    except (BotoCoreError, ResponseParserError, aiohttp.ClientError, TimeoutError) as error:
+        # The second is an invalid body with status 200; the third is a truncated body, which botocore does not wrap.
+        raise StorageUnavailable(f"{where}: S3 failed: {error}") from error
+    except OSError as error:
+        if error.errno == 28:  # ENOSPC
+            raise DiskFull("the scratch disk is full") from error
+        raise StorageUnavailable(f"{where}: S3 failed: {error}") from error

@@ -1,0 +1,290 @@
+"""The SQS adapter for the job queue and its dead-letter queue. All errors are raised as QueueUnavailable."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import aioboto3
+from aiobotocore.config import AioConfig
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    EndpointConnectionError,
+    HTTPClientError,
+)
+from botocore.model import OperationModel
+
+from daemon.aws.dead_letter import attributes_of_copy
+from daemon.clock import SYSTEM_CLOCK, Clock
+from daemon.config import MAX_LEASE_SECONDS, Settings
+from daemon.errors import QueueUnavailable, TranscriptdError
+from daemon.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from types_aiobotocore_sqs import SQSClient
+    from types_aiobotocore_sqs.literals import QueueAttributeNameType
+
+log = logging.getLogger("transcriptd.sqs")
+
+# https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/quotas-messages.html
+MAX_MESSAGES_PER_RECEIVE = 10
+
+MAX_MESSAGE_CHARS = 2_000
+MAX_TRACEBACK_CHARS = 8_000
+CONNECT_TIMEOUT_SECONDS = 5.0
+
+# In the order of Depth.
+DEPTH_ATTRIBUTES: list["QueueAttributeNameType"] = [
+    "ApproximateNumberOfMessages",
+    "ApproximateNumberOfMessagesNotVisible",
+    "ApproximateNumberOfMessagesDelayed",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedMessage:
+    """One delivery of a message."""
+
+    message_id: str
+    receipt_handle: str
+    body: str
+    attributes: dict[str, Any]  # as set by the producer, in SQS's format
+    receive_count: int  # ApproximateReceiveCount, including this delivery
+    sent_at: float  # Unix time
+    leased_at: float  # monotonic: when the receive was *sent*, the earliest possible start of the lease
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """Approximate number of messages in a queue, as reported by SQS."""
+
+    visible: int
+    in_flight: int
+    delayed: int
+
+
+@asynccontextmanager
+async def open_queue(settings: Settings, metrics: Metrics) -> AsyncIterator["Queue"]:
+    """Open a Queue with its own connections.
+
+    The client does not retry: the lease limits a heartbeat's retries, the poller's backoff a receive's.
+    """
+    config = AioConfig(
+        connect_timeout=min(CONNECT_TIMEOUT_SECONDS, settings.queue_timeout_seconds),
+        read_timeout=settings.receive_wait_time_seconds + settings.queue_timeout_seconds,
+        retries={"mode": "standard", "total_max_attempts": 1},
+        max_pool_connections=settings.max_jobs_in_flight * 2 + 4,
+    )
+    async with open_client(config, metrics) as client:
+        yield Queue(client, settings)
+
+
+@asynccontextmanager
+async def open_client(config: AioConfig, metrics: Metrics) -> AsyncIterator["SQSClient"]:
+    """Open an SQS client that rejects invalid responses and measures the clock skew."""
+
+    def compare_clocks(response_dict: dict[str, Any], **_: Any) -> None:
+        with suppress(TypeError, ValueError):  # no date, or an invalid one
+            server_time = parsedate_to_datetime(response_dict["headers"].get("Date")).timestamp()
+            metrics.clock_skew_seconds.set(time.time() - server_time)
+
+    async with aioboto3.Session().client("sqs", config=config) as client:
+        # First: even a response that rejects the call because of clock skew has the correct time.
+        client.meta.events.register("before-parse.sqs", compare_clocks)
+        client.meta.events.register("before-parse.sqs", refuse_garbage)
+        yield client
+
+
+def refuse_garbage(response_dict: dict[str, Any], operation_model: OperationModel, **_: Any) -> None:
+    """Raise HTTPClientError unless the body is a JSON object, or empty for a call without output.
+
+    Botocore treats any other body, such as a proxy's page with status 200, as an empty response: as an empty receive, or
+    as confirmation that a dead letter was stored.
+    """
+    status, body = response_dict["status_code"], response_dict["body"]
+    try:
+        understood = isinstance(json.loads(body), dict) if body else operation_model.output_shape is None
+    except ValueError:
+        understood = False
+    if understood:
+        return
+    if status < HTTPStatus.MULTIPLE_CHOICES:
+        raise HTTPClientError(error=f"HTTP {status} with a response that is not from SQS")
+    response_dict["body"] = b""  # for an error, the status is enough
+
+
+class Queue:
+    """The job queue and its dead-letter queue."""
+
+    def __init__(self, client: "SQSClient", settings: Settings, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._client = client
+        self._clock = clock
+        self._queue_url = settings.queue_url
+        self._dlq_url = settings.dlq_url
+        self._wait_seconds = settings.receive_wait_time_seconds
+        self._visibility_seconds = round(settings.visibility_timeout_seconds)
+        self._worker_id = settings.worker_id
+
+    async def receive(self, max_messages: int) -> list[ReceivedMessage]:
+        """Receive up to `max_messages`. Never cancel this call: SQS may have delivered messages already."""
+        leased_at = self._clock.monotonic()
+        with translate_errors("ReceiveMessage"):
+            response = await self._client.receive_message(
+                QueueUrl=self._queue_url,
+                MaxNumberOfMessages=min(max_messages, MAX_MESSAGES_PER_RECEIVE),
+                WaitTimeSeconds=self._wait_seconds,
+                VisibilityTimeout=self._visibility_seconds,
+                MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
+                MessageAttributeNames=["All"],
+            )
+        received = [_received(message, leased_at) for message in response.get("Messages", [])]
+        return [message for message in received if message is not None]
+
+    async def extend(self, message: ReceivedMessage, seconds: float) -> None:
+        """Extend the lease to `seconds` from now. An accepted call does not prove ownership: see lease.py."""
+        await self._change_visibility(message, seconds)
+
+    async def release(self, message: ReceivedMessage) -> None:
+        """Make the message visible at once."""
+        await self._change_visibility(message, 0)
+
+    async def retry(self, message: ReceivedMessage, delay_seconds: float) -> None:
+        """Make the message visible after the delay, rounded up to whole seconds."""
+        rest = MAX_LEASE_SECONDS - (self._clock.monotonic() - message.leased_at) - 60
+        await self._change_visibility(message, max(0.0, min(math.ceil(delay_seconds), rest)))
+
+    async def delete(self, message: ReceivedMessage) -> None:
+        with translate_errors("DeleteMessage"):
+            await self._client.delete_message(QueueUrl=self._queue_url, ReceiptHandle=message.receipt_handle)
+
+    async def dead_letter(self, message: ReceivedMessage, error: TranscriptdError, attempt: int) -> None:
+        """Copy the message to the dead-letter queue with the reason. The caller deletes the original afterwards."""
+        failure = {
+            "code": error.code,
+            "message": error.message[:MAX_MESSAGE_CHARS],
+            "traceback": (error.detail or "")[-MAX_TRACEBACK_CHARS:],
+            "attempt": attempt,
+            "receive_count": message.receive_count,
+            "worker_id": self._worker_id,
+            "original_message_id": message.message_id,
+            "failed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        attributes = attributes_of_copy(message.body, message.attributes, failure)
+        with translate_errors("SendMessage"):
+            await self._client.send_message(
+                QueueUrl=self._dlq_url, MessageBody=message.body, MessageAttributes=attributes
+            )
+
+    async def ping(self) -> None:
+        """Check that the queue and the credentials work. Raises QueueUnavailable."""
+        with translate_errors("GetQueueAttributes"):
+            await self._client.get_queue_attributes(QueueUrl=self._queue_url, AttributeNames=["QueueArn"])
+
+    async def ping_dead_letters(self) -> None:
+        """Check that the dead-letter queue exists, but not the permission to send. Raises QueueUnavailable."""
+        await find_queue(self._client, self._dlq_url)
+
+    async def probe_delete(self) -> None:
+        """Check the permission to delete messages. Raises QueueUnavailable.
+
+        Uses an invalid receipt handle, so nothing is deleted: SQS checks permissions first, then rejects the handle.
+        """
+        try:
+            with translate_errors("DeleteMessage"):
+                await self._client.delete_message(QueueUrl=self._queue_url, ReceiptHandle="transcriptd-probe")
+        except QueueUnavailable as error:
+            if "receipt" not in _code(error).lower():
+                raise
+
+    async def depth(self) -> Depth:
+        return await read_depth(self._client, self._queue_url)
+
+    async def dead_letter_depth(self) -> Depth:
+        return await read_depth(self._client, self._dlq_url)
+
+    async def _change_visibility(self, message: ReceivedMessage, seconds: float) -> None:
+        with translate_errors("ChangeMessageVisibility"):
+            await self._client.change_message_visibility(
+                QueueUrl=self._queue_url, ReceiptHandle=message.receipt_handle, VisibilityTimeout=round(seconds)
+            )
+
+
+async def find_queue(client: "SQSClient", url: str) -> None:
+    """Check that a queue exists and responds. Denied access is accepted: the daemon does not need this permission.
+
+    Raises QueueUnavailable.
+    """
+    try:
+        with translate_errors("GetQueueAttributes"):
+            await client.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])
+    except QueueUnavailable as error:
+        if "AccessDenied" not in _code(error):
+            raise
+
+
+async def read_depth(client: "SQSClient", url: str) -> Depth:
+    """Return the number of messages in a queue. Raises QueueUnavailable."""
+    with translate_errors("GetQueueAttributes"):
+        answer = await client.get_queue_attributes(QueueUrl=url, AttributeNames=DEPTH_ATTRIBUTES)
+    try:
+        return Depth(*(int(answer["Attributes"][name]) for name in DEPTH_ATTRIBUTES))
+    except (KeyError, TypeError, ValueError) as error:
+        raise QueueUnavailable(f"SQS GetQueueAttributes returned no numbers: {error!r}") from error
+
+
+def _received(message: Any, leased_at: float) -> ReceivedMessage | None:
+    """Parse a received message. Returns None if required fields are missing: SQS then delivers it again or redrives it."""
+    try:
+        return ReceivedMessage(
+            message_id=message["MessageId"],
+            receipt_handle=message["ReceiptHandle"],
+            body=message["Body"],
+            attributes=dict(message.get("MessageAttributes") or {}),
+            receive_count=int(message["Attributes"]["ApproximateReceiveCount"]),
+            sent_at=int(message["Attributes"]["SentTimestamp"]) / 1000,
+            leased_at=leased_at,
+        )
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        log.error(
+            "message not understood",
+            extra={"message_id": message.get("MessageId"), "error": f"{type(error).__name__}: {error}"},
+        )
+        return None
+
+
+@contextmanager
+def translate_errors(call: str) -> Iterator[None]:
+    """Translate botocore errors into QueueUnavailable errors that name the call."""
+    try:
+        yield
+    except (
+        BotoCoreError,
+        ClientError,
+        OSError,  # this and the next: from aiohttp, not wrapped by botocore
+        TimeoutError,
+        AttributeError,  # this and the next: from botocore's parser, for JSON in an unexpected format
+        TypeError,
+    ) as error:
+        raise QueueUnavailable(f"SQS {call} failed: {error}", may_have_worked=_may_have_worked(error)) from error
+
+
+def _code(error: QueueUnavailable) -> str:
+    """Return SQS's code of a translated error."""
+    cause = error.__cause__
+    return str(cause.response.get("Error", {}).get("Code", "")) if isinstance(cause, ClientError) else ""
+
+
+def _may_have_worked(error: Exception) -> bool:
+    """Return whether a failed call may still have taken effect: its response was lost, or SQS failed during the call."""
+    if isinstance(error, ClientError):
+        status: int = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500)
+        return status >= 500
+    return not isinstance(error, EndpointConnectionError | ConnectTimeoutError)

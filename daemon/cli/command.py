@@ -1,0 +1,204 @@
+"""Shared parts of the commands: exit statuses, settings, AWS clients, signals and terminal output."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import boto3
+from boto3.exceptions import Boto3Error
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from rich.console import Console
+
+from daemon.aws.sqs import refuse_garbage
+from daemon.config import Settings, read_settings, variable
+from daemon.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_sqs import SQSClient
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_UNFINISHED = 3
+EXIT_AWS = 4
+EXIT_INTERRUPTED = 130  # the shell's exit status after Ctrl-C
+
+CONNECT_TIMEOUT_SECONDS = 5
+READ_TIMEOUT_SECONDS = 30
+TRIES = 4
+SLICE_SECONDS = 0.1
+# Wide enough to keep table rows on one line in a pipe or a file.
+PIPE_COLUMNS = 240
+
+# Placeholders for deployment settings that the user's shell may lack. Only the daemon validates these.
+UNKNOWN: dict[str, Any] = {
+    "queue_url": "unknown:queue",
+    "dlq_url": "unknown:dlq",
+    "output_bucket": "unknown",
+    "output_buckets": ("*",),
+    "webhook_hosts": ("*",),
+    "webhook_secret": "unknown",
+}
+
+err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
+
+
+class ToolError(Exception):
+    """Raised to end a command with an error message for the user."""
+
+    def __init__(self, message: str, status: int = EXIT_FAILED) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class UsageError(ToolError):
+    def __init__(self, message: str) -> None:
+        super().__init__(message, EXIT_USAGE)
+
+
+def run(name: str, call: Callable[[], int]) -> int:
+    """Run a command and return its exit status. Prints an error to stderr."""
+    try:
+        return call()
+    except ToolError as error:
+        message, status = str(error), error.status
+    except ConfigError as error:
+        message, status = error.message, EXIT_USAGE
+    except (BotoCoreError, ClientError, Boto3Error) as error:
+        message, status = f"AWS: {error}", EXIT_AWS
+    except KeyboardInterrupt:
+        message, status = "stopped", EXIT_INTERRUPTED
+    except BrokenPipeError:  # the reader has closed the pipe, as in `… | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+    err.print(f"transcriptd {name}: {printable(message)}")
+    return status
+
+
+# --- environment ---------------------------------------------------------------------------------------------------
+
+
+def from_environment(name: str) -> str | None:
+    """Return the value of one setting without validating the others; None if it is unset or empty."""
+    return next((value for key, value in os.environ.items() if key.upper() == variable(name)), None) or None
+
+
+def required(given: str | None, name: str) -> str:
+    """Return the command-line value, or else the setting. Raises UsageError if both are missing."""
+    if value := given or from_environment(name):
+        return value
+    raise UsageError(f"--{name.replace('_', '-')} is missing, and {variable(name)} is not set")
+
+
+def contract_settings(**given: Any) -> Settings:
+    """Return the settings to validate a message with: the given values that are not None, then the environment.
+
+    A setting that neither defines does not restrict the message.
+    """
+    unknown = {name: value for name, value in UNKNOWN.items() if from_environment(name) is None}
+    return read_settings(**unknown | {name: value for name, value in given.items() if value is not None})
+
+
+# --- AWS -----------------------------------------------------------------------------------------------------------
+
+
+def _config() -> Config:
+    return Config(
+        connect_timeout=CONNECT_TIMEOUT_SECONDS,
+        read_timeout=READ_TIMEOUT_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": TRIES},
+    )
+
+
+def open_sqs() -> "SQSClient":
+    """Open a client that rejects responses that cannot come from SQS."""
+    client = boto3.client("sqs", config=_config())
+    client.meta.events.register("before-parse.sqs", refuse_garbage)
+    return client
+
+
+def open_s3() -> "S3Client":
+    return boto3.client("s3", config=_config())
+
+
+def send(sqs: "SQSClient", queue_url: str, body: str, attributes: dict[str, Any]) -> str:
+    """Send a message and return its ID, which confirms that SQS has stored it."""
+    sent: dict[str, Any] = {**sqs.send_message(QueueUrl=queue_url, MessageBody=body, MessageAttributes=attributes)}
+    if not sent.get("MessageId"):
+        raise ToolError("SendMessage returned no message ID: the endpoint is not SQS", EXIT_AWS)
+    return str(sent["MessageId"])
+
+
+# --- stopping ------------------------------------------------------------------------------------------------------
+
+
+class Stop:
+    """Record Ctrl-C and SIGTERM in `requested`, so that the command can stop between two steps.
+
+    The second signal raises KeyboardInterrupt. Use as a context manager.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _request(self, _number: int, _frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep until the time has passed or a stop is requested."""
+        until = time.monotonic() + seconds
+        while not self.requested and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, SLICE_SECONDS))
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Let the first signal raise KeyboardInterrupt, also one that came before. For prompts."""
+        earlier, self.requested = self.requested, True
+        if earlier:
+            raise KeyboardInterrupt
+        try:
+            yield
+        finally:
+            self.requested = False
+
+
+# --- screen --------------------------------------------------------------------------------------------------------
+
+
+def printable(text: str) -> str:
+    """Escape control characters in untrusted text, except line breaks and tabs."""
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def age(seconds: float) -> str:
+    """Format an age as `45s`, `12m`, `3h 20m` or `2d 4h`."""
+    minutes, rest = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d {hours}h"
+    if hours:
+        return f"{hours}h {minutes}m"
+    return f"{minutes}m" if minutes else f"{rest}s"

@@ -1,0 +1,230 @@
+"""The composition root: builds the components of the daemon and injects their dependencies."""
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from daemon.aws.instance import Host, open_host
+from daemon.aws.s3 import Storage, open_storage
+from daemon.aws.sqs import Queue, open_queue
+from daemon.background import Supervisor, TaskName
+from daemon.config import Settings
+from daemon.jobs.brake import Brake, Probe
+from daemon.jobs.delivery import Resource
+from daemon.jobs.processor import Processor
+from daemon.jobs.publisher import Publisher
+from daemon.jobs.receive_limiter import ReceiveLimiter
+from daemon.jobs.result_store import ResultStore
+from daemon.jobs.scratch import open_scratch
+from daemon.jobs.tracker import JobTracker
+from daemon.jobs.transcriber import Transcriber
+from daemon.media.decoder_pool import DecoderPool
+from daemon.poller import Poller
+from daemon.runner_pool import Runners
+from daemon.status.collectors import measure_when_scraped, watch_depths, watch_loop, watch_machine
+from daemon.status.health import Health, serve_http
+from daemon.status.nvml import watch_gpus
+from daemon.status.server import StatusServer
+from daemon.status.status_collector import StatusCollector
+from daemon.telemetry.metrics import Metrics
+from daemon.telemetry.spans import Tracer
+from daemon.webhooks.outbox import Outbox, OutboxWorker, open_outbox
+from daemon.webhooks.sender import WebhookSender
+
+log = logging.getLogger("transcriptd.launcher")
+
+
+@dataclass(frozen=True, slots=True)
+class Infrastructure:
+    """Connections and resources outside the daemon, open and ready."""
+
+    scratch: Path
+    tracer: Tracer
+    host: Host
+    queue: Queue
+    storage: Storage
+    decoder: DecoderPool
+    outbox: Outbox | None
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """The assembled daemon, before it receives anything."""
+
+    settings: Settings
+    metrics: Metrics
+    infra: Infrastructure
+    runners: Runners
+    health: Health
+    brake: Brake
+    processor: Processor
+    webhooks: WebhookSender
+    outbox_worker: OutboxWorker | None
+    supervisor: Supervisor
+
+    @property
+    def host(self) -> Host:
+        return self.infra.host
+
+    def build_poller(self) -> Poller:
+        """Build the poller. Do this last: the stall timer of receiving starts here."""
+        limiter = ReceiveLimiter(
+            self.settings.max_jobs_in_flight,
+            batch_size=self.settings.batch_size,
+            devices=lambda: self.runners.devices,
+            jobs_waiting=lambda: self.runners.jobs_waiting,
+        )
+        gate = self.health.receive_gate
+        self.health.poller = poller = Poller(
+            self.settings, self.infra.queue, self.processor, self.metrics, gate, limiter
+        )
+        return poller
+
+
+@asynccontextmanager
+async def open_components(settings: Settings) -> AsyncIterator[Components]:
+    """Open the components. Raises ConfigError.
+
+    On exit, they stop in this order: runners, outbox, background tasks, webhooks, HTTP, connections.
+    """
+    async with AsyncExitStack() as stack:
+        metrics = Metrics()
+        metrics.build.info({"version": version("transcriptd")})
+        infra = await _open_infrastructure(stack, settings, metrics)
+        results = ResultStore(
+            infra.storage,
+            settings.checkpoint_tag,
+            own_bucket=settings.output_bucket,
+            own_prefix=settings.output_prefix,
+        )
+        runners = Runners(settings, metrics)
+        brake = _build_brake(settings, metrics, infra, results)
+        health = Health(settings, runners, {"sqs": infra.queue.ping, "s3": infra.storage.ping}, brake)
+        tracker = JobTracker()
+        status = StatusServer(StatusCollector(settings, health, runners, metrics, tracker).collect)
+        port = await stack.enter_async_context(serve_http(settings, health, metrics, status.attach))
+        log.info("listening", extra={"host": settings.http_host, "port": port})
+        webhooks = await stack.enter_async_context(_build_sender(settings, metrics, infra, results))
+        components = Components(
+            settings=settings,
+            metrics=metrics,
+            infra=infra,
+            runners=runners,
+            health=health,
+            brake=brake,
+            processor=_build_processor(settings, metrics, infra, results, runners, webhooks, tracker, brake),
+            webhooks=webhooks,
+            outbox_worker=_build_outbox_worker(settings, metrics, infra, results, webhooks),
+            supervisor=await stack.enter_async_context(Supervisor(metrics)),
+        )
+        _start_background_tasks(components)
+        if components.outbox_worker is not None:
+            stack.push_async_callback(components.outbox_worker.close)
+        stack.push_async_callback(runners.stop)
+        yield components
+
+
+async def _open_infrastructure(stack: AsyncExitStack, settings: Settings, metrics: Metrics) -> Infrastructure:
+    scratch = stack.enter_context(open_scratch(settings.scratch_dir))
+    return Infrastructure(
+        scratch=scratch,
+        tracer=await stack.enter_async_context(_open_tracer(settings, metrics)),
+        host=await stack.enter_async_context(open_host(settings, metrics)),
+        queue=await stack.enter_async_context(open_queue(settings, metrics)),
+        storage=await stack.enter_async_context(open_storage(settings)),
+        decoder=await stack.enter_async_context(DecoderPool(scratch, metrics)),
+        outbox=await stack.enter_async_context(open_outbox(settings, metrics)) if settings.outbox_url else None,
+    )
+
+
+@asynccontextmanager
+async def _open_tracer(settings: Settings, metrics: Metrics) -> AsyncIterator[Tracer]:
+    if not settings.otlp_endpoint:
+        yield Tracer()
+        return
+    from daemon.telemetry.tracing import open_tracer  # OpenTelemetry is slow to import
+
+    async with open_tracer(settings, metrics) as tracer:
+        yield tracer
+
+
+def _build_sender(settings: Settings, metrics: Metrics, infra: Infrastructure, results: ResultStore) -> WebhookSender:
+    return WebhookSender(
+        settings, metrics.observe_webhook, outbox=infra.outbox, record=results.record_webhook, tracer=infra.tracer
+    )
+
+
+def _build_outbox_worker(
+    settings: Settings, metrics: Metrics, infra: Infrastructure, results: ResultStore, webhooks: WebhookSender
+) -> OutboxWorker | None:
+    if infra.outbox is None:
+        return None
+    return OutboxWorker(
+        settings, infra.outbox, webhooks.attempt, metrics, results.record_webhook, results.webhook_known
+    )
+
+
+def _build_brake(settings: Settings, metrics: Metrics, infra: Infrastructure, results: ResultStore) -> Brake:
+    probes: dict[Resource, Probe] = {
+        Resource.OUTPUT: results.probe,
+        Resource.QUEUE: infra.queue.probe_delete,
+        Resource.DEAD_LETTER_QUEUE: infra.queue.ping_dead_letters,
+    }
+    if infra.outbox is not None:
+        probes[Resource.OUTBOX] = infra.outbox.ping
+    return Brake(settings.brake_after_failures, probes, metrics)
+
+
+def _build_processor(
+    settings: Settings,
+    metrics: Metrics,
+    infra: Infrastructure,
+    results: ResultStore,
+    runners: Runners,
+    webhooks: WebhookSender,
+    tracker: JobTracker,
+    brake: Brake,
+) -> Processor:
+    transcriber = Transcriber(
+        settings,
+        storage=infra.storage,
+        decoder=infra.decoder,
+        results=results,
+        runners=runners,
+        metrics=metrics,
+        scratch=infra.scratch,
+    )
+    return Processor(
+        settings,
+        queue=infra.queue,
+        results=results,
+        transcriber=transcriber,
+        publisher=Publisher(settings, results, metrics),
+        webhooks=webhooks,
+        metrics=metrics,
+        tracker=tracker,
+        tracer=infra.tracer,
+        brake=brake,
+    )
+
+
+def _start_background_tasks(components: Components) -> None:
+    """Start the tasks that run until the daemon exits; the launcher starts its own."""
+    settings, metrics, infra, runners = components.settings, components.metrics, components.infra, components.runners
+    depths = {"jobs": infra.queue.depth, "dead_letter": infra.queue.dead_letter_depth}
+    if infra.outbox is not None:
+        depths["outbox"] = infra.outbox.depth
+    measure_when_scraped(settings, metrics, runners)
+    start = components.supervisor.start
+    start(TaskName.INTERRUPTION_WATCH, infra.host.watch)
+    start(TaskName.TERMINATION_HOOK, infra.host.keep_termination_hook, ends=True)
+    start(TaskName.BRAKE, components.brake.run)
+    start(TaskName.QUEUE_DEPTHS, lambda: watch_depths(metrics, depths))
+    start(TaskName.MACHINE, lambda: watch_machine(settings, metrics, runners))
+    start(TaskName.EVENT_LOOP_LAG, lambda: watch_loop(metrics))
+    start(TaskName.GPUS, lambda: watch_gpus(metrics), ends=True)
+    if components.outbox_worker is not None:  # pending events need not wait for the models
+        start(TaskName.OUTBOX, components.outbox_worker.run, ends=True)

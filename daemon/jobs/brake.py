@@ -1,0 +1,121 @@
+"""The brake: stop receiving while a resource of the deployment fails for every job.
+
+If the output bucket is missing, an IAM policy or KMS key is wrong, or the dead-letter queue rejects messages, every
+received message returns to the queue, until SQS moves it to the dead-letter queue. So after a few consecutive deliveries
+that ended this way, the daemon receives nothing until a probe of the resource succeeds.
+
+    off ──failures in a row──▶ engaged ──probe succeeds──▶ on trial ──a message is deleted──▶ off
+                                  ▲                            │
+                                  └────────one failure─────────┘
+
+A probe cannot test everything: only a real dead letter shows whether the dead-letter queue accepts messages. For this
+reason there is a trial, and the pause before a probe keeps growing until a delivery has succeeded.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Mapping
+
+from daemon.clock import SYSTEM_CLOCK, Clock
+from daemon.errors import OutputRefused, TranscriptdError
+from daemon.jobs.delivery import DeliveryResult, Resource
+from daemon.telemetry.metrics import Metrics
+from daemon.telemetry.redaction import redact_urls, safe_message
+
+log = logging.getLogger("transcriptd.brake")
+
+PROBE_BASE_SECONDS = 5.0
+PROBE_MAX_SECONDS = 300.0
+PROBE_TIMEOUT_SECONDS = 150.0  # an S3 client tries a call four times
+
+# Succeeds, or raises a TranscriptdError.
+Probe = Callable[[], Awaitable[None]]
+
+NAMES = {
+    Resource.OUTPUT: "the output bucket",
+    Resource.QUEUE: "the job queue",
+    Resource.DEAD_LETTER_QUEUE: "the dead-letter queue",
+    Resource.OUTBOX: "the webhook outbox",
+}
+
+
+class Brake:
+    """Call `observe(ended)` for each delivery, check `reason` before each receive, run `run()` in the background."""
+
+    def __init__(
+        self, after_failures: int, probes: Mapping[Resource, Probe], metrics: Metrics, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        self._after_failures = after_failures
+        self._probes = probes
+        self._metrics = metrics
+        self._clock = clock
+        self._failures = 0  # consecutive deliveries
+        self._resource: Resource | None = None  # the failing one, while engaged
+        self._problem = ""
+        self._engaged_at = 0.0
+        self._on_trial = False
+        self._probed = 0  # probes since a delivery succeeded
+        self._engaged = asyncio.Event()
+
+    @property
+    def reason(self) -> str | None:
+        """Why receiving is stopped, or None."""
+        if self._resource is None:
+            return None
+        return redact_urls(f"{NAMES[self._resource]} fails for every job: {self._problem}")
+
+    def observe(self, ended: DeliveryResult) -> None:
+        """Count a delivery. Results unrelated to the deployment's resources have no effect."""
+        resource, problem = _find_fault(ended)
+        if resource is not None:
+            self._failures += 1
+            if self._resource is None and (self._on_trial or self._failures >= self._after_failures):
+                self._engage(resource, problem)
+        elif ended.outcome == "published" and ended.settled:
+            self._failures = 0
+            if self._resource is None:
+                self._on_trial, self._probed = False, 0
+
+    async def run(self) -> None:
+        """Probe with backoff whenever the brake is engaged. Runs until it is cancelled."""
+        while True:
+            await self._engaged.wait()
+            longest = min(PROBE_MAX_SECONDS, PROBE_BASE_SECONDS * 2**self._probed)
+            # Jitter: all daemons of a fleet see the same fault at the same time.
+            await asyncio.sleep(random.uniform(longest / 2, longest))  # noqa: S311  # not a secret
+            self._probed += 1
+            if self._resource is not None:
+                await self._probe(self._resource)
+
+    async def _probe(self, resource: Resource) -> None:
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+                await self._probes[resource]()
+        except (TranscriptdError, TimeoutError) as error:
+            self._problem = safe_message(error)
+            log.debug("probe failed", extra={"reason": resource.value, "error": self._problem})
+        except Exception:  # a bug in the daemon: the brake stays engaged until a later probe succeeds
+            log.exception("probe failed unexpectedly")
+        else:
+            self._release(resource)
+
+    def _engage(self, resource: Resource, problem: str) -> None:
+        self._resource, self._problem, self._engaged_at = resource, problem, self._clock.monotonic()
+        self._metrics.brake_engaged.labels(resource.value).set(1)
+        log.error("brake engaged", extra={"reason": resource.value, "error": problem, "failures": self._failures})
+        self._engaged.set()
+
+    def _release(self, resource: Resource) -> None:
+        self._engaged.clear()
+        self._resource, self._on_trial, self._failures = None, True, 0
+        self._metrics.brake_engaged.labels(resource.value).set(0)
+        down_seconds = round(self._clock.monotonic() - self._engaged_at, 1)
+        log.error("brake released", extra={"reason": resource.value, "down_seconds": down_seconds})
+
+
+def _find_fault(ended: DeliveryResult) -> tuple[Resource | None, str]:
+    """Return the resource of the deployment that failed a delivery, and the problem."""
+    if isinstance(ended.error, OutputRefused):
+        return Resource.OUTPUT, safe_message(ended.error)
+    return (ended.obstacle.resource, ended.obstacle.problem) if ended.obstacle else (None, "")

@@ -1,0 +1,39 @@
+"""Metrics and trace attributes of a delivery. The other observers are tracker.py and summary.py."""
+
+import time
+
+from daemon.jobs.delivery import Claim, DeliveryResult
+from daemon.telemetry.metrics import Metrics
+from daemon.telemetry.spans import error_code
+
+
+def count_receive(claim: Claim, metrics: Metrics) -> None:
+    """Count a received message."""
+    message, span = claim.message, claim.span
+    metrics.message_receive_count.observe(message.receive_count)
+    if message.receive_count == 1:
+        wait_seconds = max(0.0, time.time() - message.sent_at)
+        metrics.queue_wait_seconds.observe(wait_seconds, span.exemplar)
+        metrics.last_queue_wait_seconds.set(wait_seconds)
+        span.ended("queue wait", wait_seconds)
+
+
+def count_end(ended: DeliveryResult, metrics: Metrics) -> None:
+    metrics.deliveries.labels(ended.outcome, ended.reason).inc()
+    metrics.job_duration_seconds.labels(ended.outcome).observe(ended.duration_seconds, ended.delivery.span.exemplar)
+    if not ended.settled and ended.outcome != "unsettled":
+        metrics.outcome_call_failures.labels(ended.outcome).inc()
+
+
+def mark_span(ended: DeliveryResult) -> None:
+    span = ended.delivery.span
+    span.set(
+        {
+            "transcriptd.outcome": ended.outcome,
+            "transcriptd.reason": ended.reason,
+            "transcriptd.attempt": ended.delivery.reached.attempt,
+            "transcriptd.settled": ended.settled,
+        }
+    )
+    if ended.error and (code := error_code(ended.error)):
+        span.fail(code)

@@ -1,0 +1,233 @@
+"""Process one message end to end: claim → accept → transcribe → publish → settle.
+
+Only this module turns an error into a disposition and notifies the observers of the result.
+"""
+
+import asyncio
+import logging
+import traceback
+import weakref
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
+from functools import partial
+
+from daemon.aws.sqs import Queue, ReceivedMessage
+from daemon.clock import SYSTEM_CLOCK, Clock
+from daemon.config import Settings
+from daemon.errors import CrashSuspect, JobIdConflict, JobTimeout, TranscriptdError
+from daemon.jobs.brake import Brake
+from daemon.jobs.delivery import Accepted, Claim, DeliveryResult, LiveDelivery, Published, Valid
+from daemon.jobs.delivery_log import DeliveryLog
+from daemon.jobs.disposition import Delete, Disposition, choose_disposition
+from daemon.jobs.lease import Lease
+from daemon.jobs.notifications import progress_event, started_event
+from daemon.jobs.observers import count_end, count_receive, mark_span
+from daemon.jobs.publisher import Publisher
+from daemon.jobs.receive_limiter import WorkEstimate
+from daemon.jobs.result_store import ResultStore
+from daemon.jobs.settlement import Settlement
+from daemon.jobs.summary import log_finished
+from daemon.jobs.tracker import JobTracker
+from daemon.jobs.transcriber import Transcriber
+from daemon.jobs.validation import parse_job
+from daemon.schema.job import Job
+from daemon.schema.manifest import Manifest
+from daemon.telemetry.logs import bind, log_context
+from daemon.telemetry.metrics import Metrics
+from daemon.telemetry.redaction import safe_message
+from daemon.telemetry.spans import Span, SpanAttributes, Tracer
+from daemon.telemetry.tracecontext import from_attributes
+from daemon.webhooks.sender import WebhookSender
+
+log = logging.getLogger("transcriptd.processor")
+
+Observer = Callable[[DeliveryResult], None]
+
+
+class Processor:
+    """Runs the steps of a delivery in order."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        queue: Queue,
+        results: ResultStore,
+        transcriber: Transcriber,
+        publisher: Publisher,
+        webhooks: WebhookSender,
+        metrics: Metrics,
+        tracker: JobTracker,
+        tracer: Tracer,
+        brake: Brake,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._queue = queue
+        self._results = results
+        self._transcriber = transcriber
+        self._publisher = publisher
+        self._webhooks = webhooks
+        self._metrics = metrics
+        self._tracker = tracker
+        self._tracer = tracer
+        self._settlement = Settlement(settings, queue=queue, results=results, webhooks=webhooks)
+        # The log line comes last, so that everything it reports has already happened.
+        self._observers: tuple[Observer, ...] = (
+            partial(count_end, metrics=metrics),
+            mark_span,
+            tracker.ended,
+            brake.observe,
+            log_finished,
+        )
+        self._queue_name = settings.queue_url.rpartition("/")[2]
+        # A lock is removed when no task holds or awaits it.
+        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+
+    async def process(self, message: ReceivedMessage, interrupt: asyncio.Event, estimate: WorkEstimate) -> None:
+        """Bring one delivery to exactly one outcome. Never raises for a failing job or dependency."""
+        with (
+            self._span(message) as span,
+            log_context(message_id=message.message_id, receive_count=message.receive_count, **span.log_fields),
+        ):
+            claim = self._claim(message, span)
+            delivery = LiveDelivery(claim, estimate)
+            with self._tracker.track(delivery):
+                ended = await self._process_to_outcome(delivery, interrupt)
+                self._notify_observers(ended)
+
+    async def _process_to_outcome(self, delivery: LiveDelivery, interrupt: asyncio.Event) -> DeliveryResult:
+        try:
+            async with delivery.claim.lease:
+                disposition = await self._decide(delivery, interrupt)
+                return await self._settlement.settle_message(disposition, delivery)
+        except Exception as error:  # SQS delivers the message again; a bug must not end the other jobs
+            log.exception("delivery not settled")
+            return DeliveryResult(delivery, "unsettled", TranscriptdError.code, settled=False, error=_fault(error))
+
+    async def _decide(self, delivery: LiveDelivery, interrupt: asyncio.Event) -> Disposition:
+        """Process the job under the lease. Return the disposition of the message."""
+        try:
+            return Delete(await delivery.claim.lease.hold(self._work(delivery), interrupt))
+        except TranscriptdError as error:
+            failure = error
+        except Exception as error:  # a bug in the daemon: retried until the attempts are used up
+            log.exception("job failed unexpectedly")
+            failure = _fault(error)
+        # The other process's traceback comes last: truncation keeps the end.
+        failure.detail = "".join(traceback.format_exception(failure)) + (failure.detail or "")
+        attempt, receive_count = delivery.reached.attempt, delivery.message.receive_count
+        return choose_disposition(failure, attempt, receive_count, self._settings)
+
+    async def _work(self, delivery: LiveDelivery) -> Published:
+        """Run all steps. `delivery.reached` records the last one, which determines how a failure is handled."""
+        valid = self._validate(delivery.claim)
+        delivery.reached = valid
+        # One delivery per job at a time in this daemon: a second one waits and finds the result of the first.
+        async with self._turns.setdefault(valid.job.job_id, asyncio.Lock()):
+            accepted = await self._accept(valid, delivery)
+            if isinstance(accepted, Accepted):
+                async with self._time_limit():
+                    transcribed = await self._transcriber.transcribe(
+                        accepted, delivery, self._on_progress(accepted, delivery)
+                    )
+                    published = await self._publisher.publish(transcribed, delivery)
+            else:
+                published = accepted
+            await self._remove_checkpoints(published.job, delivery)
+            return published
+
+    def _notify_observers(self, ended: DeliveryResult) -> None:
+        for observe in self._observers:
+            try:
+                observe(ended)
+            except Exception:  # the delivery has ended, and the other observers must still run
+                log.exception("observer failed")
+
+    # --- the steps ------------------------------------------------------------------------------------------------
+
+    def _claim(self, message: ReceivedMessage, span: Span) -> Claim:
+        claim = Claim(message, Lease(self._queue, message, self._settings, self._metrics, self._clock), span)
+        count_receive(claim, self._metrics)
+        return claim
+
+    def _validate(self, claim: Claim) -> Valid:
+        job = parse_job(claim.message.body, self._settings)
+        bind(job_id=job.job_id)
+        claim.span.set({"transcriptd.job_id": job.job_id})
+        return Valid(claim, job)
+
+    async def _accept(self, valid: Valid, delivery: LiveDelivery) -> Accepted | Published:
+        """Record the start of the delivery, unless an earlier one has published the job's result."""
+        claim, job, message = valid.claim, valid.job, valid.claim.message
+        if manifest := await self._results.find_manifest(job):
+            _check_same_input(job, manifest)
+            known = await self._results.webhook_delivered(job)
+            return Published(job, manifest, ours=False, receiver_knows=known)
+        delivery.reached = Accepted(
+            claim, job, DeliveryLog()
+        )  # set first: the call may be interrupted after it took effect
+        earlier = await self._results.begin(job, message.message_id, message.receive_count, self._settings.worker_id)
+        accepted = delivery.reached = Accepted(claim, job, earlier)
+        if (died := earlier.crashed_deliveries(message.message_id)) >= self._settings.max_crashed_deliveries:
+            raise CrashSuspect(
+                f"{died} deliveries of this job started but recorded no outcome; the job was not attempted again"
+            )
+        log.info("job started", extra={"attempt": accepted.attempt})
+        self._webhooks.send(job.webhook_url, started_event(accepted, delivery))
+        return accepted
+
+    @asynccontextmanager
+    async def _time_limit(self) -> AsyncIterator[None]:
+        limit_seconds = self._settings.job_timeout_seconds
+        try:
+            async with asyncio.timeout(limit_seconds) as limit:
+                yield
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise JobTimeout(
+                f"the job took longer than {limit_seconds:g} s; split the recording or raise the limit"
+            ) from error
+
+    def _on_progress(self, accepted: Accepted, delivery: LiveDelivery) -> Callable[[str, float], None]:
+        def send(stage: str, fraction: float) -> None:
+            self._webhooks.send(accepted.job.webhook_url, progress_event(accepted, delivery, stage, fraction))
+
+        return send
+
+    async def _remove_checkpoints(self, job: Job, delivery: LiveDelivery) -> None:
+        try:
+            await self._results.remove_checkpoints(job, delivery.known_parts)
+        except TranscriptdError as error:  # the job is finished anyway
+            log.warning("checkpoints not removed", extra={"error": safe_message(error)})
+
+    def _span(self, message: ReceivedMessage) -> AbstractContextManager[Span]:
+        # https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
+        about: SpanAttributes = {
+            "messaging.system": "aws_sqs",
+            "messaging.operation.type": "process",
+            "messaging.operation.name": "process",
+            "messaging.destination.name": self._queue_name,
+            "messaging.message.id": message.message_id,
+            "transcriptd.receive_count": message.receive_count,
+        }
+        return self._tracer.span(f"process {self._queue_name}", from_attributes(message.attributes), "consumer", about)
+
+
+def _fault(error: Exception) -> TranscriptdError:
+    """Wrap an unexpected exception. Its message may go wherever the message body may go, but not into the log."""
+    fault = TranscriptdError(f"{type(error).__name__}: {error}")
+    fault.__cause__ = error
+    return fault
+
+
+def _check_same_input(job: Job, earlier: Manifest) -> None:
+    """Raise JobIdConflict if the manifest belongs to a different recording with the same job_id."""
+    same = (earlier.input.bucket, earlier.input.key) == (job.input.bucket, job.input.key)
+    if not same or job.input.version_id not in (None, earlier.input.version_id):
+        raise JobIdConflict(
+            f"job_id {job.job_id} finished earlier with another input (s3://{earlier.input.bucket}/{earlier.input.key}); "
+            "use a different job_id for each recording"
+        )

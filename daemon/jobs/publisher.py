@@ -1,0 +1,73 @@
+"""Publish a transcript: write the outputs, then the manifest, which finishes the job."""
+
+import asyncio
+import datetime
+
+from daemon.config import Settings
+from daemon.jobs.delivery import LiveDelivery, Published, Transcribed
+from daemon.jobs.result_store import ResultStore
+from daemon.jobs.stages import timed_stage
+from daemon.outputs import OutputFile, Presentation, render
+from daemon.schema.manifest import Manifest, StoredOutput
+from daemon.telemetry.metrics import Metrics
+
+
+class Publisher:
+    """Publishes the transcript of a delivery, unless another delivery published first."""
+
+    def __init__(self, settings: Settings, results: ResultStore, metrics: Metrics) -> None:
+        self._worker_id = settings.worker_id
+        self._results = results
+        self._metrics = metrics
+
+    async def publish(self, transcribed: Transcribed, delivery: LiveDelivery) -> Published:
+        job = transcribed.accepted.job
+        with timed_stage(delivery, "publish", delivery.span, self._metrics):
+            manifest, ours = await self._results.publish(
+                job,
+                await self._render(transcribed),
+                lambda stored: self._manifest(transcribed, delivery, stored),
+                delivery.claim.lease.require,
+            )
+        if ours:
+            self._count(transcribed, delivery)
+        return Published(job, manifest, ours)
+
+    async def _render(self, transcribed: Transcribed) -> list[OutputFile]:
+        """Render in a thread: a long transcript takes seconds, which would delay heartbeats."""
+        options = transcribed.accepted.job.options
+        wanted = Presentation(options.subtitles, options.audio_url)
+        return await asyncio.to_thread(render, transcribed.transcript, options.formats, wanted)
+
+    def _manifest(self, transcribed: Transcribed, delivery: LiveDelivery, stored: list[StoredOutput]) -> Manifest:
+        job, transcript = transcribed.accepted.job, transcribed.transcript
+        return Manifest(
+            job_id=job.job_id,
+            completed_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            worker_id=self._worker_id,
+            attempt=transcribed.accepted.attempt,
+            input=transcribed.recording,
+            options=job.options.model_dump(mode="json"),
+            options_digest=job.options.digest(),
+            outputs=stored,
+            duration_seconds=transcript.duration_seconds,
+            language=transcript.language,
+            speakers=len(transcript.speakers),
+            models=transcript.models,
+            timings_seconds={stage: round(seconds, 3) for stage, seconds in delivery.timings_seconds.items()},
+            warnings=transcript.warnings,
+            redactions=transcript.redactions,
+            metadata=job.metadata,
+        )
+
+    def _count(self, transcribed: Transcribed, delivery: LiveDelivery) -> None:
+        metrics, transcript, audio_seconds = self._metrics, transcribed.transcript, transcribed.audio_seconds
+        metrics.observe_published(transcript.language, transcript.avg_logprob)
+        metrics.audio_seconds.inc(audio_seconds)
+        if audio_seconds > 0:
+            factor = sum(transcript.timings_seconds.values()) / audio_seconds
+            metrics.real_time_factor.observe(factor, delivery.span.exemplar)
+        for warning in transcript.warnings:
+            metrics.warnings.labels(warning.code).inc()
+        for kind, count in transcript.redactions.items():
+            metrics.redactions.labels(kind).inc(count)

@@ -1,0 +1,341 @@
+"""A job's objects in S3: its results, its manifest, and its state until it is finished.
+
+<prefix><job_id>/transcript.json …     outputs
+<prefix><job_id>/manifest.json         written last and once; its existence means that the job is finished
+<prefix><job_id>/webhook.json          result of the final webhook
+<prefix><job_id>/checkpoints/          deliveries.json and checkpoints; removed after the manifest is written
+"""
+
+import asyncio
+import hashlib
+import json
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from daemon.aws.s3 import MAX_READ_BYTES, Storage
+from daemon.errors import AccessDenied, ObjectMissing, OutputRefused, StorageUnavailable, TranscriptdError
+from daemon.jobs.delivery_log import DeliveryLog, DeliveryRecord
+from daemon.outputs import OutputFile
+from daemon.schema.job import Job
+from daemon.schema.manifest import MANIFEST_NAME, Manifest, StoredOutput
+from daemon.webhooks.events import WebhookEvent
+
+log = logging.getLogger("transcriptd.results")
+
+WEBHOOK_NAME = "webhook.json"
+CHECKPOINTS = "checkpoints/"
+PROBE_NAME = ".transcriptd-probe"  # shared by all daemons: without s3:DeleteObject, only one object remains
+DELIVERY_LOG_NAME = CHECKPOINTS + "deliveries.json"
+
+# Far more than the longest recording needs. Anyone with write access to the bucket could otherwise fill the disk.
+CHECKPOINT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,99}")
+MAX_CHECKPOINTS = 1000
+MAX_CHECKPOINTS_BYTES = 256 * 1024 * 1024
+
+# Time for a concurrent delivery to finish publishing before its outputs are overwritten: it may have crashed.
+CONCURRENT_WRITER_TIMEOUT_SECONDS = 10.0
+CONCURRENT_WRITER_POLL_SECONDS = 0.5
+# Attempts to read and conditionally write a contended object.
+WRITE_ROUNDS = 5
+
+
+class ResultStore:
+    """Reads and writes the objects of all jobs."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        checkpoint_tag: str | None = None,
+        *,
+        own_bucket: str | None = None,
+        own_prefix: str = "",
+    ) -> None:
+        """`checkpoint_tag` (`key=value`) is set on objects that only an unfinished job needs.
+
+        `own_bucket` and `own_prefix` are the deployment's default location for results. If S3 denies access there, the
+        deployment is at fault (OutputRefused); in a location that the job chose, the job is.
+        """
+        self._storage = storage
+        self._checkpoint_tag = checkpoint_tag
+        self._own_bucket = own_bucket
+        self._own_prefix = own_prefix
+
+    @contextmanager
+    def _attribute_errors(self, job: Job) -> Iterator[None]:
+        try:
+            yield
+        except ObjectMissing as error:  # the bucket is missing: a missing object raises nothing here
+            if job.output_bucket != self._own_bucket:
+                raise
+            raise OutputRefused(error.message) from error
+        except AccessDenied as error:
+            # The job may have chosen a prefix that the role may not write to.
+            if job.output_bucket != self._own_bucket or not job.output_prefix.startswith(self._own_prefix):
+                raise
+            raise OutputRefused(error.message) from error
+
+    async def probe(self) -> None:
+        """Make the calls of a job in the deployment's default location. Raises a TranscriptdError if one fails."""
+        if self._own_bucket is None:
+            return
+        key = self._own_prefix + PROBE_NAME
+        await self._storage.read(self._own_bucket, key + "-none")  # 403 instead of 404 without s3:ListBucket
+        await self._storage.write(self._own_bucket, key, b"safe to delete", "text/plain", tag=self._checkpoint_tag)
+        await self._storage.read(self._own_bucket, key)
+        with suppress(TranscriptdError):  # jobs succeed without this permission, but their checkpoints remain
+            await self._storage.delete(self._own_bucket, [key])
+
+    # --- finished jobs --------------------------------------------------------------------------------------------
+
+    async def find_manifest(self, job: Job) -> Manifest | None:
+        """Return the manifest if the job is already finished, otherwise None."""
+        key = job.output_key(MANIFEST_NAME)
+        with self._attribute_errors(job):
+            stored = await self._storage.read(job.output_bucket, key)
+        if stored is None:
+            return None
+        try:
+            return Manifest.model_validate_json(stored.body)
+        except ValidationError as error:
+            # Another object has the manifest's key. Publishing would fail later, so fail now.
+            raise StorageUnavailable(
+                f"s3://{job.output_bucket}/{key} is not a manifest: {error.error_count()} fields are missing or wrong; remove it"
+            ) from None  # pydantic's message would quote the content
+
+    async def publish(
+        self,
+        job: Job,
+        files: list[OutputFile],
+        make_manifest: Callable[[list[StoredOutput]], Manifest],
+        proceed: Callable[[], None],
+    ) -> tuple[Manifest, bool]:
+        """Write the outputs, then the manifest. Return the valid manifest, and whether this delivery wrote it.
+
+        `proceed` is called after each step and raises if the next one must not happen.
+
+        Two deliveries may publish at the same time, and one that lost its lease may write late. So every write is
+        conditional: only if there is no object, or over the same object that was there when no manifest existed. The first
+        output acts as a lock: a delivery that finds one waits for the manifest of the delivery that wrote it.
+        """
+        with self._attribute_errors(job):
+            return await self._publish(job, files, make_manifest, proceed)
+
+    async def _publish(
+        self,
+        job: Job,
+        files: list[OutputFile],
+        make_manifest: Callable[[list[StoredOutput]], Manifest],
+        proceed: Callable[[], None],
+    ) -> tuple[Manifest, bool]:
+        try:
+            first = await self._put(job, files[0], wait_seconds=CONCURRENT_WRITER_TIMEOUT_SECONDS)
+            proceed()
+            others = await asyncio.gather(*(self._put(job, file) for file in files[1:]))
+            proceed()
+        except _ConcurrentPublish as rival:
+            return rival.manifest, False
+        manifest = make_manifest([first, *others])
+        body = manifest.model_dump_json(indent=2).encode()
+        key = job.output_key(MANIFEST_NAME)
+        if await self._storage.write(job.output_bucket, key, body, only_if_absent=True) is not None:
+            return manifest, True
+        found = await self.find_manifest(job)
+        if found is None:
+            raise StorageUnavailable(f"s3://{job.output_bucket}/{key} could not be created, but does not exist")
+        return (
+            found,
+            found == manifest,
+        )  # equal: this delivery's own write; the client retried it after losing the response
+
+    async def _put(self, job: Job, file: OutputFile, wait_seconds: float = 0) -> StoredOutput:
+        """Write one output. Raises _ConcurrentPublish if a manifest exists."""
+        key = job.output_key(file.name)
+        token = uuid.uuid4().hex
+        conditions: dict[str, Any] = {"only_if_absent": True}
+        for _ in range(WRITE_ROUNDS):
+            metadata = {"delivery": token}
+            if await self._storage.write(
+                job.output_bucket, key, file.body, file.content_type, metadata=metadata, **conditions
+            ):
+                return _describe(job, file)
+            there = await self._storage.read(job.output_bucket, key)
+            if there is not None and there.metadata.get("delivery") == token:
+                return _describe(job, file)  # this delivery's own write; its response was lost
+            await self._wait_for_concurrent_writer(job, wait_seconds)
+            conditions = {"only_if_etag": there.etag} if there else {"only_if_absent": True}
+        raise StorageUnavailable(
+            f"s3://{job.output_bucket}/{key} was changed by other writers {WRITE_ROUNDS} times in a row"
+        )
+
+    async def _wait_for_concurrent_writer(self, job: Job, wait_seconds: float) -> None:
+        """Wait for the manifest of the delivery that wrote an output. Returns if none appears: that delivery crashed."""
+        deadline = time.monotonic() + wait_seconds
+        while True:
+            if manifest := await self.find_manifest(job):
+                raise _ConcurrentPublish(manifest)
+            if time.monotonic() >= deadline:
+                return
+            await asyncio.sleep(CONCURRENT_WRITER_POLL_SECONDS)
+
+    async def webhook_delivered(self, job: Job) -> bool:
+        """Return whether the final webhook is recorded as delivered."""
+        with self._attribute_errors(job):
+            stored = await self._storage.read(job.output_bucket, job.output_key(WEBHOOK_NAME))
+        try:
+            record = json.loads(stored.body) if stored else {}
+            return (record.get("type"), record.get("result")) == ("job.completed", "delivered")
+        except (ValueError, AttributeError):
+            return False  # a duplicate event is better than none
+
+    async def record_webhook(self, event: WebhookEvent, result: str, status: int | None) -> None:
+        """Record the result of a job's final event: delivered, gone, refused, exhausted or failed."""
+        if event.output is None:
+            return  # the message was too invalid to determine an output location
+        record = {
+            "event_id": event.id,
+            "type": event.type,
+            "result": result,
+            "status": status,
+            "at": round(time.time()),
+        }
+        await self._storage.write(event.output.bucket, event.output.prefix + WEBHOOK_NAME, json.dumps(record).encode())
+
+    async def webhook_known(self, event: WebhookEvent) -> bool:
+        """Return whether this event, by its ID, is recorded as delivered."""
+        if event.output is None:
+            return False
+        stored = await self._storage.read(event.output.bucket, event.output.prefix + WEBHOOK_NAME)
+        try:
+            record = json.loads(stored.body) if stored else {}
+            return (record.get("event_id"), record.get("result")) == (event.id, "delivered")
+        except (ValueError, AttributeError):
+            return False
+
+    # --- deliveries -----------------------------------------------------------------------------------------------
+
+    async def begin(self, job: Job, message_id: str, receive_count: int, worker_id: str) -> DeliveryLog:
+        """Record the start of a delivery. Return the log of the earlier ones.
+
+        On the first receive, no log is expected, so this takes only one request.
+        """
+        with self._attribute_errors(job):
+            return await self._begin(job, message_id, receive_count, worker_id)
+
+    async def _begin(self, job: Job, message_id: str, receive_count: int, worker_id: str) -> DeliveryLog:
+        key = job.output_key(DELIVERY_LOG_NAME)
+        # Written at most once: the client repeats a write whose response was lost.
+        entry = DeliveryRecord(message_id=message_id, receive_count=receive_count, worker_id=worker_id)
+        if receive_count == 1:
+            first = DeliveryLog().begin(entry).model_dump_json().encode()
+            if await self._write_unfinished(job, key, first, only_if_absent=True) is not None:
+                return DeliveryLog()
+        found = await self._update(job, lambda history: history.begin(entry))
+        return found.before(entry)
+
+    async def end(
+        self,
+        job: Job,
+        message_id: str,
+        receive_count: int,
+        outcome: str,
+        reason: str,
+        *,
+        message: str | None = None,
+        consumes_attempt: bool,
+    ) -> None:
+        """Record the outcome of a delivery. If the log no longer exists, the job is finished and nothing is recorded."""
+        await self._update(
+            job,
+            lambda history: history.end(
+                message_id, receive_count, outcome, reason, message=message, consumes_attempt=consumes_attempt
+            ),
+            create=False,
+        )
+
+    async def _update(
+        self, job: Job, change: Callable[[DeliveryLog], DeliveryLog], *, create: bool = True
+    ) -> DeliveryLog:
+        """Update the delivery log, retrying on concurrent changes. Return the previous version."""
+        key = job.output_key(DELIVERY_LOG_NAME)
+        for _ in range(WRITE_ROUNDS):
+            stored = await self._storage.read(job.output_bucket, key)
+            before = DeliveryLog()
+            if stored is None and not create:
+                return before
+            if stored is not None:
+                try:
+                    before = DeliveryLog.model_validate_json(stored.body)
+                except ValidationError:
+                    log.warning("delivery record unreadable, starting a new one", extra={"key": key})
+            body = change(before).model_dump_json().encode()
+            condition: dict[str, Any] = {"only_if_etag": stored.etag} if stored else {"only_if_absent": True}
+            if await self._write_unfinished(job, key, body, **condition) is not None:
+                return before
+        raise StorageUnavailable(
+            f"s3://{job.output_bucket}/{key} was changed by other writers {WRITE_ROUNDS} times in a row"
+        )
+
+    # --- checkpoints ----------------------------------------------------------------------------------------------
+
+    async def restore_checkpoints(self, job: Job, fingerprint: str, folder: Path) -> int:
+        """Download the checkpoints of earlier deliveries to the folder. Return their number."""
+        prefix = job.output_key(f"{CHECKPOINTS}{fingerprint}/")
+        keys = await self._storage.list_keys(job.output_bucket, prefix)
+        names = [name for key in keys if CHECKPOINT_NAME.fullmatch(name := key.removeprefix(prefix))]
+        if len(names) > MAX_CHECKPOINTS:
+            raise StorageUnavailable(
+                f"s3://{job.output_bucket}/{prefix} has {len(names)} objects, more than transcriptd writes; remove the foreign ones"
+            )
+        left_bytes = MAX_CHECKPOINTS_BYTES
+        for name in names:
+            if stored := await self._storage.read(job.output_bucket, prefix + name, min(left_bytes, MAX_READ_BYTES)):
+                left_bytes -= len(stored.body)
+                await asyncio.to_thread((folder / name).write_bytes, stored.body)
+        return len(names)
+
+    async def keep_checkpoint(self, job: Job, fingerprint: str, file: Path) -> None:
+        body = await asyncio.to_thread(file.read_bytes)
+        key = job.output_key(f"{CHECKPOINTS}{fingerprint}/{file.name}")
+        await self._write_unfinished(job, key, body)
+
+    async def _write_unfinished(self, job: Job, key: str, body: bytes, **condition: Any) -> str | None:
+        """Write an object that only an unfinished job needs. Return its ETag, or None if the condition failed."""
+        return await self._storage.write(job.output_bucket, key, body, tag=self._checkpoint_tag, **condition)
+
+    async def remove_checkpoints(self, job: Job, known: Sequence[str] | None = None) -> None:
+        """Remove everything that only an unfinished job needs.
+
+        `known` lists the checkpoints as `fingerprint/name` if these and the delivery log are the only objects, which saves
+        a list call. A delivery that started later may have more; it lists and removes them when it finds the manifest.
+        """
+        if known is None:
+            keys = await self._storage.list_keys(job.output_bucket, job.output_key(CHECKPOINTS))
+        else:
+            keys = [job.output_key(name) for name in (DELIVERY_LOG_NAME, *(CHECKPOINTS + part for part in known))]
+        await self._storage.delete(job.output_bucket, keys)
+
+
+class _ConcurrentPublish(Exception):
+    """Raised when another delivery has published first."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        super().__init__("another delivery published first")
+        self.manifest = manifest
+
+
+def _describe(job: Job, file: OutputFile) -> StoredOutput:
+    return StoredOutput(
+        format=file.format,
+        key=job.output_key(file.name),
+        content_type=file.content_type,
+        size_bytes=len(file.body),
+        sha256=hashlib.sha256(file.body).hexdigest(),
+    )

@@ -1,0 +1,156 @@
+"""Settles a delivery: records the outcome, notifies the webhook receiver, and makes one outcome call on the message."""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from daemon.aws.sqs import Queue
+from daemon.config import Settings
+from daemon.errors import QueueUnavailable, TranscriptdError
+from daemon.jobs.delivery import Accepted, DeliveryResult, LiveDelivery, Obstacle, Published, Resource
+from daemon.jobs.disposition import Abandon, DeadLetter, Delete, Disposition, Release, Retry
+from daemon.jobs.lease import Lease
+from daemon.jobs.notifications import completed_event, failed_event, webhook_url
+from daemon.jobs.result_store import ResultStore
+from daemon.telemetry.redaction import safe_message
+from daemon.webhooks.events import WebhookEvent
+from daemon.webhooks.sender import WebhookSender
+
+log = logging.getLogger("transcriptd.settlement")
+
+SETTLE_BACKOFF_MAX_SECONDS = 5.0
+
+
+class Settlement:
+    """Carries out the dispositions."""
+
+    def __init__(self, settings: Settings, *, queue: Queue, results: ResultStore, webhooks: WebhookSender) -> None:
+        self._settings = settings
+        self._queue = queue
+        self._results = results
+        self._webhooks = webhooks
+
+    async def settle_message(self, disposition: Disposition, delivery: LiveDelivery) -> DeliveryResult:
+        """Record the outcome, stop the heartbeat, then carry out the disposition within the rest of the lease."""
+        stage = delivery.progress.stage
+        delivery.progress.enter("settle")
+        began_at = time.monotonic()
+        with delivery.span.child("settle"):
+            await self._record_outcome(disposition, delivery)
+            await delivery.claim.lease.close()
+            obstacle, webhook = await self._carry_out(disposition, delivery)
+        delivery.timings_seconds["settle"] = time.monotonic() - began_at
+        end = partial(
+            DeliveryResult, delivery, disposition.outcome, settled=obstacle is None, obstacle=obstacle, webhook=webhook
+        )
+        match disposition:
+            case Delete(published):
+                return end("published" if published.ours else "duplicate", manifest=published.manifest)
+            case Retry(error) | Release(error) | DeadLetter(error) | Abandon(error):
+                return end(error.code, error=error, failed_in=stage)
+
+    async def _record_outcome(self, disposition: Disposition, delivery: LiveDelivery) -> None:
+        """Add the outcome to the delivery log before it is carried out, so that the delivery does not look crashed."""
+        accepted, message = delivery.reached, delivery.message
+        if not isinstance(accepted, Accepted) or isinstance(disposition, Delete):
+            return
+        consumes_attempt = isinstance(disposition, Retry | DeadLetter) and disposition.error.consumes_attempt
+        try:
+            await self._results.end(
+                accepted.job,
+                message.message_id,
+                message.receive_count,
+                disposition.outcome,
+                disposition.error.code,
+                message=disposition.error.message,
+                consumes_attempt=consumes_attempt,
+            )
+        except TranscriptdError as error:
+            log.warning("outcome not recorded", extra={"outcome": disposition.outcome, "error": safe_message(error)})
+
+    async def _carry_out(self, disposition: Disposition, delivery: LiveDelivery) -> tuple[Obstacle | None, str]:
+        """Carry out the disposition. Return the obstacle, if any, and the status of the final event."""
+        message, lease, queue = delivery.message, delivery.claim.lease, self._queue
+        obstacle, webhook = None, "none"
+        match disposition:
+            case Abandon():
+                pass
+            case Delete(published):
+                obstacle, webhook = await self._notify_completed(published, delivery)
+                # If the event is not secured, keep the message: its next delivery finds the manifest and sends it again.
+                obstacle = obstacle or await self._delete(delivery)
+            case Retry(_, delay_seconds):
+                obstacle = await self._retry_until_lease_ends(
+                    lease, Resource.QUEUE, lambda: queue.retry(message, delay_seconds), gone_after_seconds=delay_seconds
+                )
+            case Release():
+                obstacle = await self._retry_until_lease_ends(
+                    lease, Resource.QUEUE, lambda: queue.release(message), gone_after_seconds=0
+                )
+            case DeadLetter(error):
+                # Send, then delete: a crash between the two causes a duplicate, never a loss.
+                attempt = delivery.reached.attempt
+                obstacle = await self._retry_until_lease_ends(
+                    lease, Resource.DEAD_LETTER_QUEUE, lambda: queue.dead_letter(message, error, attempt)
+                )
+                if obstacle is None:
+                    obstacle, webhook = await self._notify(failed_event(error, delivery), delivery)
+                    obstacle = obstacle or await self._delete(delivery)
+        return obstacle, webhook
+
+    async def _delete(self, delivery: LiveDelivery) -> Obstacle | None:
+        message = delivery.message
+        return await self._retry_until_lease_ends(
+            delivery.claim.lease, Resource.QUEUE, lambda: self._queue.delete(message)
+        )
+
+    async def _notify_completed(self, published: Published, delivery: LiveDelivery) -> tuple[Obstacle | None, str]:
+        if published.receiver_knows:
+            return None, "known"
+        return await self._notify(completed_event(published, delivery), delivery)
+
+    async def _notify(self, event: WebhookEvent, delivery: LiveDelivery) -> tuple[Obstacle | None, str]:
+        """Send a final event. Return an obstacle if it was neither delivered nor stored, and the event's status."""
+        sent = self._webhooks.send(webhook_url(delivery, self._settings), event)
+        lease = delivery.claim.lease
+        # The rest of the lease is for the outcome call.
+        secured = await self._webhooks.secure(sent, lease.remaining_seconds / 2)
+        obstacle = Obstacle(None if lease.lost else Resource.OUTBOX, "a final event was neither delivered nor stored")
+        return None if secured else obstacle, sent.status if sent else "none"
+
+    async def _retry_until_lease_ends(
+        self,
+        lease: Lease,
+        resource: Resource,
+        call: Callable[[], Awaitable[None]],
+        *,
+        gone_after_seconds: float = math.inf,
+    ) -> Obstacle | None:
+        """Make an outcome call, with retries until the lease ends. Return the last obstacle, or None on success.
+
+        A call without a response may have taken effect. Another daemon may then hold the message `gone_after_seconds` after
+        the call was sent, so there are no retries after that time.
+        """
+        pause_seconds, level = 0.1, logging.WARNING
+        obstacle = Obstacle(None, "the lease ended first")
+        ours_until = math.inf
+        while (remaining := min(lease.remaining_seconds, ours_until - time.monotonic())) > 0:
+            sent_at = time.monotonic()
+            try:
+                # A hanging call must leave time for another.
+                async with asyncio.timeout(min(remaining, self._settings.queue_timeout_seconds)):
+                    await call()
+            except (QueueUnavailable, TimeoutError) as error:
+                obstacle = Obstacle(resource, safe_message(error))
+                log.log(level, "outcome call failed", extra={"error": obstacle.problem})
+                level = logging.DEBUG  # one warning, not one per attempt
+                if not isinstance(error, QueueUnavailable) or error.may_have_worked:
+                    ours_until = min(ours_until, sent_at + gone_after_seconds)
+                await asyncio.sleep(min(pause_seconds, max(0.0, lease.remaining_seconds)))
+                pause_seconds = min(pause_seconds * 2, SETTLE_BACKOFF_MAX_SECONDS)
+            else:
+                return None
+        return obstacle

@@ -1,0 +1,202 @@
+"""Turns a message body into a job. Makes every check that is possible before any work; errors use the contract's terms."""
+
+import json
+from typing import Any
+
+from pydantic import JsonValue, ValidationError
+
+from daemon.config import Settings, allows
+from daemon.errors import (
+    BucketNotAllowed,
+    InvalidJob,
+    InvalidJobId,
+    InvalidJson,
+    UnknownField,
+)
+from daemon.jobs.option_defaults import fill_in
+from daemon.schema.job import (
+    JOB_ID,
+    MAX_KEY_BYTES,
+    MAX_METADATA_BYTES,
+    MAX_METADATA_DEPTH,
+    MAX_PREFIX_BYTES,
+    Input,
+    Job,
+    Message,
+    Output,
+    Webhook,
+)
+from daemon.schema.options import ContractModel, Options, SubtitleOptions
+from daemon.schema.wording import clip, nearest
+from daemon.webhooks.ssrf import check_webhook_url
+
+
+def parse_job(body: str, settings: Settings) -> Job:
+    """Parse and validate a message body.
+
+    Raises an InvalidJob subclass that names the field, what is wrong with it, and what to do.
+    """
+    message = _validate(_json_object(body))
+    _check_metadata(message.metadata)
+    _check_key(message.input.key)
+    input_bucket = message.input.bucket
+    if not allows(settings.input_buckets, input_bucket):
+        raise BucketNotAllowed(f'input.bucket "{input_bucket}" is not a bucket that this deployment reads from')
+    output_bucket = message.output.bucket or settings.output_bucket
+    if output_bucket is None:
+        raise InvalidJob("output.bucket is missing and this deployment has no default; name a bucket")
+    if not allows(settings.output_buckets, output_bucket) and output_bucket != settings.output_bucket:
+        raise BucketNotAllowed(f'output.bucket "{output_bucket}" is not a bucket that this deployment writes to')
+    return Job(
+        job_id=message.job_id,
+        input=message.input,
+        output_bucket=output_bucket,
+        output_prefix=_prefix(message.output.prefix, settings) + message.job_id + "/",
+        options=fill_in(message.options, settings),
+        webhook_url=_webhook_url(message.webhook, settings),
+        metadata=message.metadata,
+    )
+
+
+def peek_job_id(body: str) -> str | None:
+    """Return the job_id of a body that may be invalid otherwise, so that its failure can be reported."""
+    try:
+        job_id = _json_object(body).get("job_id")
+    except InvalidJob:
+        return None
+    return job_id if isinstance(job_id, str) and JOB_ID.fullmatch(job_id) else None
+
+
+def peek_webhook_url(body: str, settings: Settings) -> str | None:
+    """Return the webhook URL of a body that may be invalid otherwise. Only an allowed URL is returned."""
+    try:
+        webhook = Webhook.model_validate(_json_object(body).get("webhook"))
+        return _webhook_url(webhook, settings)
+    except (InvalidJob, ValidationError):
+        return settings.webhook_url
+
+
+def _check_metadata(metadata: dict[str, JsonValue]) -> None:
+    """Reject metadata that would prevent the result from being written after the work is done."""
+    try:
+        size_bytes = len(json.dumps(metadata, allow_nan=False).encode())
+    except ValueError as error:
+        raise InvalidJob("metadata has a number outside the range of a double; send it as a string") from error
+    if size_bytes > MAX_METADATA_BYTES:
+        raise InvalidJob(
+            f"metadata is larger than {MAX_METADATA_BYTES} bytes as JSON; make it smaller, or send a reference"
+        )
+    if _depth(metadata) > MAX_METADATA_DEPTH:
+        raise InvalidJob(f"metadata is nested more than {MAX_METADATA_DEPTH} levels deep; make it flatter")
+    try:
+        json.dumps(metadata, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InvalidJob(
+            "metadata has half of a surrogate pair; check whether a string was cut within an emoji"
+        ) from error
+
+
+def _depth(value: JsonValue) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + max(map(_depth, inner), default=0)
+
+
+def _check_key(key: str) -> None:
+    """Reject keys that S3 rejects: an S3-compatible store might resolve `..` to a path outside the bucket."""
+    if len(key.encode()) > MAX_KEY_BYTES:
+        raise InvalidJob(f"input.key is longer than {MAX_KEY_BYTES} bytes in UTF-8; S3 does not allow longer keys")
+    level = 0
+    for part in key.split("/"):
+        level += -1 if part == ".." else 1
+        if level < 0:
+            raise InvalidJob(f"input.key {clip(key)} leads out of its bucket with `..`; use the object's own key")
+
+
+def _reject_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _json_object(body: str) -> dict[str, Any]:
+    try:
+        data = json.loads(body, parse_constant=_reject_constant)
+    except (ValueError, RecursionError) as error:
+        raise InvalidJson(f"the body is not JSON ({error}); send one JSON object") from error
+    if not isinstance(data, dict):
+        raise InvalidJson(f"the body is a JSON {_json_type(data)}; send one JSON object")
+    return data
+
+
+def _json_type(value: object) -> str:
+    names = {
+        dict: "object",
+        list: "array",
+        str: "string",
+        bool: "boolean",
+        int: "number",
+        float: "number",
+        type(None): "null",
+    }
+    return names.get(type(value), "value")
+
+
+def _validate(data: dict[str, Any]) -> Message:
+    try:
+        return Message.model_validate(data)
+    except ValidationError as error:
+        # Unknown fields first: a misspelt required field is also reported as missing, and the spelling is the actual error.
+        problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
+        raise _translate(problems[0]["loc"], problems[0]["type"], problems[0]["msg"], problems[0]["input"]) from None
+
+
+def _translate(loc: tuple[int | str, ...], kind: str, message: str, value: object) -> InvalidJob:
+    """Translate a pydantic error into the contract's terms. Quoted values are truncated."""
+    path = ".".join(str(part) for part in loc)
+    if kind == "extra_forbidden":
+        known = _fields_at(loc[:-1])
+        hint = nearest(str(loc[-1]), known, otherwise="known here: ")
+        return UnknownField(f"unknown {'option' if loc[0] == 'options' else 'field'} {clip(path)}; {hint}")
+    if kind == "missing":
+        return InvalidJob(f"{path} is missing; it is required")
+    if path == "job_id":
+        return InvalidJobId(
+            f"job_id {clip(value)} is not allowed; {InvalidJobId.hint[0].lower()}{InvalidJobId.hint[1:]}"
+        )
+    # A value that is an object or a list, or is in the place of one, may contain private fields.
+    private = _PRIVATE & {*loc} or isinstance(value, dict | list) or kind in _WRONG_SHAPE
+    got = f"a JSON {_json_type(value)}" if private else clip(value)
+    return InvalidJob(f"{clip(path)}: {message[0].lower()}{message[1:]}; got {got}")
+
+
+_WRONG_SHAPE = {"model_type", "model_attributes_type", "dict_type", "list_type", "tuple_type"}  # pydantic's names
+
+
+# Fields whose values must not appear in logs and dead letters: tokens in URLs, the caller's data, spoken content.
+_PRIVATE = {"webhook", "metadata", "initial_prompt", "hotwords", "vocabulary", "audio_url"}
+
+
+def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
+    models: dict[tuple[int | str, ...], type[ContractModel]] = {
+        (): Message,
+        ("input",): Input,
+        ("output",): Output,
+        ("options",): Options,
+        ("options", "subtitles"): SubtitleOptions,
+        ("webhook",): Webhook,
+    }
+    return list(models[loc].model_fields)
+
+
+def _prefix(prefix: str | None, settings: Settings) -> str:
+    if prefix is None:
+        return settings.output_prefix
+    if prefix.startswith("/") or ".." in prefix.split("/") or not prefix.isprintable():
+        raise InvalidJob(
+            f"output.prefix {clip(prefix)} is not allowed: no leading slash, no `..`, no control or invisible characters"
+        )
+    if len(prefix.encode()) > MAX_PREFIX_BYTES:
+        raise InvalidJob(f"output.prefix is longer than {MAX_PREFIX_BYTES} bytes in UTF-8; shorten it")
+    return prefix if prefix == "" or prefix.endswith("/") else prefix + "/"
+
+
+def _webhook_url(webhook: Webhook | None, settings: Settings) -> str | None:
+    return settings.webhook_url if webhook is None else check_webhook_url(webhook.url, settings)

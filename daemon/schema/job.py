@@ -1,0 +1,74 @@
+"""The job message, contract v1. It is validated before any work starts.
+
+docs/job.schema.json is generated from these classes.
+"""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field, JsonValue, StringConstraints
+
+from daemon.schema.options import ContractModel, JobOptions, Options
+
+MAX_METADATA_BYTES = 16 * 1024
+MAX_METADATA_DEPTH = 64
+MAX_KEY_BYTES = 1024  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
+MAX_PREFIX_BYTES = 512
+
+# Part of S3 keys, file names and log lines, so only these characters are allowed; never `.` or `..`.
+JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+Bucket = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
+
+
+class Input(ContractModel):
+    """The recording: any audio or video that FFmpeg's libraries can read."""
+
+    bucket: Bucket
+    key: str = Field(min_length=1, max_length=MAX_KEY_BYTES)
+    version_id: str | None = Field(None, max_length=1024)
+
+
+class Output(ContractModel):
+    """Location of the results: `<prefix><job_id>/…`. Bucket and prefix default to the deployment's settings."""
+
+    bucket: Bucket | None = None
+    prefix: str | None = Field(
+        None, max_length=MAX_PREFIX_BYTES, description="ends with `/`, which is added if missing"
+    )
+
+
+class Webhook(ContractModel):
+    """Receiver of this job's events, instead of the deployment's WEBHOOK_URL."""
+
+    url: str = Field(max_length=2048)
+
+
+class Message(ContractModel):
+    """The body of an SQS message."""
+
+    version: Literal[1] = 1
+    job_id: str = Field(pattern=f"^{JOB_ID.pattern}$")
+    input: Input
+    output: Output = Output()
+    options: Options = Options()
+    webhook: Webhook | None = None
+    metadata: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description=f"echoed in webhooks and manifest; at most {MAX_METADATA_BYTES} bytes as JSON, nested at most {MAX_METADATA_DEPTH} deep",
+    )
+
+
+class Job(ContractModel):
+    """A validated message with all defaults filled in."""
+
+    job_id: str
+    input: Input
+    output_bucket: str
+    output_prefix: str  # `<prefix><job_id>/`
+    options: JobOptions
+    webhook_url: str | None
+    metadata: dict[str, JsonValue]
+
+    def output_key(self, name: str) -> str:
+        return self.output_prefix + name

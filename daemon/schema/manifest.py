@@ -1,0 +1,53 @@
+"""The manifest: written last and only once. A result is complete exactly when its manifest exists."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+from daemon.schema.transcript import Models, TranscriptWarning
+
+MANIFEST_NAME = "manifest.json"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True)  # not extra="forbid": manifests of newer releases must be readable
+
+
+class InputObject(_Model):
+    """The transcribed object, with enough detail to detect whether it has changed."""
+
+    bucket: str
+    key: str
+    version_id: str | None
+    etag: str
+    size_bytes: int
+
+
+class StoredOutput(_Model):
+    format: str
+    key: str
+    content_type: str
+    size_bytes: int
+    sha256: str
+
+
+class Manifest(_Model):
+    """Everything about a finished job except its text."""
+
+    version: Literal[1] = 1
+    job_id: str
+    completed_at: str
+    worker_id: str
+    attempt: int
+    input: InputObject
+    options: dict[str, JsonValue]  # as written by the release that processed the job
+    options_digest: str
+    outputs: list[StoredOutput]
+    duration_seconds: float
+    language: str | None
+    speakers: int
+    models: Models
+    timings_seconds: dict[str, float]
+    warnings: list[TranscriptWarning]
+    redactions: dict[str, int] = {}
+    metadata: dict[str, JsonValue]

@@ -1,0 +1,371 @@
+"""Every Prometheus metric. docs/metrics.md is generated from this module, and a test fails if they differ.
+
+The poller process owns the only registry; measurements of the runner arrive as messages. Label values are bounded sets:
+never an ID, a key or a text from a message. Series with known label values are created at start-up, because `rate()`
+misses the first event of a series that is created by it.
+"""
+
+from collections.abc import Iterator
+from itertools import chain
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric, ProcessCollector
+from prometheus_client.registry import Collector
+
+from daemon.errors import ConfigError, OnFailure, TranscriptdError, all_errors
+from daemon.protocol.events import STAGES as RUNNER_STAGES
+from daemon.schema.catalog import LANGUAGES
+
+PREFIX = "transcriptd_"
+
+JOB_BUCKETS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 21600)
+STAGE_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
+SIZE_BUCKETS = tuple(float(4**power * 1024) for power in range(1, 13))
+FACTOR_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 2, 5)
+MARGIN_BUCKETS = (1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 240, 600)
+RECEIVES_BUCKETS = (1, 2, 3, 4, 5, 7, 10, 20, 50)
+RATIO_BUCKETS = (0.0625, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1)
+LOGPROB_BUCKETS = (-1.5, -1.2, -1, -0.8, -0.6, -0.5, -0.4, -0.3, -0.2, -0.1, 0)  # Whisper decodes again below -1
+LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+OUTBOX_AGE_BUCKETS = (30, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
+
+# The trace of an observation, if it is recorded; exposed only in the OpenMetrics format.
+Exemplar = dict[str, str] | None
+
+# Known label values.
+OUTCOMES = {
+    OnFailure.RETRY: ("retried", "dead_lettered"),
+    OnFailure.RELEASE: ("released",),
+    OnFailure.ABANDON: ("abandoned",),
+    OnFailure.DEAD_LETTER: ("dead_lettered",),
+}
+STAGES = ("download", "decode", "wait", *RUNNER_STAGES, "publish")
+RUNNER_EXIT_REASONS = tuple(
+    "exit signal stalled cancel_ignored device_fault protocol setup unwatched recycled leak".split()
+)
+OUTBOX_RESULTS = tuple("stored deferred delivered gone exhausted refused malformed known".split())
+RESOURCES = ("output", "queue", "dead_letter_queue", "outbox")
+WEBHOOK_EVENTS = ("job.started", "job.progress", "job.completed", "job.failed")
+
+
+class OpenMetrics(Collector):
+    """A registry adapted to OpenMetrics, where a histogram without `_sum` must not have `_count` either."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._registry.collect():
+            if family.type == "histogram" and not any(sample.name.endswith("_sum") for sample in family.samples):
+                family.samples = [sample for sample in family.samples if not sample.name.endswith("_count")]
+            yield family
+
+
+class Metrics:
+    """The metrics of one daemon. Attributes have the names of the metrics, without prefix and `_total`."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+
+        def counter(name: str, meaning: str, *labels: str) -> Counter:
+            return Counter(PREFIX + name, meaning, labels, registry=registry)
+
+        def gauge(name: str, meaning: str, *labels: str) -> Gauge:
+            return Gauge(PREFIX + name, meaning, labels, registry=registry)
+
+        def histogram(name: str, meaning: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(PREFIX + name, meaning, labels, buckets=buckets, registry=registry)
+
+        # Is the queue moving?
+        self.queue_messages = gauge(
+            "queue_messages",
+            "SQS's count of messages, by queue (jobs, dead_letter, outbox) and state (visible, in_flight, delayed). Polled every "
+            "minute; absent while SQS does not respond. Every daemon on a queue reports the same value: aggregate with max.",
+            "queue",
+            "state",
+        )
+        self.queue_depth_polls = counter(
+            "queue_depth_polls",
+            "Polls of the queue depth, by queue and result: ok, error.",
+            "queue",
+            "result",
+        )
+        self.receive_calls = counter("receive_calls", "Receive calls by result: messages, empty, error.", "result")
+        self.messages_received = counter("messages_received", "Messages received.")
+        self.last_successful_poll_timestamp_seconds = gauge(
+            "last_successful_poll_timestamp_seconds",
+            "Unix time of the last successful receive, with or without messages.",
+        )
+        self.poll_stalled_seconds = gauge(
+            "poll_stalled_seconds",
+            "Seconds for which a receive has been due without success; 0 while there is no capacity or receiving is paused.",
+        )
+        self.queue_wait_seconds = histogram(
+            "queue_wait_seconds", "Seconds from the send of a message to its first receive.", JOB_BUCKETS
+        )
+        self.last_queue_wait_seconds = gauge(
+            "last_queue_wait_seconds", "Queue wait of the most recent first-time delivery."
+        )
+        self.clock_skew_seconds = gauge(
+            "clock_skew_seconds",
+            "Local clock minus SQS's clock, from the Date header of its last response; accurate to a second plus the network delay.",
+        )
+
+        # Is work healthy?
+        self.deliveries = counter(
+            "deliveries",
+            "Deliveries by outcome (published, retried, released, dead_lettered, abandoned, unsettled) and reason: an error code, "
+            "published or duplicate.",
+            "outcome",
+            "reason",
+        )
+        self.message_receive_count = histogram(
+            "message_receive_count",
+            "SQS's receive count of each received message, this receive included; interruptions count.",
+            RECEIVES_BUCKETS,
+        )
+        self.jobs_in_flight = gauge("jobs_in_flight", "Messages that the daemon holds.")
+        self.receive_capacity = gauge(
+            "receive_capacity", "Number of further messages that the runners can use; at 0 the daemon does not receive."
+        )
+        self.outcome_call_failures = counter(
+            "outcome_call_failures",
+            "Outcome calls that failed until the lease ended, by outcome; the message is redelivered.",
+            "outcome",
+        )
+        self.brake_engaged = gauge(
+            "brake_engaged",
+            "1 while receiving is stopped because a resource of the deployment fails for every job: output, queue, "
+            "dead_letter_queue, outbox.",
+            "resource",
+        )
+        self.checkpoints = counter(
+            "checkpoints", "Checkpoints by result: kept, restored, failed (could not be stored).", "result"
+        )
+
+        # Is the output right?
+        self.warnings = counter("warnings", "Degradations in published transcripts, by warning code.", "code")
+        self.redactions = counter(
+            "redactions", "Personal data and profane words removed from published transcripts, by kind.", "kind"
+        )
+        self.transcripts = counter(
+            "transcripts",
+            "Published transcripts by language: a Whisper language code, none (no speech) or other.",
+            "language",
+        )
+        self.transcript_avg_logprob = histogram(
+            "transcript_avg_logprob",
+            "Mean log-probability of Whisper's tokens in a published transcript, weighted by segment length; closer to 0 is more "
+            "confident. Negative values allow no `_sum` and, in OpenMetrics, no `_count`: use the bucket `+Inf`.",
+            LOGPROB_BUCKETS,
+        )
+        self.asr_chunks = counter(
+            "asr_chunks",
+            "Chunks that Whisper decoded, by result of the filters: kept; rejected (voice activity detection found speech, but the "
+            "text was dropped); rescan_rejected (text from rescanning a gap without detected speech, dropped).",
+            "result",
+        )
+
+        # Is it fast?
+        self.job_duration_seconds = histogram(
+            "job_duration_seconds", "Seconds from receive to outcome, by outcome.", JOB_BUCKETS, "outcome"
+        )
+        self.stage_duration_seconds = histogram(
+            "stage_duration_seconds",
+            "Duration of a stage: download, decode, wait (for the device and other jobs on it), vad, asr, align, diarize, publish.",
+            STAGE_BUCKETS,
+            "stage",
+        )
+        self.audio_seconds = counter("audio_seconds", "Seconds of audio in published transcripts.")
+        self.input_bytes = histogram("input_bytes", "Size of input objects.", SIZE_BUCKETS)
+        self.real_time_factor = histogram(
+            "real_time_factor",
+            "Seconds of work in the runner's stages per second of a job's audio; 0.05 is 20 times real time. Jobs and stages run in "
+            "parallel, so the throughput of the device is higher.",
+            FACTOR_BUCKETS,
+        )
+
+        self.asr_batch_fill_ratio = histogram(
+            "asr_batch_fill_ratio",
+            "Number of chunks in a decoded batch, as a share of the batch size.",
+            RATIO_BUCKETS,
+        )
+
+        # Is the lease safe?
+        self.heartbeats = counter("heartbeats", "Lease extensions by result: extended, failed.", "result")
+        self.lease_margin_seconds = histogram(
+            "lease_margin_seconds", "Seconds left on the lease when an extension succeeded.", MARGIN_BUCKETS
+        )
+        self.leases_lost = counter(
+            "leases_lost", "Leases that ended or could no longer be proved during work on the job."
+        )
+
+        # Are the runners healthy? Devices are named as in the setting `devices`.
+        self.runner_state = gauge(
+            "runner_state",
+            "1 for the current state of a device's runner: new, starting, ready, busy, defunct (permanently out of service).",
+            "device",
+            "state",
+        )
+        self.runner_restarts = counter(
+            "runner_restarts",
+            "Runner processes replaced, by reason: exit, signal, stalled, cancel_ignored, device_fault, protocol, setup, "
+            "unwatched, recycled, leak.",
+            "device",
+            "reason",
+        )
+        self.runner_memory_bytes = gauge(
+            "runner_memory_bytes",
+            "Memory of the runner: host (resident, sampled) and device (of all processes, measured after each job).",
+            "device",
+            "where",
+        )
+        self.audio_in_flight_seconds = gauge(
+            "audio_in_flight_seconds",
+            "Seconds of audio of the jobs in the runners, summed over channels; host memory grows with it. Only a single job may "
+            "exceed TRANSCRIPTD_MAX_AUDIO_IN_FLIGHT_SECONDS.",
+        )
+        self.jobs_waiting = gauge(
+            "jobs_waiting",
+            "Staged jobs waiting for runner memory or exclusive use; receiving pauses while above 0.",
+        )
+        self.runner_busy_seconds = counter(
+            "runner_busy_seconds",
+            "Seconds in which the runner had a job; its rate is the utilization of the device.",
+            "device",
+        )
+        self.model_load_seconds = gauge(
+            "model_load_seconds", "Seconds to load and warm up the runner's models.", "device"
+        )
+        self.runner = Info(
+            PREFIX + "runner",
+            "Device name, compute type and models of the runner.",
+            ("device",),
+            registry=registry,
+        )
+        self.decoder_fork_server_starts = counter(
+            "decoder_fork_server_starts",
+            "Starts of the process that forks media decoders: one with the daemon, and one after each decoder that was killed by a "
+            "signal, for example because a file crashed FFmpeg.",
+        )
+
+        # Are receivers notified?
+        self.webhook_attempts = counter(
+            "webhook_attempts",
+            "Webhook attempts by event and result: delivered, retried, failed, refused.",
+            "event",
+            "result",
+        )
+        self.webhook_attempt_duration_seconds = histogram(
+            "webhook_attempt_duration_seconds", "Duration of a webhook attempt, by event.", STAGE_BUCKETS, "event"
+        )
+        self.webhook_outbox = counter(
+            "webhook_outbox",
+            "Final events in the webhook outbox by result: stored, deferred (not due, or failed), delivered, gone, exhausted, "
+            "refused, malformed, known (already delivered by one of the first attempts).",
+            "result",
+        )
+
+        self.webhook_outbox_age_seconds = histogram(
+            "webhook_outbox_age_seconds",
+            "Seconds from an event's first attempt to its receive from the outbox.",
+            OUTBOX_AGE_BUCKETS,
+        )
+
+        # Is the machine healthy? A value that NVML does not report is absent, not zero.
+        self.event_loop_lag_seconds = histogram(
+            "event_loop_lag_seconds", "Delay of a timer in the poller's event loop, sampled.", LAG_BUCKETS
+        )
+        self.scratch_free_bytes = gauge("scratch_free_bytes", "Free space on the disk of the scratch directory.")
+        self.scratch_size_bytes = gauge("scratch_size_bytes", "Size of the disk of the scratch directory.")
+        self.scratch_min_free_bytes = gauge(
+            "scratch_min_free_bytes", "Free space below which the daemon does not receive: TRANSCRIPTD_MIN_FREE_BYTES."
+        )
+        self.gpu_memory_used_bytes = gauge("gpu_memory_used_bytes", "GPU memory in use by all processes.", "gpu")
+        self.gpu_memory_size_bytes = gauge("gpu_memory_size_bytes", "Size of the GPU's memory.", "gpu")
+        self.gpu_utilisation_ratio = gauge(
+            "gpu_utilisation_ratio", "Share of NVML's last sample period in which a kernel was running.", "gpu"
+        )
+        self.gpu_temperature_celsius = gauge("gpu_temperature_celsius", "Temperature of the GPU.", "gpu")
+        self.gpu_xid_errors = counter(
+            "gpu_xid_errors", "Errors reported by the GPU driver, by NVIDIA's Xid number.", "gpu", "xid"
+        )
+        self.gpu_query_failures = counter(
+            "gpu_query_failures", "Failed NVML queries for a GPU that was found at start-up.", "gpu"
+        )
+        self.trace_spans = counter(
+            "trace_spans",
+            "Trace spans by result: exported, lost (not accepted by the collector). Zero if tracing is off.",
+            "result",
+        )
+        self.background_task_failures = counter(
+            "background_task_failures",
+            "Failures of the daemon's background tasks, by task. Each is logged as `background task failed`, and the task is "
+            "restarted after up to 20 s.",
+            "task",
+        )
+        ProcessCollector(registry=registry)  # process_resident_memory_bytes and others, of the poller process
+
+        # Will the instance be interrupted, and what does it cost?
+        self.interruptions = counter(
+            "interruptions", "Announced interruptions of the instance: spot, termination, rebalance.", "kind"
+        )
+        self.imds_poll_failures = counter(
+            "imds_poll_failures", "Polls in which EC2's instance metadata service did not respond."
+        )
+
+        self.instance_price_per_hour = gauge(
+            "instance_price_per_hour",
+            "Price of the instance per hour: TRANSCRIPTD_INSTANCE_PRICE_PER_HOUR; 0 if unknown.",
+        )
+        self.build = Info(PREFIX + "build", "Version of transcriptd.", registry=registry)
+
+        self._initialize_series()
+
+    def _initialize_series(self) -> None:
+        for result in ("messages", "empty", "error"):
+            self.receive_calls.labels(result)
+        for result in ("extended", "failed"):
+            self.heartbeats.labels(result)
+        for resource in RESOURCES:
+            self.brake_engaged.labels(resource)
+        for result in ("kept", "restored", "failed"):
+            self.checkpoints.labels(result)
+        for result in ("kept", "rejected", "rescan_rejected"):
+            self.asr_chunks.labels(result)
+        for kind in ("spot", "termination", "rebalance"):
+            self.interruptions.labels(kind)
+        for event in WEBHOOK_EVENTS:
+            for result in ("delivered", "retried", "failed", "refused"):
+                self.webhook_attempts.labels(event, result)
+        for result in ("exported", "lost"):
+            self.trace_spans.labels(result)
+        for result in OUTBOX_RESULTS:
+            self.webhook_outbox.labels(result)
+        for reason in ("published", "duplicate"):
+            self.deliveries.labels("published", reason)
+        self.deliveries.labels("unsettled", TranscriptdError.code)
+        for error in set(all_errors()) - {ConfigError}:  # it only occurs at start-up
+            for outcome in OUTCOMES[error.on_failure]:
+                self.deliveries.labels(outcome, error.code)
+        for outcome in ("published", *chain.from_iterable(OUTCOMES.values())):
+            self.outcome_call_failures.labels(outcome)
+            self.job_duration_seconds.labels(outcome)
+        self.job_duration_seconds.labels("unsettled")
+        for stage in STAGES:
+            self.stage_duration_seconds.labels(stage)
+
+    def add_device(self, device: str) -> None:
+        """Create the counters of a device's runner, with the value 0."""
+        self.runner_busy_seconds.labels(device)
+        for reason in RUNNER_EXIT_REASONS:
+            self.runner_restarts.labels(device, reason)
+
+    def observe_published(self, language: str | None, avg_logprob: float | None) -> None:
+        """Count a published transcript; `avg_logprob` is None without speech."""
+        self.transcripts.labels("none" if language is None else language if language in LANGUAGES else "other").inc()
+        if avg_logprob is not None:
+            self.transcript_avg_logprob.observe(avg_logprob)
+
+    def observe_webhook(self, event: str, result: str, seconds: float, exemplar: Exemplar = None) -> None:
+        self.webhook_attempts.labels(event, result).inc()
+        self.webhook_attempt_duration_seconds.labels(event).observe(seconds, exemplar)

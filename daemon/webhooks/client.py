@@ -1,0 +1,190 @@
+"""Sends one webhook request: signed as in https://www.standardwebhooks.com, only to public addresses, without redirects."""
+
+import base64
+import logging
+import time
+from collections import OrderedDict
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import Literal, Self
+from urllib.parse import urlsplit
+
+import aiohttp
+from standardwebhooks import Webhook
+
+from daemon.config import Settings
+from daemon.errors import ConfigError
+from daemon.telemetry.outage import Outage
+from daemon.telemetry.spans import Tracer
+from daemon.webhooks.events import WebhookEvent
+from daemon.webhooks.ssrf import NotPublic, public_socket
+
+log = logging.getLogger("transcriptd.webhook")
+
+MAX_RECEIVERS = 1000  # number of receivers whose outage state is kept
+
+
+class DeliveryFailed(Exception):
+    """An attempt failed. `result` says whether to retry.
+
+    `failed`: a later attempt may succeed. `gone`: the receiver no longer accepts events (410). `refused`: the daemon must
+    not call this address.
+    """
+
+    def __init__(
+        self,
+        error: str,
+        *,
+        result: Literal["failed", "gone", "refused"] = "failed",
+        status: int | None = None,
+        wait_seconds: float = 0,
+    ) -> None:
+        super().__init__(error)
+        self.result = result
+        self.status = status
+        self.wait_seconds = wait_seconds  # the receiver's Retry-After
+
+    @property
+    def retryable(self) -> bool:
+        return self.result == "failed"
+
+
+class WebhookClient:
+    """`async with WebhookClient(settings) as client:`. Raises ConfigError for an invalid secret."""
+
+    def __init__(self, settings: Settings, tracer: Tracer | None = None) -> None:
+        self._settings = settings
+        self._tracer = tracer or Tracer()
+        secrets = [secret.get_secret_value() for secret in settings.webhook_secret]
+        self._signers = [_signer(secret, number) for number, secret in enumerate(secrets, 1)]
+        self._session: aiohttp.ClientSession | None = None
+        self._outages: OrderedDict[str, Outage] = OrderedDict()
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            # No connection limit: pending events are bounded, and hung receivers must not block the others.
+            connector=aiohttp.TCPConnector(
+                limit=0, socket_factory=None if self._settings.webhook_allow_http else public_socket
+            ),
+            timeout=aiohttp.ClientTimeout(total=self._settings.webhook_timeout_seconds),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            headers={"Content-Type": "application/json", "User-Agent": "transcriptd"},
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the client is open and can sign."""
+        return self._session is not None and bool(self._signers)
+
+    async def post(self, url: str, event: WebhookEvent) -> int:
+        """Make one attempt, as a span of the event's trace. Return the HTTP status. Raises DeliveryFailed unless it is 2xx."""
+        outage = self._outage_for(url)
+        about = {"http.request.method": "POST", "transcriptd.job_id": event.job_id}
+        with self._tracer.span(f"webhook {event.type}", event.trace, "client", about) as span:
+            try:
+                status = await self._try(url, event, span.context.headers() if span.context else {})
+            except DeliveryFailed as failure:
+                if failure.retryable:
+                    outage.failed(str(failure))
+                span.set({"http.response.status_code": failure.status})
+                span.fail(str(failure.status or failure.result))
+                raise
+            span.set({"http.response.status_code": status})
+        outage.worked()
+        return status
+
+    def _outage_for(self, url: str) -> Outage:
+        try:
+            receiver = urlsplit(url).netloc.rpartition("@")[2]
+        except ValueError:  # the request will be refused
+            receiver = ""
+        outage = self._outages.pop(receiver, None) or Outage(
+            log, "webhook receiver failing", "webhook receiver working again", receiver=receiver
+        )
+        self._outages[receiver] = outage  # most recently used last
+        if len(self._outages) > MAX_RECEIVERS:
+            self._outages.popitem(last=False)
+        return outage
+
+    async def _try(self, url: str, event: WebhookEvent, headers: dict[str, str]) -> int:
+        try:
+            response = await self._post(url, event, headers)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _undelivered(error) from error
+        if 200 <= response.status < 300:
+            return response.status
+        # Any other status may be temporary. Redirects are not followed: they could lead to an address that is not
+        # allowed, so a receiver that has moved needs a new URL. Only 410 is permanent.
+        raise DeliveryFailed(
+            f"HTTP {response.status}",
+            status=response.status,
+            result="gone" if response.status == HTTPStatus.GONE else "failed",
+            wait_seconds=_retry_after_seconds(response),
+        )
+
+    async def probe(self, url: str) -> int:
+        """Send a HEAD request without an event. Return the HTTP status. Raises DeliveryFailed."""
+        if self._session is None:
+            raise RuntimeError("the client is not open")
+        try:
+            async with self._session.head(url, allow_redirects=False) as response:
+                return response.status
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _undelivered(error) from error
+
+    async def _post(self, url: str, event: WebhookEvent, more_headers: dict[str, str]) -> aiohttp.ClientResponse:
+        if self._session is None or not self._signers:
+            raise RuntimeError("the client is not open, or has no secret")
+        now, body = datetime.now(UTC), event.body()
+        headers = more_headers | {
+            "webhook-id": event.id,
+            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-signature": " ".join(signer.sign(event.id, now, body) for signer in self._signers),
+        }
+        # Only the status matters: leaving the block discards the body unread.
+        async with self._session.post(url, data=body.encode(), headers=headers, allow_redirects=False) as response:
+            return response
+
+
+def _undelivered(error: Exception) -> DeliveryFailed:
+    if isinstance(error.__cause__, NotPublic):
+        return DeliveryFailed(str(error.__cause__), result="refused")
+    if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
+        return DeliveryFailed("the URL is not valid", result="refused")
+    # Connector errors name the host and port; the messages of other errors may quote the URL.
+    connecting = isinstance(error, aiohttp.ClientConnectorError)
+    return DeliveryFailed(str(error) if connecting else type(error).__name__)
+
+
+def _retry_after_seconds(response: aiohttp.ClientResponse) -> float:
+    """Return the Retry-After of a throttling receiver, in seconds, or 0 if it is missing or invalid."""
+    value = response.headers.get("Retry-After", "")
+    if response.status not in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        return 0
+    try:
+        return float(value) if value.isdecimal() else parsedate_to_datetime(value).timestamp() - time.time()
+    except (ValueError, OverflowError):
+        return 0
+
+
+def _signer(secret: str, number: int) -> Webhook:
+    """Raises ConfigError, which states the rule but never the secret."""
+    encoded = secret.removeprefix("whsec_")
+    try:
+        key = base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
+    except ValueError:
+        key = b""
+    if encoded == secret or not 24 <= len(key) <= 64:
+        raise ConfigError(
+            f"WEBHOOK_SECRET: secret {number} must be `whsec_` followed by 24 to 64 random bytes in base64; "
+            "generate one with: echo whsec_$(openssl rand -base64 32)"
+        )
+    return Webhook(key)

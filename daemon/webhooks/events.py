@@ -1,0 +1,134 @@
+"""The payload of a webhook: one event of a job, in the format of https://www.standardwebhooks.com. Its size is bounded."""
+
+import json
+from datetime import UTC, datetime
+from itertools import accumulate
+from typing import Annotated, Any, Literal, Self
+from uuid import uuid4
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+
+from daemon.schema.job import Input, Job
+from daemon.schema.transcript import Seconds, TranscriptWarning
+from daemon.telemetry.tracecontext import TraceContext
+
+# Standard Webhooks recommends small payloads. The daemon adds less than 12 kB. With the maximum from the message (16 KiB
+# of metadata, its keys), the payload is at most 32 KiB.
+MAX_TRACEBACK_BYTES = 4000
+MAX_MESSAGE_BYTES = 1000
+MAX_WARNINGS = 10
+OMITTED_CODE = "warnings_omitted"
+
+EventStatus = Literal["started", "progress", "completed", "failed"]
+
+
+def _clip(text: str, max_bytes: int) -> str:
+    """Truncate a text to `max_bytes` in ASCII JSON."""
+    sizes = accumulate(len(json.dumps(char)) - 2 for char in text[:max_bytes])
+    return text[: sum(size <= max_bytes for size in sizes)]
+
+
+def _clip_warnings(warnings: tuple[TranscriptWarning, ...]) -> tuple[TranscriptWarning, ...]:
+    kept = [
+        TranscriptWarning(
+            code=_clip(warning.code, 64), stage=_clip(warning.stage, 64), message=_clip(warning.message, 300)
+        )
+        for warning in warnings[:MAX_WARNINGS]
+    ]
+    rest = warnings[MAX_WARNINGS:]
+    if [warning.code for warning in rest] == [OMITTED_CODE]:
+        kept += rest  # already clipped: an event that was stored and read again must not change
+    elif rest:
+        message = f"{len(rest)} more warnings are in the manifest"
+        kept.append(TranscriptWarning(code=OMITTED_CODE, stage="webhook", message=message))
+    return tuple(kept)
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EventOutput(_Model):
+    """Location of the results. `manifest` is null and `files` is empty until they are published."""
+
+    bucket: str
+    prefix: str
+    manifest: str | None = None
+    files: dict[str, str] = Field(default_factory=dict, description="format → key")
+
+
+class EventProgress(_Model):
+    stage: str
+    fraction: float
+
+
+class EventError(_Model):
+    """Why a job failed: a code from errors.py, and the end of the traceback, which names the cause."""
+
+    code: str
+    message: Annotated[str, AfterValidator(lambda text: _clip(text, MAX_MESSAGE_BYTES))]
+    traceback: Annotated[str, AfterValidator(lambda text: _clip(text[::-1], MAX_TRACEBACK_BYTES)[::-1])] | None = None
+
+
+class WebhookEvent(_Model):
+    """One event of a job: the `data` of the payload. Every key is always present."""
+
+    # Not in `data`. A re-sent event must keep its ID, which is the receiver's idempotency key. No dots, because the
+    # signed text is `id.timestamp.body`.
+    id: str = Field(default_factory=lambda: f"msg_{uuid4().hex}", pattern=r"^[A-Za-z0-9_-]{1,128}$", exclude=True)
+    at: datetime = Field(default_factory=lambda: datetime.now(UTC), exclude=True)
+    trace: TraceContext | None = Field(None, exclude=True)  # sent as headers
+
+    job_id: str | None = Field(description="null if the message has no valid job_id")
+    status: EventStatus
+    attempt: int
+    input: Input | None = None
+    output: EventOutput | None = None
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    durations_seconds: dict[str, Seconds] = Field(default_factory=dict)
+    warnings: Annotated[tuple[TranscriptWarning, ...], AfterValidator(_clip_warnings)] = ()
+    progress: EventProgress | None = None
+    error: EventError | None = None
+
+    @classmethod
+    def of(cls, job: Job, status: EventStatus, *, attempt: int, **details: Any) -> Self:
+        """Build an event of a valid job, with its input, output and metadata. `details` are further fields."""
+        output = EventOutput(bucket=job.output_bucket, prefix=job.output_prefix)
+        known = {"input": job.input, "output": output, "metadata": job.metadata}
+        return cls(job_id=job.job_id, status=status, attempt=attempt, **{**known, **details})
+
+    @property
+    def lane(self) -> str:
+        """Key of the event's lane. The events of a job share a lane and are delivered in order."""
+        return self.job_id or self.id
+
+    @property
+    def log_fields(self) -> dict[str, str | None]:
+        return {"job_id": self.job_id, **({"trace_id": self.trace.trace_id} if self.trace else {})}
+
+    @property
+    def exemplar(self) -> dict[str, str] | None:
+        return self.trace.exemplar if self.trace else None
+
+    @property
+    def type(self) -> str:
+        return f"job.{self.status}"
+
+    @property
+    def final(self) -> bool:
+        return self.status in ("completed", "failed")
+
+    @property
+    def weight(self) -> tuple[bool, bool, datetime]:
+        """Sort key: events whose loss matters least come first."""
+        return self.final, self.status == "started", self.at
+
+    def body(self) -> str:
+        """Return the payload. ASCII, so that its length is bounded for any script in metadata and messages."""
+        at = self.at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        payload = {"type": self.type, "timestamp": at, "data": self.model_dump()}
+        return json.dumps(payload, separators=(",", ":"), allow_nan=False)
+
+    def stored(self) -> dict[str, JsonValue]:
+        """Return all fields as JSON for `model_validate`, so that a stored event keeps its ID and body."""
+        return {"id": self.id, "at": self.at.isoformat(), **self.model_dump(mode="json")}

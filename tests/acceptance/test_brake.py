@@ -1,0 +1,112 @@
+"""The dead-letter brake with a real daemon: with a broken policy no message is moved, and after the fix all jobs
+complete."""
+
+import json
+import urllib.error
+from collections.abc import Iterator
+
+import pytest
+
+from bench.waiting import PATIENCE_SECONDS, wait_for
+from bench.world import World, open_world
+from daemon.demo.process import DaemonProcess
+from daemon.demo.recordings import sample_call
+from tests.support.aws.gate import Gate
+
+JOBS = [f"job-{number}" for number in range(6)]
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with open_world(visibility_timeout_seconds=4, heartbeat_seconds="1", retry_base_seconds="0.1") as world:
+        world.upload("call.wav", sample_call())
+        world.upload("notes.txt", b"nobody spoke " * 100)
+        yield world
+
+
+@pytest.fixture
+def gate(world: World) -> Iterator[Gate]:
+    with Gate(world.aws.endpoint_url) as gate:
+        world.settings["AWS_ENDPOINT_URL"] = gate.url
+        yield gate
+
+
+def engaged(daemon: DaemonProcess, resource: str) -> bool:
+    return f'transcriptd_brake_engaged{{resource="{resource}"}} 1.0' in daemon.get("/metrics").splitlines()
+
+
+def readiness(daemon: DaemonProcess) -> tuple[bool, str | None]:
+    try:
+        answer = json.loads(daemon.get("/readyz"))
+    except urllib.error.HTTPError as error:
+        answer = json.loads(error.read())
+    return answer["ready"], answer["checks"]["brake"]["error"]
+
+
+def test_output_bucket_that_denies_access_pauses_receiving_until_it_is_fixed(world: World, gate: Gate) -> None:
+    gate.denied["s3:PUT:*"] = "s3:PutObject"
+    for job in JOBS:
+        world.publish(job, "call.wav")
+    with world.daemon(max_jobs_in_flight="1", max_attempts="1") as daemon:
+        wait_for(lambda: bool(list(daemon.log_entries("receiving paused"))), "receiving is paused")
+        ready, why = readiness(daemon)
+        assert not ready
+        assert why is not None
+        assert why.startswith("the output bucket fails for every job: s3://results/")
+        assert "access denied" in why
+        assert json.loads(daemon.get("/status.json"))["receiving"]["paused"] == why
+        assert engaged(daemon, "output")
+        (line,) = daemon.log_entries("brake engaged")
+        assert (line["level"], line["reason"], line["failures"]) == ("ERROR", "output", 3)
+        ends = [(end["outcome"], end["reason"]) for end in daemon.log_entries("job finished")]
+        assert ends == [("retried", "output_refused")] * 3
+        assert world.dead_letters() == []
+        probes = gate.calls.count("s3:PUT:.transcriptd-probe")
+        wait_for(lambda: gate.calls.count("s3:PUT:.transcriptd-probe") > probes, "probed")
+        assert len(list(daemon.log_entries("job finished"))) == 3, "nothing was received in that time"
+
+        gate.denied.clear()
+        for job in JOBS:
+            world.wait_for(job, "job.completed", 2 * PATIENCE_SECONDS)
+        world.wait_until_empty()
+        assert readiness(daemon) == (True, None)
+        assert not engaged(daemon, "output")
+        assert len(list(daemon.log_entries("brake released"))) == 1
+    assert world.dead_letters() == []
+    for job in JOBS:
+        assert json.loads(world.outputs(job)["manifest.json"])["attempt"] == 1, "no attempt was used"
+    left = world.aws.s3.list_objects_v2(Bucket=world.aws.output_bucket, Prefix="transcripts/.")
+    assert left.get("Contents", []) == []
+
+
+def test_dead_letter_queue_that_denies_access_pauses_receiving_until_it_is_fixed(world: World, gate: Gate) -> None:
+    gate.denied["sqs:SendMessage"] = "sqs:sendmessage"
+    for job in JOBS[:4]:
+        world.publish(job, "notes.txt")
+    with world.daemon() as daemon:
+        wait_for(lambda: bool(list(daemon.log_entries("receiving paused"))), "receiving is paused")
+        ready, why = readiness(daemon)
+        assert not ready
+        assert why is not None
+        assert why.startswith("the dead-letter queue fails for every job: SQS SendMessage failed")
+        assert engaged(daemon, "dead_letter_queue")
+        gate.denied.clear()
+        for job in JOBS[:4]:
+            world.wait_for(job, "job.failed", 2 * PATIENCE_SECONDS)
+        world.wait_until_empty(2 * PATIENCE_SECONDS)
+    letters = {json.loads(letter["body"])["job_id"]: letter["failure"]["code"] for letter in world.dead_letters()}
+    assert letters == dict.fromkeys(JOBS[:4], "media_unreadable")
+
+
+def test_bucket_chosen_by_a_job_does_not_engage_the_brake(world: World, gate: Gate) -> None:
+    world.aws.s3.create_bucket(Bucket="theirs")
+    gate.denied["s3:PUT:*"] = "s3:PutObject"
+    for job in JOBS:
+        world.publish(job, "call.wav", output={"bucket": "theirs"})
+    with world.daemon(output_buckets="theirs") as daemon:
+        for job in JOBS:
+            world.wait_for(job, "job.failed")
+        world.wait_until_empty()
+        assert list(daemon.log_entries("brake engaged")) == []
+        assert readiness(daemon) == (True, None)
+    assert {letter["failure"]["code"] for letter in world.dead_letters()} == {"access_denied"}

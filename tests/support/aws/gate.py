@@ -1,0 +1,107 @@
+"""A proxy in front of AWS that denies or holds calls and shifts the server's date on demand; it forwards everything
+else."""
+
+import fnmatch
+import http.client
+import json
+import threading
+import time
+from email.utils import formatdate
+from types import TracebackType
+from typing import Self
+
+from daemon.demo.loopback import LoopbackServer, QuietHandler
+from tests.chaos.proxy import HOP_BY_HOP, call_name
+
+DENIED = "User: arn:aws:iam::123456789012:user/tests is not authorized to perform: "
+
+
+class Gate:
+    """`with Gate(aws.endpoint_url) as gate:`. Calls are named as in the chaos proxy: `sqs:DeleteMessage`,
+    `s3:PUT:key`."""
+
+    def __init__(self, upstream: str) -> None:
+        self._upstream = upstream.removeprefix("http://")
+        self.denied: dict[str, str] = {}  # call pattern → action named in the AccessDenied error
+        self.held: set[str] = set()  # patterns of calls that stay unanswered until the gate closes
+        self.date_shift_seconds = 0.0
+        self.calls: list[str] = []
+        self.arrived = threading.Condition()
+        self._end = threading.Event()
+
+    def __enter__(self) -> Self:
+        outer = self
+
+        class Handler(QuietHandler):
+            protocol_version = "HTTP/1.1"  # clients wait for 100 Continue
+
+            def do_GET(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                call = call_name(self.command, self.path, self.headers.get("X-Amz-Target"))
+                with outer.arrived:
+                    outer.calls.append(call)
+                    outer.arrived.notify_all()
+                if any(fnmatch.fnmatch(call, pattern) for pattern in outer.held):
+                    outer._end.wait()
+                    self.close_connection = True
+                    return
+                action = next((each for pattern, each in outer.denied.items() if fnmatch.fnmatch(call, pattern)), None)
+                if action is not None:
+                    self._deny(call, action)
+                else:
+                    self._forward(body)
+
+            do_PUT = do_POST = do_HEAD = do_DELETE = do_GET  # noqa: N815  # what http.server calls
+
+            def _deny(self, call: str, action: str) -> None:
+                if call.startswith("sqs:"):
+                    answer = {"__type": "com.amazonaws.sqs#AccessDeniedException", "message": DENIED + action}
+                    self._answer(400, {"Content-Type": "application/x-amz-json-1.0"}, json.dumps(answer).encode())
+                else:
+                    told_xml = f"<Error><Code>AccessDenied</Code><Message>{DENIED}{action}</Message></Error>"
+                    self._answer(403, {"Content-Type": "application/xml"}, told_xml.encode())
+
+            def _forward(self, body: bytes) -> None:
+                connection = http.client.HTTPConnection(outer._upstream, timeout=60)
+                try:
+                    headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP_BY_HOP}
+                    connection.request(self.command, self.path, body, headers)
+                    response = connection.getresponse()
+                    kept = {
+                        name: value
+                        for name, value in response.getheaders()
+                        if name.lower() not in (*HOP_BY_HOP, "date", "server")
+                    }
+                    self._answer(response.status, kept, response.read())
+                finally:
+                    connection.close()
+
+            def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+                self.send_response_only(status)
+                self.send_header("Date", formatdate(time.time() + outer.date_shift_seconds, usegmt=True))
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(body)
+
+        self._server = LoopbackServer(Handler, "gate").__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end.set()
+        self._server.__exit__(kind, error, trace)
+
+    @property
+    def url(self) -> str:
+        return self._server.base_url
+
+    def wait_for(self, pattern: str, timeout_seconds: float) -> bool:
+        """Wait for a matching call and return whether it arrived in time."""
+        with self.arrived:
+            return self.arrived.wait_for(
+                lambda: any(fnmatch.fnmatch(call, pattern) for call in self.calls), timeout_seconds
+            )
