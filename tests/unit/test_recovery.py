@@ -84,6 +84,20 @@ def test_word_stretched_over_omitted_speech_is_shortened_only_if_text_is_found()
     assert times == sorted(times)
 
 
+def test_several_words_stretched_over_omitted_speech_are_shortened_together() -> None:
+    """As Whisper base times "And I'm Sheila" after it omitted "This is Diane in New Jersey."."""
+    stretched = [(" And", 10.0, 10.8), (" I'm", 10.8, 12.3), (" Sheila", 12.3, 12.6)]
+    whole = passage(*spoken(0, 2), *spoken(5, 8), *stretched, *spoken(12.6, 20))
+    [omission] = omissions(whole, CHUNK, parts=True)
+    [(start, end)] = omission.chunk.regions
+    assert start == 10.0
+    assert end == pytest.approx(12.3 - 2 * (3 * 0.07 + 0.2))
+    parts = assemble([whole], [omission], [found(omission, " This is Diane.")], tokenize).passages[0]
+    assert [word.start for word in parts[2].words[:3]] == pytest.approx([end, end + 0.41, 12.3])
+    lone = passage(*spoken(0, 2), (" well", 5.0, 5.4), *spoken(10, 20))  # the pause after it does not count
+    assert [it.chunk.regions for it in omissions(lone, CHUNK, parts=True)] == [((5.4, 8.0),)]
+
+
 def test_text_of_a_rejected_chunk_is_only_what_is_found() -> None:
     silent = Passage(CHUNK, "", 0.0, [], language="en")
     missed = omissions(silent, CHUNK, parts=True)

@@ -15,6 +15,7 @@ MIN_REGION_SECONDS = 0.5  # a shorter region without words is usually a cough
 # Shortest part of a region with words that is decoded again. Attention times a first word up to 1 s late.
 MIN_PART_SECONDS = 1.2
 USUAL_PAUSE_SECONDS = 0.2  # that a word's time includes
+MAX_STRETCHED_WORDS = 3  # at the start of a region; attention distributes the omitted speech over so many words
 MARGIN_SECONDS = 0.2  # decoded before and after the speech, where no other speech is
 
 MIN_SIMILARITY = 0.75  # of texts, to count as the same speech
@@ -58,15 +59,42 @@ def omissions(passage: Passage, chunk: Chunk, *, parts: bool) -> list[Omission]:
 
 
 def _tightened(words: Sequence[TimedWord], regions: Sequence[Region]) -> list[TimedWord]:
-    """Shorten words that attention stretched over omitted speech: the first of a region at its start, others at the end."""
+    """Shorten words that attention stretched over omitted speech: the first ones of a region, or any other alone.
+
+    The first ones end where they did, because the speech before them was omitted; others start where they did.
+    """
     firsts = {next((at for at, word in enumerate(words) if word.end > start), None) for start, _ in regions}
-    tightened = []
-    for at, word in enumerate(words):
-        spoken = len(word.text.strip()) * SECONDS_PER_CHARACTER + USUAL_PAUSE_SECONDS
-        if word.end - word.start - spoken >= MIN_PART_SECONDS:
-            word = replace(word, start=word.end - spoken) if at in firsts else replace(word, end=word.start + spoken)
-        tightened.append(word)
+    tightened: list[TimedWord] = []
+    while len(tightened) < len(words):
+        at = len(tightened)
+        if at in firsts:
+            stop = min(later for later in (*firsts, len(words)) if later is not None and later > at)
+            ends = range(at + 1, min(stop, at + MAX_STRETCHED_WORDS) + 1)
+            run = max((words[at:end] for end in ends), key=_excess_seconds)
+            tightened += _ending_as_before(run) if _excess_seconds(run) >= MIN_PART_SECONDS else [words[at]]
+        elif _excess_seconds([words[at]]) >= MIN_PART_SECONDS:
+            tightened.append(replace(words[at], end=words[at].start + _usual_seconds(words[at])))
+        else:
+            tightened.append(words[at])
     return tightened
+
+
+def _excess_seconds(run: Sequence[TimedWord]) -> float:
+    return run[-1].end - run[0].start - sum(map(_usual_seconds, run))
+
+
+def _usual_seconds(word: TimedWord) -> float:
+    return len(word.text.strip()) * SECONDS_PER_CHARACTER + USUAL_PAUSE_SECONDS
+
+
+def _ending_as_before(run: Sequence[TimedWord]) -> list[TimedWord]:
+    """Return the words without the pauses between them."""
+    placed: list[TimedWord] = []
+    end = run[-1].end
+    for word in reversed(run):
+        placed.append(replace(word, start=end - _usual_seconds(word), end=end))
+        end = placed[-1].start
+    return placed[::-1]
 
 
 def _uncovered(chunk: Chunk, words: Sequence[TimedWord], parts: bool) -> list[Region]:
