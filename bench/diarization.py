@@ -69,7 +69,7 @@ def compare(clock: Clock, detector: Any, diarizer: Any, audio: np.ndarray, repea
         for which, inference in (("before", plain), ("after", detector.inference)):
             scores = clock.time(f"segmentation {which}", partial(inference, file))
             pipeline.get_embeddings = partial(_timed, clock, f"embeddings {which}", embed[which])
-            diarize = partial(diarizer.diarize, min_speakers=2, max_speakers=6, batch_size=sizes[which])
+            diarize = partial(diarizer.diarize, expected_speakers=(2, 6), batch_size=sizes[which])
             found = clock.time(f"diarization {which}", partial(diarize, audio, scores, lambda _: None))
             turns[which] = found.turns
     return turns
@@ -84,7 +84,6 @@ def compare_wespeaker(clock: Clock, detector: Any, repeat: int) -> float:
     from pyannote.audio.pipelines import SpeakerDiarization
     from pyannote.audio.utils.signal import binarize
 
-    from daemon.pipeline.pyannote_adapter.packaged import PARAMETERS
     from daemon.pipeline.pyannote_adapter.speaker_embeddings import stack_masks
     from daemon.pipeline.runtime.worker_pool import WorkerPool
 
@@ -98,7 +97,12 @@ def compare_wespeaker(clock: Clock, detector: Any, repeat: int) -> float:
         clustering="AgglomerativeClustering",
         plda=object.__new__(PLDA),
     )
-    pipeline.instantiate(PARAMETERS)
+    pipeline.instantiate(
+        {
+            "segmentation": {"threshold": 0.5, "min_duration_off": 0.0},
+            "clustering": {"method": "centroid", "threshold": 0.7, "min_cluster_size": 12},
+        }
+    )
     before = SpeakerDiarization.get_embeddings.__get__(pipeline)
     stack_masks(pipeline, WorkerPool(1))
     file = _file(sample_audio()[: WESPEAKER_SECONDS * SAMPLE_RATE])

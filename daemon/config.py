@@ -147,8 +147,8 @@ class Settings(BaseSettings):
     alignment_models: Names = Field(
         (), description="wav2vec2 models as `language=name-or-folder`; they override whisperx's own table"
     )
-    min_speakers: int = Field(2, ge=1, description="default minimum number of speakers")
-    max_speakers: int = Field(6, ge=1, description="default maximum number of speakers")
+    min_speakers: int = Field(2, ge=1, description="fewest speakers expected in a recording")
+    max_speakers: int = Field(6, ge=1, description="most speakers expected in a recording")
     formats: Annotated[tuple[Format, ...], NoDecode] = Field(("json", "md"), description="default output formats")
     redact: Annotated[tuple[PersonalData, ...], NoDecode] = Field(
         (),

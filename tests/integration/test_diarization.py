@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.reference import sample_audio
+from bench.reference import reference_turns, sample_audio
+from daemon.weights.packaged import GE2E
 from tests.support.models import weights
 from tests.support.pipeline import loaded
 
-EMBEDDINGS = "embedded", "wespeaker"
+EMBEDDINGS = "embedded", "ge2e", "wespeaker"
+RATE = 16_000
 TOLERANCE = 1e-6
 
 both_embeddings = pytest.mark.parametrize("name", EMBEDDINGS)
@@ -34,11 +36,14 @@ def segmentation(stages: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def pipelines(stages: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The embedded pipeline, and one like the hub's: WeSpeaker's ResNet, here a small untrained one, and VBx."""
+    """The embedded pipeline with either encoder, and one like the hub's: WeSpeaker's ResNet, here a small untrained one,
+    and VBx."""
     from pyannote.audio.core.plda import PLDA
     from pyannote.audio.pipelines import SpeakerDiarization
 
     from daemon.pipeline.pyannote_adapter import long_recordings, speaker_embeddings
+    from daemon.pipeline.pyannote_adapter.packaged import embedded_pipeline
+    from daemon.pipeline.pyannote_adapter.patches import patch_diarization
     from daemon.pipeline.pyannote_adapter.windows import reuse_segmentation
 
     folder: Path = tmp_path_factory.mktemp("plda")
@@ -63,7 +68,9 @@ def pipelines(stages: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     long_recordings.bound(wespeaker)
     speaker_embeddings.stack_masks(wespeaker, stages.lanes)
     assert reuse_segmentation(wespeaker, stages.detector.model)
-    return {"embedded": stages.diarizer._pipeline, "wespeaker": wespeaker}
+    ge2e = embedded_pipeline(stages.detector.model, GE2E)
+    assert patch_diarization(ge2e, stages.detector.model, stages.lanes)
+    return {"embedded": stages.diarizer._pipeline, "ge2e": ge2e, "wespeaker": wespeaker}
 
 
 def small_resnet() -> Any:
@@ -319,3 +326,67 @@ def test_progress_is_reported_step_by_step(stages: Any, segmentation: Any) -> No
     stages.diarizer.diarize(sample_audio(), segmentation, seen.append)
     assert seen == sorted(seen)
     assert len(set(seen)) > 2
+
+
+def test_campplus_gives_the_values_of_3d_speaker() -> None:
+    """The first values of their implementation, with unit length, for 4.9 s of the call."""
+    import torch
+
+    from daemon.pipeline.pyannote_adapter.campplus import CamPlusPlus
+
+    expected = [-0.001824, -0.170925, -0.076032, -0.100402, 0.094541, -0.020955, -0.031347, 0.133358]
+    sound = torch.tensor(sample_audio()[int(12.4 * RATE) :][: 5 * RATE])
+    with torch.inference_mode():
+        found = CamPlusPlus().eval()(sound[None, None])[0, :8]
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-5)
+
+
+# --- who speaks, by default ---------------------------------------------------------------------------------------
+
+
+def speakers_of(stages: Any, audio: np.ndarray, **bounds: Any) -> list[str]:
+    """Diarize as a job without bounds of its own does."""
+    speech = stages.detector.detect(audio, lambda _: None)
+    found = stages.diarizer.diarize(audio, speech.segmentation, lambda _: None, expected_speakers=(2, 6), **bounds)
+    return sorted({turn.speaker for turn in found.turns})
+
+
+def parts_of(speaker: str) -> np.ndarray:
+    """Join what only this speaker says in the call."""
+    alone = np.zeros(len(sample_audio()), bool)
+    for own in (True, False):
+        for turn in reference_turns():
+            if (turn.speaker == speaker) is own:
+                alone[int(turn.start * RATE) : int(turn.end * RATE)] = own
+    return sample_audio()[alone]
+
+
+@pytest.mark.parametrize("repeats", [1, 6])
+def test_the_call_has_two_speakers_at_any_length(stages: Any, repeats: int) -> None:
+    """Three minutes of the call were five speakers."""
+    assert len(speakers_of(stages, np.tile(sample_audio(), repeats))) == 2
+
+
+@pytest.mark.parametrize("speaker", sorted({turn.speaker for turn in reference_turns()}))
+def test_one_voice_is_one_speaker(stages: Any, speaker: str) -> None:
+    voice = parts_of(speaker)
+    assert speakers_of(stages, voice) == ["SPEAKER_00"]
+    assert len(speakers_of(stages, voice, num_speakers=2)) == 2, "the job's own number is binding"
+
+
+@pytest.mark.parametrize(("windows", "kept"), [(1, 1), (2, 2), (7, 4), (8, 5)])
+def test_every_second_window_covers_the_whole_recording(windows: int, kept: int) -> None:
+    from pyannote.core import SlidingWindow, SlidingWindowFeature
+
+    from daemon.pipeline.pyannote_adapter.windows import every
+
+    frames = 100
+    scores = np.arange(windows * frames, dtype=np.float32).reshape(windows, frames, 1)
+    all_of_them = SlidingWindowFeature(scores, SlidingWindow(start=0.0, duration=5.0, step=0.5))
+    np.testing.assert_array_equal(every(1, all_of_them).data, scores)
+    some = every(2, all_of_them)
+    assert (len(some.data), some.sliding_window.step, some.sliding_window.duration) == (kept, 1.0, 5.0)
+    np.testing.assert_array_equal(some.data[: (windows + 1) // 2], scores[::2])
+    if windows % 2 == 0:  # the added window starts half a second after the last one
+        np.testing.assert_array_equal(some.data[-1, :90], scores[-1, 10:])
+        assert not some.data[-1, 90:].any()

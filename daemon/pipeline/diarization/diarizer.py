@@ -10,7 +10,7 @@ from pyannote.audio import Pipeline
 from pyannote.core import Annotation, SlidingWindowFeature
 
 from daemon.errors import DeviceFault, ModelUnavailable, TranscriptdError
-from daemon.pipeline.pyannote_adapter.packaged import embedded_pipeline
+from daemon.pipeline.pyannote_adapter.packaged import EXPECTED_SPEAKERS, PackagedDiarization, embedded_pipeline
 from daemon.pipeline.pyannote_adapter.patches import patch_diarization
 from daemon.pipeline.pyannote_adapter.windows import SEGMENTATION, choose_batch_size
 from daemon.pipeline.runtime.device import ComputeDevice, Failure, classify, exact_float32
@@ -55,9 +55,14 @@ class Diarizer:
         num_speakers: int | None = None,
         min_speakers: int | None = None,
         max_speakers: int | None = None,
+        expected_speakers: tuple[int | None, int | None] = (None, None),
         batch_size: int | None = None,
     ) -> Diarization:
-        """Diarize `audio` (float32, mono, 16 kHz). Reuses the VAD stage's `segmentation` if the model is the same."""
+        """Diarize `audio` (float32, mono, 16 kHz). Reuses the VAD stage's `segmentation` if the model is the same.
+
+        `expected_speakers` are the fewest and the most. The embedded pipeline needs clearer evidence for other numbers.
+        Any other pipeline is only given the most, as its bound.
+        """
 
         def hook(step: str, _: Any, *, completed: int | None = None, total: int | None = None, **__: Any) -> None:
             if completed is not None and total and step in STEP_SHARES:
@@ -69,6 +74,10 @@ class Diarizer:
         with suppress_library_output(), exact_float32():
             # torch warns about the read-only memory map; nothing here writes to it.
             file = {"waveform": torch.from_numpy(audio)[None], "sample_rate": SAMPLE_RATE}
+            if isinstance(self._pipeline, PackagedDiarization):
+                file[EXPECTED_SPEAKERS] = expected_speakers
+            elif max_speakers is None and num_speakers is None:
+                max_speakers = expected_speakers[1]
             if self._reuses_segmentation and segmentation is not None:
                 file[SEGMENTATION] = segmentation
             output: Any = self._pipeline(

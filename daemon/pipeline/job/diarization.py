@@ -36,9 +36,8 @@ def _compute(stages: Stages, work: JobWork, speech: vad.Speech | None) -> Diariz
             work.audio,
             speech.segmentation if speech else None,
             progress,
-            num_speakers=options.num_speakers,
-            min_speakers=options.min_speakers,
-            max_speakers=options.max_speakers,
+            **{name: getattr(options, name) for name in options.own_speaker_bounds},
+            expected_speakers=(options.min_speakers, options.max_speakers),
             batch_size=size,
         )
 

@@ -45,6 +45,9 @@ def reconstruct(
 
     segmentations: (windows, frames, local speakers), scores. hard_clusters: (windows, local speakers), speaker indices;
     -2 for none. count: (all frames, 1), number of simultaneous speakers. Returns (all frames, speakers), 0 or 1.
+
+    Unlike there, a speaker whom no window hears is never active. Otherwise one voice becomes two speakers where a window
+    takes it for two at once.
     """
     windows, step = segmentations.sliding_window, count.sliding_window
     frames = SlidingWindow(start=windows.start, duration=step.duration, step=step.step)
@@ -63,6 +66,7 @@ def reconstruct(
     loudest = np.argsort(-activations.data, axis=-1)[:, : int(np.max(counts))]
     binary = np.zeros_like(activations.data)
     np.put_along_axis(binary, loudest, np.arange(loudest.shape[1]) < counts, axis=-1)
+    binary[activations.data == 0] = 0
     return SlidingWindowFeature(binary, activations.sliding_window)
 
 

@@ -1,124 +1,115 @@
 """Speaker diarization without a hub token: pyannote's pipeline with models from Python packages.
 
-Segmentation uses the pyannote model inside whisperx. Speaker embeddings use the GE2E encoder (Wan et al. 2018,
-arXiv:1710.10467) with the weights from the package `resemblyzer`. Only the weights are used, so neither the package's C
-extension nor librosa is needed.
+Segmentation uses the pyannote model inside whisperx. Speaker embeddings use CAM++ where its package can be installed, and
+GE2E elsewhere.
 """
 
 from typing import Any
 
-import torch
-import torchaudio
+import numpy as np
 from pyannote.audio import Model
 from pyannote.audio.core.plda import PLDA
 from pyannote.audio.pipelines import SpeakerDiarization
+from pyannote.audio.pipelines.clustering import BaseClustering
+from pyannote.core import SlidingWindowFeature
 
-from daemon.weights.packaged import voice_encoder
+from daemon.pipeline.diarization.clustering import (
+    MOST_SPEAKERS,
+    Similarities,
+    SpeakerBounds,
+    cluster_speakers,
+    mean_voices,
+    unit,
+)
+from daemon.pipeline.pyannote_adapter.campplus import CamPlusPlus
+from daemon.pipeline.pyannote_adapter.ge2e import Ge2e
+from daemon.weights.packaged import CAMPPLUS, GE2E, SpeakerEncoder, speaker_encoder
 
-# From resemblyzer/hparams.py and voice_encoder.py: the encoder's training and inference parameters.
-SAMPLE_RATE = 16_000
-MELS = 40
-HIDDEN = 256
-WINDOW_FRAMES = 160  # 1.6 s
-STEP_FRAMES = 77  # hop: 1.3 windows per second
-MIN_COVERAGE = 0.75  # drop a last window with less speech than this, unless it is the only one
-LEVEL_DBFS = -30.0
+# Key in the file dict, in addition to pyannote's own: the fewest and the most speakers that are expected, each or None.
+EXPECTED_SPEAKERS = "expected_speakers"
 
-# Method, min_cluster_size and the exclusion of overlapped speech from embeddings are as in pyannote's
-# speaker-diarization-3.1. The threshold is a distance between GE2E embeddings and was determined by experiment: on
-# pyannote.audio's sample call, every value from 0.45 to 0.50 separates the two speakers without their number being
-# given.
-PARAMETERS = {
-    "segmentation": {"threshold": 0.5, "min_duration_off": 0.0},
-    "clustering": {"method": "centroid", "threshold": 0.48, "min_cluster_size": 12},
+# The spectral clustering compares all pairs of embeddings and takes half a second for this many.
+MAX_EMBEDDINGS = 2_000
+
+SIMILARITIES = {
+    CAMPPLUS.name: Similarities(unrelated=0.4, too_many=0.5, several=0.65, few=0.8),
+    GE2E.name: Similarities(unrelated=0.7, too_many=0.78, several=0.84, few=0.905),
 }
 
 
-class VoiceEncoder(Model):
-    """The GE2E speaker encoder as a pyannote embedding model."""
+class SpectralClustering(BaseClustering):
+    """pyannote's interface to `cluster_speakers`."""
 
-    dimension = HIDDEN
+    expects_num_clusters = False
 
-    def __init__(self) -> None:
-        super().__init__(sample_rate=SAMPLE_RATE)
-        self.mel = torchaudio.transforms.MelSpectrogram(
-            SAMPLE_RATE, n_fft=400, hop_length=160, n_mels=MELS, norm="slaney", mel_scale="slaney", pad_mode="constant"
-        )
-        self.lstm = torch.nn.LSTM(MELS, HIDDEN, num_layers=3, batch_first=True)
-        self.linear = torch.nn.Linear(HIDDEN, HIDDEN)
-        checkpoint = torch.load(voice_encoder(), map_location="cpu", weights_only=True)
-        weights = checkpoint["model_state"]
-        own = {name: weights[name] for name in weights if name.startswith(("lstm.", "linear."))}
-        self.load_state_dict(own, strict=False)
+    def __init__(self, similarities: Similarities) -> None:
+        super().__init__(metric="cosine")
+        self._similarities = similarities
 
-    def forward(  # type: ignore[override]  # the signature of pyannote's embedding models
-        self, waveforms: torch.Tensor, weights: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Compute unit-length embeddings, (batch, 256) or (batch, speakers, 256). pyannote skips NaN: no speech.
+    def __call__(  # type: ignore[override]  # pyannote declares one array and returns three
+        self,
+        embeddings: np.ndarray,
+        segmentations: SlidingWindowFeature,
+        num_clusters: int | None = None,
+        min_clusters: int | None = None,
+        max_clusters: float | None = None,
+        file: Any = None,
+        **_: Any,
+    ) -> tuple[np.ndarray, None, np.ndarray]:
+        """Return the speaker of each local speaker, (windows, local speakers), -2 without an embedding; None; and the
+        speakers' mean embeddings, (speakers, dimension).
 
-        waveforms: (batch, 1, samples) at 16 kHz. weights: (batch, frames), or (batch, speakers, frames) for several
-        speakers in the same audio; above 0.5 where the speaker is active. Without weights, uses the whole waveform.
+        embeddings: (windows, local speakers, dimension), NaN where there is too little speech.
         """
-        sounds = waveforms[:, 0]
-        mels = self.mel(sounds).transpose(1, 2)  # (batch, frames, mels): power, not log power
-        if weights is None:
-            weights = mels.new_ones(mels.shape[:2])
-        several = weights.dim() == 3
-        active = torch.nn.functional.interpolate(weights if several else weights[:, None], size=mels.shape[1]) > 0.5
-        windows = [
-            _windows(mel[mask] * gain)
-            for sound, mel, masks in zip(sounds, mels, active, strict=True)
-            for mask, gain in zip(masks, _gains(sound, masks), strict=True)
-        ]
-        counts = [len(window) for window in windows]
-        embeddings = torch.full((len(windows), HIDDEN), torch.nan, device=mels.device)
-        if sum(counts) > 0:
-            _, (hidden, _) = self.lstm(torch.cat(windows))
-            partial = torch.nn.functional.normalize(torch.relu(self.linear(hidden[-1])), dim=1)
-            for index, part in enumerate(torch.split(partial, counts)):
-                if len(part):
-                    embeddings[index] = torch.nn.functional.normalize(part.mean(0), dim=0)
-        return embeddings.view(*active.shape[:2], HIDDEN) if several else embeddings
+        heard = self.filter_embeddings(embeddings, segmentations=segmentations)[0]
+        if not len(heard):  # no one speaks for long; what there is must do
+            heard = self.filter_embeddings(embeddings, segmentations=segmentations, min_active_ratio=0.0)[0]
+        if not len(heard):
+            return np.zeros(embeddings.shape[:2], dtype=int), None, np.full((1, embeddings.shape[2]), np.nan)
+        fewest, most = (file or {}).get(EXPECTED_SPEAKERS) or (None, None)
+        bounds = SpeakerBounds(
+            low=num_clusters or min_clusters or 1,
+            high=int(min(num_clusters or max_clusters or len(heard), len(heard))),
+            expected_low=fewest or 1,
+            expected_high=most or MOST_SPEAKERS,
+        )
+        means = mean_voices(unit(heard), cluster_speakers(heard, self._similarities, bounds))
+        similarity = unit(embeddings) @ means.T
+        missing = np.isnan(embeddings).any(axis=2)
+        speakers = np.where(missing, -2, np.argmax(np.nan_to_num(similarity, nan=-1.0), axis=2))
+        return speakers, None, means
 
 
-def embedded_pipeline(segmentation: Any) -> SpeakerDiarization:
+class PackagedDiarization(SpeakerDiarization):
+    """pyannote's pipeline with this clustering.
+
+    `window_hop`: use every so many windows of the segmentation. Windows of 5 s every 0.5 s overlap by 90 %; with every
+    second one, half of the embeddings are computed, and the speakers are the same.
+    """
+
+    window_hop = 1
+
+    def __init__(self, segmentation: Any, encoder: SpeakerEncoder) -> None:
+        network: Model = CamPlusPlus() if encoder == CAMPPLUS else Ge2e()
+        super().__init__(
+            segmentation=segmentation,
+            embedding=network,
+            embedding_exclude_overlap=True,
+            clustering="AgglomerativeClustering",  # replaced below
+            # Required by the constructor even for a clustering that never uses it.
+            plda=object.__new__(PLDA),
+            segmentation_batch_size=32,
+            embedding_batch_size=32,
+        )
+        self.clustering = SpectralClustering(SIMILARITIES[encoder.name])
+        self.window_hop = 2 if encoder == CAMPPLUS else 1
+
+
+def embedded_pipeline(segmentation: Any, encoder: SpeakerEncoder | None = None) -> PackagedDiarization:
     """Build the pipeline around a loaded segmentation model (pyannote/segmentation, from whisperx).
 
-    Raises ModelUnavailable when the encoder's package is not installed.
+    `encoder` is the best installed one by default. Raises ModelUnavailable when no encoder's package is installed.
     """
-    pipeline = SpeakerDiarization(
-        segmentation=segmentation,
-        embedding=VoiceEncoder(),
-        embedding_exclude_overlap=True,
-        clustering="AgglomerativeClustering",
-        # Required by the constructor even for a clustering that never uses it.
-        plda=object.__new__(PLDA),
-        segmentation_batch_size=32,
-        embedding_batch_size=32,
-    )
-    pipeline.instantiate(PARAMETERS)
+    pipeline = PackagedDiarization(segmentation, encoder or speaker_encoder())
+    pipeline.instantiate({"segmentation": {"threshold": 0.5, "min_duration_off": 0.0}, "clustering": {}})
     return pipeline
-
-
-def _gains(sound: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Compute the gain that brings each speaker to LEVEL_DBFS: (speakers,), from (samples,) and (speakers, frames).
-
-    Like the encoder's authors, amplify quiet speech and leave loud speech unchanged.
-    """
-    active: torch.Tensor = torch.nn.functional.interpolate(masks[None].float(), size=len(sound))[0]
-    power = (sound.square() * active).sum(1) / active.sum(1).clamp(min=1)
-    gains: torch.Tensor = (10 ** (LEVEL_DBFS / 10) / power.clamp(min=1e-10)).clamp(min=1.0)
-    return gains
-
-
-def _windows(mel: torch.Tensor) -> torch.Tensor:
-    """Cut a speaker's active frames, (frames, mels), into windows, (count, 160, mels). No frames give no windows."""
-    frames = len(mel)
-    if frames == 0:
-        return mel.new_zeros((0, WINDOW_FRAMES, MELS))
-    full = max(0, frames - WINDOW_FRAMES)
-    starts = list(range(0, full + STEP_FRAMES, STEP_FRAMES))
-    if len(starts) > 1 and frames - starts[-1] < MIN_COVERAGE * WINDOW_FRAMES:
-        starts.pop()
-    padded = torch.nn.functional.pad(mel, (0, 0, 0, max(0, starts[-1] + WINDOW_FRAMES - frames)))
-    return torch.stack([padded[start : start + WINDOW_FRAMES] for start in starts])

@@ -12,6 +12,7 @@ from pyannote.audio.pipelines.clustering import BaseClustering
 from pyannote.audio.utils import signal
 
 from daemon.pipeline.pyannote_adapter import long_recordings, speaker_embeddings, windows
+from daemon.pipeline.pyannote_adapter.packaged import MAX_EMBEDDINGS, PackagedDiarization
 from daemon.pipeline.runtime.worker_pool import WorkerPool
 
 
@@ -52,7 +53,8 @@ def patch_diarization(pipeline: Any, segmentation: Any, lanes: WorkerPool) -> bo
     """
     if not isinstance(pipeline, SpeakerDiarization):
         return False
-    long_recordings.bound(pipeline)
+    packaged = isinstance(pipeline, PackagedDiarization)
+    long_recordings.bound(pipeline, MAX_EMBEDDINGS if packaged else long_recordings.MAX_EMBEDDINGS)
     speaker_embeddings.stack_masks(pipeline, lanes)
     windows.segment_in_parallel(pipeline._segmentation, lanes)
     return windows.reuse_segmentation(pipeline, segmentation)

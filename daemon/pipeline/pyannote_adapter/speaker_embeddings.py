@@ -14,11 +14,12 @@ from pyannote.audio.models.embedding.wespeaker import BaseWeSpeakerResNet
 from pyannote.audio.pipelines.speaker_verification import PyannoteAudioPretrainedSpeakerEmbedding
 from pyannote.core import SlidingWindowFeature
 
-from daemon.pipeline.pyannote_adapter.packaged import VoiceEncoder
+from daemon.pipeline.pyannote_adapter.campplus import CamPlusPlus
+from daemon.pipeline.pyannote_adapter.ge2e import Ge2e
 from daemon.pipeline.runtime.worker_pool import WorkerPool
 
 # Models that give the same results for stacked masks (windows, speakers, frames) as for each mask alone.
-MODELS_FOR_SEVERAL = (BaseWeSpeakerResNet, VoiceEncoder)
+MODELS_FOR_SEVERAL = (BaseWeSpeakerResNet, CamPlusPlus, Ge2e)
 
 
 def stack_masks(pipeline: Any, lanes: WorkerPool) -> None:

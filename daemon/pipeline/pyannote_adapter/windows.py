@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from pyannote.audio import Inference
+from pyannote.core import SlidingWindow, SlidingWindowFeature
 
 from daemon.pipeline.runtime.device import ComputeDevice, exact_float32
 from daemon.pipeline.runtime.worker_pool import WorkerPool
@@ -45,7 +46,8 @@ def segment_in_parallel(inference: Any, lanes: WorkerPool) -> None:
 def reuse_segmentation(pipeline: Any, model: Any) -> bool:
     """Make a SpeakerDiarization pipeline reuse the segmentation that voice activity detection stored in the file.
 
-    Return False and change nothing if the pipeline's own model differs from `model` or uses other windows.
+    Return False and change nothing if the pipeline's own model differs from `model` or uses other windows. A packaged
+    pipeline uses only some of the windows.
     """
     inference = pipeline._segmentation
     windows = Inference(model, skip_aggregation=True)  # as in voice activity detection
@@ -53,13 +55,29 @@ def reuse_segmentation(pipeline: Any, model: Any) -> bool:
         inference.model, model
     ):
         return False
-    compute = pipeline.get_segmentations
+    compute, hop = pipeline.get_segmentations, getattr(pipeline, "window_hop", 1)
 
     def from_file(file: Any, hook: Any = None) -> Any:
-        return file[SEGMENTATION] if SEGMENTATION in file else compute(file, hook=hook)
+        return every(hop, file[SEGMENTATION] if SEGMENTATION in file else compute(file, hook=hook))
 
     pipeline.get_segmentations = from_file
     return True
+
+
+def every(hop: int, segmentation: SlidingWindowFeature) -> SlidingWindowFeature:
+    """Return every `hop`-th window: (windows / hop, frames, local speakers).
+
+    Where that would leave out the end of the recording, add a window with the end of the last one.
+    """
+    windows, data = segmentation.sliding_window, segmentation.data
+    beyond = -(len(data) - 1) % hop
+    if beyond:
+        shift = round(beyond * windows.step / windows.duration * data.shape[1])
+        last = np.zeros_like(data[-1:])
+        last[:, :-shift] = data[-1:, shift:]
+        data = np.concatenate([data, np.repeat(last, beyond, axis=0)])
+    step = SlidingWindow(start=windows.start, duration=windows.duration, step=windows.step * hop)
+    return SlidingWindowFeature(data[::hop], step)
 
 
 def _same_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:
