@@ -5,6 +5,7 @@
 
 import statistics
 from functools import cache
+from typing import Any
 
 import jiwer
 import pytest
