@@ -131,6 +131,11 @@ class Meter:
         return f"mono|c0=c{best}", f"{problem}: channel {best + 1} of {channels} was used alone"
 
 
+def frame_power(frame: av.AudioFrame) -> float:
+    """Return the power of the frame's loudest channel, from some of its samples; full scale is 1."""
+    return max((_energy(values) / max(1, len(values)) for values in _samples(frame) or ()), default=0.0)
+
+
 def _samples(frame: av.AudioFrame) -> list[list[float]] | None:
     """Return some samples of each channel, at full scale 1; None if the format is unknown."""
     name = frame.format.name

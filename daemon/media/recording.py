@@ -22,6 +22,7 @@ class Recording:
         self._missing_seconds = self._failed_seconds = 0.0
         self._stopped = False
         self._mix = USUAL
+        self._track: int | None = None  # used in place of the first, silent one
         self._jumps: list[tuple[float, float]] = []
 
     def add(self, reader: Reader, jumps: list[tuple[float, float]], missing_share: float) -> None:
@@ -36,6 +37,7 @@ class Recording:
             self._container = {
                 "container": reader.container.format.name,
                 "codec": reader.stream.codec_context.name,
+                "tracks": len(reader.container.streams.audio),
                 "has_video": any(not stream.disposition & Disposition.attached_pic for stream in video),
             }
 
@@ -43,11 +45,15 @@ class Recording:
         """Note that the usual mix was not used."""
         self._mix = mix
 
+    def changed_track(self, track: int) -> None:
+        """Note that this audio stream, counted from 0, was used because the first one is silent."""
+        self._track = track
+
     def add_unreadable(self, error: TranscriptdError) -> None:
         self._errors.append(error)
 
     def summary(self) -> dict[str, Any]:
-        """Return container, codec and has_video. Raises the error of the first part if no part could be read."""
+        """Return container, codec, tracks and has_video. Raises the error of the first part if no part could be read."""
         if not self._container:
             raise self._errors[0]
         return self._container
@@ -68,6 +74,16 @@ class Recording:
             )
         if self._mix.reason:
             found.append({"code": "channels_mixed_differently", "message": self._mix.reason})
+        if self._track is not None and self._container:
+            message = (
+                f"the first of the {self._container['tracks']} audio streams is silent: number {self._track} was used"
+            )
+            found.append(
+                {
+                    "code": "audio_track_changed",
+                    "message": f"{message}, counted from 0; options.audio_track selects one",
+                }
+            )
         return found
 
     def _problems(self, seconds: float) -> list[str]:

@@ -101,11 +101,25 @@ SOUNDS.update(
 )
 
 
+DESCRIPTIONS = {
+    "silence": "it is digital silence",
+    "white": "it has steady noise",
+    "pink": "it has steady noise",
+    "brown": "it has sound",
+    "hiss": "it is almost silent",
+    "tone": "it has a tone near 440 Hz",
+    "beeps": "it has a tone near 440 Hz",
+    "music": "it has a steady sound, such as hum or music",
+}
+
+
 @pytest.mark.parametrize("name", sorted(SOUNDS))
 def test_sounds_without_speech_have_no_text(pipeline: WhisperXPipeline, name: str) -> None:
     transcript = transcribe(pipeline, name, SOUNDS[name](), options(model="base"))
     assert (transcript.segments, transcript.language) == ([], None)
-    assert codes_of(transcript) in ([], ["chunk_rejected"])  # the detector takes beeps for speech
+    assert codes_of(transcript)[-1] == "no_speech_found"
+    assert codes_of(transcript)[:-1] in ([], ["chunk_rejected"])  # the detector takes beeps for speech
+    assert DESCRIPTIONS[name] in transcript.warnings[-1].message
 
 
 @pytest.mark.parametrize("name", ["silence", "white", "pink", "brown", "hiss", "tone", "music"])
@@ -116,7 +130,7 @@ def test_sounds_that_the_detector_takes_for_speech_have_no_text(
     take_all_for_speech(exact_pipeline._stages, monkeypatch)
     transcript = transcribe(exact_pipeline, name, SOUNDS[name](), options(model=model, diarize=False))
     assert transcript.segments == []
-    assert codes_of(transcript) == ["chunk_rejected"]
+    assert codes_of(transcript) == ["chunk_rejected", "no_speech_found"]
     assert "0.0-12.0 s" in transcript.warnings[0].message
 
 
