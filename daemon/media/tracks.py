@@ -11,8 +11,9 @@ import av
 from av.container import InputContainer
 
 from daemon.errors import MediaUnreadable
-from daemon.media.mixing import SILENT, frame_power
+from daemon.media.mixing import SILENT
 from daemon.media.reading import blame
+from daemon.media.samples import frame_power
 
 COMPARED_SECONDS = 60.0  # of sound in one stream, before the streams are compared
 
