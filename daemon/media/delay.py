@@ -27,7 +27,7 @@ MIN_SNIPPET_SECONDS = 0.5
 COMPARED_SNIPPETS = 3  # those with the most sound; the first must show the delay
 AGREEING = 0.6  # share of them
 
-MIN_DELAY_SECONDS = 0.002  # sound travels 0.7 m; two microphones of one recorder are closer
+MIN_DELAY_SECONDS = 0.001  # sound travels 34 cm; the microphones of a recorder are closer
 MAX_DELAY_SECONDS = 1.0
 MIN_LIKENESS = 0.85  # correlation coefficient; half a sample between the channels, at the low rate, costs 0.1
 MIN_SHARE = 0.2  # of a snippet's energy must lie where the channels overlap once the delay is undone
