@@ -27,6 +27,7 @@ BEATS = CHORD * np.exp(-6 * (TIME % 0.5))
         (BEATS, "it has sound, such as music, at -11 dB in 10.0 of 10.0 s"),
         (np.clip(50 * BEATS, -1, 1), "it has clipped sound at 0 dB in 10.0 of 10.0 s"),
         (TONE[:100], "it lasts only 0.006 s"),
+        (BEATS[:4800], "it lasts only 0.300 s"),
         (TONE[:0], "it lasts only 0.000 s"),
     ],
 )

@@ -13,6 +13,7 @@ from daemon.pipeline.speech.levels import (
 from daemon.pipeline.types import SAMPLE_RATE
 
 SMALLEST = 2.0**-15  # amplitude in 16-bit audio
+SHORT_SECONDS = 0.5  # hardly a word
 LOUD_FRAMES = 10  # 0.2 s: the level of the loudest moments is that of as many frames, so that a click does not count
 QUIET_DB = -60.0  # if the loudest moments are below this, no one hears anything without turning up the volume
 AUDIBLE_DB = 30.0  # below the loudest moments
@@ -27,7 +28,7 @@ def describe(audio: np.ndarray) -> str:
     """Return what the recording consists of, as a clause such as "it is digital silence"."""
     found = levels(audio)
     seconds = len(audio) / SAMPLE_RATE
-    if not len(found):
+    if seconds < SHORT_SECONDS:
         return f"it lasts only {seconds:.3f} s"
     if max(float(audio.max()), -float(audio.min())) < SMALLEST:
         return "it is digital silence"
