@@ -35,6 +35,7 @@ from daemon.errors import (
     NoAudio,
     TranscriptdError,
 )
+from daemon.media.endings import cut_unit
 from daemon.media.mixing import USUAL, Meter, Mix
 from daemon.media.ogg import links
 from daemon.media.reading import Reader, blame
@@ -124,7 +125,7 @@ def _decode_part(source: Section, recording: Recording, waveform: Waveform, trac
         timeline = Timeline(reader.start, waveform.seconds, reader.others, may_restart=reader.clock_may_restart)
         with blame("the audio cannot be converted: its format is unusual or damaged"):
             _convert(reader, timeline, waveform, mixing)
-        recording.add(reader, timeline.jumps, source.missing_share())
+        recording.add(reader, timeline.jumps, source.missing_share(), cut_unit(source))
 
 
 def _open(source: Section) -> InputContainer:

@@ -21,16 +21,21 @@ class Recording:
         self._parts = 0
         self._missing_seconds = self._failed_seconds = 0.0
         self._stopped = False
+        self._cut_unit: str | None = None
         self._mix = USUAL
         self._track: int | None = None  # used in place of the first, silent one
         self._jumps: list[tuple[float, float]] = []
 
-    def add(self, reader: Reader, jumps: list[tuple[float, float]], missing_share: float) -> None:
-        """Add a part that was read to its end, or as far as possible. `missing_share` is that of its bytes."""
+    def add(self, reader: Reader, jumps: list[tuple[float, float]], missing_share: float, cut_unit: str | None) -> None:
+        """Add a part that was read to its end, or as far as possible.
+
+        `missing_share` is that of its bytes; `cut_unit` is the unit of its format inside which it ends, if any.
+        """
         self._parts += 1
         self._missing_seconds += reader.missing_seconds(missing_share)
         self._failed_seconds += reader.failed_seconds
         self._stopped |= reader.stopped is not None
+        self._cut_unit = self._cut_unit or cut_unit
         self._jumps += jumps
         if not self._container:
             video = reader.container.streams.video
@@ -93,6 +98,8 @@ class Recording:
             problems.append(f"the file declares {declared:.1f} s: it is cut off or damaged")
         elif self._stopped:
             problems.append("reading stopped there at an error: the file is cut off or damaged")
+        elif self._cut_unit:
+            problems.append(f"the file ends inside a {self._cut_unit}: it is cut off, and does not say how long it was")
         if self._errors:
             total = len(self._errors) + self._parts
             reason = self._errors[0].message

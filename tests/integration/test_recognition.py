@@ -123,6 +123,14 @@ def test_sounds_without_speech_have_no_text(pipeline: WhisperXPipeline, name: st
     assert DESCRIPTIONS[name] in transcript.warnings[-1].message
 
 
+@pytest.mark.parametrize("start", [7.0, 9.2, 12.6, 13.0, 15.0])
+def test_part_of_a_word_has_no_text(exact_pipeline: WhisperXPipeline, start: float) -> None:
+    transcript = transcribe(exact_pipeline, "clip", call(start, start + 0.3), options(model="base"))
+    assert transcript.segments == []
+    assert codes_of(transcript)[-1] == "no_speech_found"
+    assert "it lasts only 0.300 s" in transcript.warnings[-1].message
+
+
 @pytest.mark.parametrize("name", ["silence", "white", "pink", "brown", "hiss", "tone", "music"])
 @pytest.mark.parametrize("model", ["base", "tiny.en"])
 def test_sounds_that_the_detector_takes_for_speech_have_no_text(
