@@ -20,9 +20,10 @@ from daemon.media.samples import some_samples
 Samples: TypeAlias = "array[float]"  # not subscriptable at run time before Python 3.12
 
 MIN_RATE = 4000  # Hz; the strongest part of speech is below half of it
+READ_RATE = 16_000  # Hz, at least; of the samples whose sums make the low rate
 SNIPPET_SECONDS = 4.0
 SPACING_SECONDS = 8.0  # from the start of a snippet to that of the next one, at first
-MAX_SNIPPETS = 16  # if there are more, every other one is dropped and the spacing doubles
+MAX_SNIPPETS = 8  # if there are more, every other one is dropped and the spacing doubles
 MIN_SNIPPET_SECONDS = 0.5
 COMPARED_SNIPPETS = 3  # those with the most sound; the first must show the delay
 AGREEING = 0.6  # share of them
@@ -47,17 +48,24 @@ class _Snippet:
     source_rate: int
     channels: tuple[Samples, Samples] = field(default_factory=lambda: (array("f"), array("f")))
     rests: list[list[float]] = field(default_factory=lambda: [[], []])  # samples too few for one at the low rate
+    skip: int = 0  # samples of the next frame, so that the distance from one to the next stays equal
+
+    @property
+    def stride(self) -> int:
+        return max(1, self.source_rate // READ_RATE)
 
     @property
     def step(self) -> int:
-        return max(1, self.source_rate // MIN_RATE)
+        return max(1, self.source_rate // self.stride // MIN_RATE)
 
     @property
     def rate(self) -> float:
-        return self.source_rate / self.step
+        return self.source_rate / self.stride / self.step
 
-    def add(self, samples: list[list[float]]) -> None:
-        """Add samples of both channels, at a lower rate."""
+    def add(self, frame: av.AudioFrame) -> None:
+        """Add the samples of both channels, at a lower rate."""
+        samples = some_samples(frame, self.stride, self.skip) or [[], []]
+        self.skip = (self.skip - frame.samples) % self.stride
         for index, (channel, values) in enumerate(zip(self.channels, samples, strict=True)):
             values = self.rests[index] + values
             channel.extend(map(sum, zip(*[iter(values)] * self.step, strict=False)))
@@ -85,7 +93,7 @@ class Snippets:
         if not self._found or self._elapsed_seconds >= self._spacing_seconds:
             self._begin(frame.sample_rate)
         if self._elapsed_seconds < SNIPPET_SECONDS and self._found[-1].source_rate == frame.sample_rate:
-            self._found[-1].add(some_samples(frame, step=1) or [[], []])
+            self._found[-1].add(frame)
         self._elapsed_seconds += frame.samples / frame.sample_rate
 
     def _begin(self, rate: int) -> None:

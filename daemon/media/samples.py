@@ -18,8 +18,11 @@ FORMATS: dict[str, tuple[Any, float]] = {
 }
 
 
-def some_samples(frame: av.AudioFrame, step: int | None = None) -> list[list[float]] | None:
-    """Return every `step`-th sample of each channel, by default a few, at full scale 1; None if the format is unknown."""
+def some_samples(frame: av.AudioFrame, step: int | None = None, skip: int = 0) -> list[list[float]] | None:
+    """Return some samples of each channel, at full scale 1; None if the format is unknown.
+
+    That is every `step`-th, by default a few, without the first `skip` ones.
+    """
     name = frame.format.name
     planar = name.endswith("p")
     if (found := FORMATS.get(name.removesuffix("p"))) is None:
@@ -31,10 +34,12 @@ def some_samples(frame: av.AudioFrame, step: int | None = None) -> list[list[flo
     step = step or max(1, frame.samples // SAMPLES_PER_FRAME)
     width = array(kind).itemsize
     if planar:
-        planes = [memoryview(plane)[: frame.samples * width].cast(kind)[::step] for plane in frame.planes[:channels]]
+        planes = [
+            memoryview(plane)[: frame.samples * width].cast(kind)[skip::step] for plane in frame.planes[:channels]
+        ]
     else:
         packed = memoryview(frame.planes[0])[: frame.samples * width * channels].cast(kind)
-        planes = [packed[index :: channels * step] for index in range(channels)]
+        planes = [packed[index + channels * skip :: channels * step] for index in range(channels)]
     return [[value / full for value in plane] for plane in planes]
 
 

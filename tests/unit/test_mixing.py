@@ -80,7 +80,7 @@ def in_room(sound: Sound, number: int, late: int) -> Sound:
 
 @pytest.mark.parametrize("milliseconds", [1.25, 5, 7.8, 20, 80, 300, 900])
 @pytest.mark.parametrize("earlier", [0, 1])
-@pytest.mark.parametrize("rate", [16_000, 44_100])
+@pytest.mark.parametrize("rate", [16_000, 44_100, 48_000])
 async def test_channel_that_repeats_the_other_later_is_left_out(
     tmp_path: Path, milliseconds: float, earlier: int, rate: int
 ) -> None:
