@@ -16,6 +16,9 @@ MAX_PAUSE_SECONDS = 1.0  # silence this long ends a sentence that Whisper did no
 MAX_UNIT_SECONDS = 6.0
 MIN_PAUSE_SECONDS = 0.2
 
+# Particles, and endings of verbs. Other hiragana may be inside a word, as in 買い物, 取り扱い and お母さん.
+JAPANESE_ENDINGS = frozenset("はがをにへともでのやかよねてただなるすんくらうどば")
+
 
 def units(words: Sequence[TimedWord], language: str) -> Iterator[list[TimedWord]]:
     """Split the words, keeping all of them. In languages with spaces, each word is a unit.
@@ -36,8 +39,8 @@ def _is_border(before: str, after: str, language: str) -> bool:
     last, first = before[-1:], after[:1]
     if last.isspace() or first.isspace() or _is_mark(last) or _is_mark(first):
         return True
-    if language == "ja":  # a word begins with a Chinese character or in katakana, and ends with its hiragana
-        return _script(last) == "HIRAGANA" and _script(first) in ("CJK", "KATAKANA")
+    if language == "ja":  # a word begins with a Chinese character or in katakana, but may have one behind its hiragana
+        return last in JAPANESE_ENDINGS and _script(first) in ("CJK", "KATAKANA")
     # Whisper's tokens of several Chinese characters are words; single characters may be parts of one.
     return _script(last) == _script(first) == "CJK" and len(before.strip()) > 1 and len(after.strip()) > 1
 
