@@ -80,6 +80,7 @@ def decode(
         with _open(Section.whole(source)) as container:
             loudest = loudest_track(container, besides=0)
         if loudest is not None:
+            source.seek(0)
             waveform.restart()
             recording = _decode_track(source, waveform, loudest, split)
             recording.changed_track(loudest)
@@ -100,6 +101,7 @@ def _decode_track(source: BinaryIO, waveform: Waveform, track: int | None, split
     meter = Meter(split=split)
     recording = _decode_parts(source, waveform, track, Mixing(split, USUAL, meter))
     if (mix := meter.better_mix()) is not USUAL:
+        source.seek(0)
         waveform.restart()
         recording = _decode_parts(source, waveform, track, Mixing(split, mix, Meter(split=split)))
         recording.mixed(mix)
@@ -108,7 +110,6 @@ def _decode_track(source: BinaryIO, waveform: Waveform, track: int | None, split
 
 def _decode_parts(source: BinaryIO, waveform: Waveform, track: int | None, mixing: Mixing) -> Recording:
     recording = Recording()
-    source.seek(0)
     for part in links(source):
         try:
             _decode_part(part, recording, waveform, track, mixing)
