@@ -20,7 +20,7 @@ from daemon.privacy import protect
 from daemon.runner_pool import Runners
 from daemon.schema.job import Job
 from daemon.schema.manifest import InputObject
-from daemon.schema.transcript import Transcript
+from daemon.schema.transcript import NO_SPEECH_FOUND, Transcript, TranscriptWarning
 from daemon.telemetry.metrics import Metrics
 from daemon.telemetry.redaction import safe_message
 
@@ -97,7 +97,8 @@ class Transcriber:
         The decoder's warnings come first: they concern everything else.
         """
         transcript = Transcript.model_validate_json(result.read_bytes())
-        transcript = transcript.model_copy(update={"warnings": [*audio.warnings, *transcript.warnings]})
+        own = [_with_tracks(warning, audio.tracks) for warning in transcript.warnings]
+        transcript = transcript.model_copy(update={"warnings": [*audio.warnings, *own]})
         unwanted = self._settings.profanity_words if job.options.profanity == "mask" else ()
         return protect(transcript, job.options.redact, unwanted) if job.options.redact or unwanted else transcript
 
@@ -181,3 +182,11 @@ class Transcriber:
             log.debug("checkpoint not kept", extra={"checkpoint": file.name, "error": safe_message(error)})
         self._metrics.checkpoints.labels(result).inc()
         delivery.checkpoints[result] += 1
+
+
+def _with_tracks(warning: TranscriptWarning, tracks: int) -> TranscriptWarning:
+    """Add to the warning about a transcript without words that the file has other audio streams."""
+    if warning.code != NO_SPEECH_FOUND or tracks == 1:
+        return warning
+    hint = f"the file has {tracks} audio streams: set options.audio_track, from 0 to {tracks - 1}, to try another one"
+    return warning.model_copy(update={"message": f"{warning.message}; {hint}"})

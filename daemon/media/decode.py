@@ -35,6 +35,7 @@ from daemon.errors import (
     NoAudio,
     TranscriptdError,
 )
+from daemon.media.endings import cut_unit
 from daemon.media.mixing import USUAL, Meter, Mix
 from daemon.media.ogg import links
 from daemon.media.reading import Reader, blame
@@ -42,6 +43,7 @@ from daemon.media.recording import Recording
 from daemon.media.sandbox import die_with_parent, leave_network, limit
 from daemon.media.source import Section
 from daemon.media.timeline import Timeline
+from daemon.media.tracks import loudest_track
 from daemon.media.waveform import RATE, SAMPLE_BYTES, Resampler, Waveform, frame_format
 
 # Metadata that is not UTF-8 must not fail a recording. PyAV 19 and later accept it and do not have this argument.
@@ -63,22 +65,26 @@ AUDIO_CODECS = ",".join(filter(_decodes_audio, av.codecs_available))
 def decode(
     source: BinaryIO, targets: Sequence[BinaryIO], max_seconds: float, *, audio_track: int | None, split: bool
 ) -> dict[str, Any]:
-    """Decode an audio stream of `source`, by default the first, into the targets.
+    """Decode an audio stream of `source` into the targets: by default the first, or another one if that is silent.
 
-    Mix the channels into the first target, or split them, one per target. Return the file's container, codec, has_video
-    and warnings.
+    Mix the channels into the first target, or split them, one per target. Return the file's container, codec, has_video,
+    number of audio streams and warnings.
 
     Raises MediaUnreadable, NoAudio, AudioTrackMissing, TooManyChannels, MediaTooLong; MemoryError; OSError when a
     target cannot be written.
     """
-    waveform, meter = Waveform(targets, max_seconds), Meter(split=split)
-    recording = _decode_parts(source, waveform, audio_track, Mixing(split, USUAL, meter))
-    if (mix := meter.better_mix()) is not USUAL:
-        source.seek(0)
-        waveform.restart()
-        recording = _decode_parts(source, waveform, audio_track, Mixing(split, mix, Meter(split=split)))
-        recording.mixed(mix)
+    waveform = Waveform(targets, max_seconds)
+    recording = _decode_track(source, waveform, audio_track, split)
     summary = recording.summary()
+    if audio_track is None and waveform.silent and summary["tracks"] > 1:
+        with _open(Section.whole(source)) as container:
+            loudest = loudest_track(container, besides=0)
+        if loudest is not None:
+            source.seek(0)
+            waveform.restart()
+            recording = _decode_track(source, waveform, loudest, split)
+            recording.changed_track(loudest)
+            summary = recording.summary()
     waveform.finish()
     return summary | {"warnings": recording.warnings(waveform.seconds)}
 
@@ -88,6 +94,18 @@ class Mixing:
     split: bool
     mix: Mix
     meter: Meter
+
+
+def _decode_track(source: BinaryIO, waveform: Waveform, track: int | None, split: bool) -> Recording:
+    """Decode an audio stream, and again where the usual mix of its channels loses the sound."""
+    meter = Meter(split=split)
+    recording = _decode_parts(source, waveform, track, Mixing(split, USUAL, meter))
+    if (mix := meter.better_mix()) is not USUAL:
+        source.seek(0)
+        waveform.restart()
+        recording = _decode_parts(source, waveform, track, Mixing(split, mix, Meter(split=split)))
+        recording.mixed(mix)
+    return recording
 
 
 def _decode_parts(source: BinaryIO, waveform: Waveform, track: int | None, mixing: Mixing) -> Recording:
@@ -108,7 +126,7 @@ def _decode_part(source: Section, recording: Recording, waveform: Waveform, trac
         timeline = Timeline(reader.start, waveform.seconds, reader.others, may_restart=reader.clock_may_restart)
         with blame("the audio cannot be converted: its format is unusual or damaged"):
             _convert(reader, timeline, waveform, mixing)
-        recording.add(reader, timeline.jumps, source.missing_share())
+        recording.add(reader, timeline.jumps, source.missing_share(), cut_unit(source))
 
 
 def _open(source: Section) -> InputContainer:

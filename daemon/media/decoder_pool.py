@@ -54,7 +54,7 @@ VERDICTS = {
 }
 # Warnings that the child may report. Any other is left out.
 MEDIA_INCOMPLETE = "media_incomplete"
-WARNINGS = {MEDIA_INCOMPLETE, "timestamps_jump", "channels_mixed_differently"}
+WARNINGS = {MEDIA_INCOMPLETE, "timestamps_jump", "channels_mixed_differently", "audio_track_changed"}
 CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS}
 EXHAUSTED = {signal.SIGXCPU, signal.SIGXFSZ, signal.SIGKILL}  # we did not send this SIGKILL, so it is the OOM killer's
 
@@ -73,6 +73,7 @@ class Audio:
     container: str  # FFmpeg's name of the demuxer, such as "mov,mp4,m4a,3gp,3g2,mj2"
     codec: str  # of the audio stream
     has_video: bool  # cover art does not count
+    tracks: int = 1  # audio streams in the file
     warnings: tuple[TranscriptWarning, ...] = ()  # what could not be read, and where times may be wrong
 
 
@@ -104,7 +105,9 @@ class DecoderPool:
     async def decode(
         self, source: Path, target: Path, limits: DecodeLimits, *, audio_track: int | None = None, split: bool = False
     ) -> Audio:
-        """Decode one audio stream of `source`, by default the first, into `target`, which is overwritten.
+        """Decode one audio stream of `source` into `target`, which is overwritten.
+
+        By default, that is the first stream, or the loudest other one if the first is silent.
 
         Mixes all channels, unless `split`: then the channels of `a.f32` are written to `a-00.f32`, `a-01.f32`, …
 
@@ -252,6 +255,7 @@ def _audio(targets: Sequence[Path], answer: dict[str, Any]) -> Audio:
         container=_text(answer.get("container")),
         codec=_text(answer.get("codec")),
         has_video=answer.get("has_video") is True,
+        tracks=_count(answer.get("tracks")),
         warnings=tuple(_warnings(answer.get("warnings"))),
     )
 
@@ -262,6 +266,10 @@ def _warnings(found: object) -> Iterator[TranscriptWarning]:
     messages = {str(each.get("code")): each.get("message") for each in known if isinstance(each, dict)}
     for code in sorted(WARNINGS & messages.keys()):
         yield TranscriptWarning(code=code, stage="decode", message=_text(messages[code]))
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and value > 0 else 1
 
 
 async def _tail(end: socket.socket) -> bytes:

@@ -1,37 +1,29 @@
 """Part of the decoder process: compare the mix of the channels with the channels, before it is trusted.
 
-A mix loses what the channels carry if they are in opposite phase, or if the sound is in a channel that mixes leave out,
-such as the subwoofer's. Levels far beyond full scale would be clipped into noise. A recording is decoded again where a
-better mix exists.
+A mix loses what the channels carry if they are in opposite phase, if one repeats the other later, or if the sound is in a
+channel that mixes leave out, such as the subwoofer's. Levels far beyond full scale would be clipped into noise. A recording
+is decoded again where a better mix exists.
 
 The meter looks at a few samples of some frames: enough for the power of a second of sound.
 """
 
 import math
-from array import array
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import av
+
+from daemon.media.delay import Snippets
+from daemon.media.samples import SAMPLES_PER_FRAME, energy, some_samples
 
 BLOCK_SECONDS = 1.0
 MAX_CHANNELS = 8
 EVERY = 3  # frames: the others are not measured
-SAMPLES_PER_FRAME = 24
 LOUD = 1e-3  # a block counts if its power is at least this share of the loudest block's
 SILENT = 1e-8  # power of full scale × 10⁻⁸, −80 dB
 ABSURD = 4.0  # mean square; full scale is 1
-NONSENSE = 1e10  # the square of a sample that no device records: it is left out
 FEW_BLOCKS = 0.05  # a share of lost blocks that is not worth another mix
-
-# FFmpeg's sample formats: the type of a sample, and full scale
-FORMATS: dict[str, tuple[Any, float]] = {
-    "s16": ("h", 2.0**15),
-    "s32": ("i", 2.0**31),
-    "flt": ("f", 1.0),
-    "dbl": ("d", 1.0),
-}
+DIFFERENT = 1e-2  # channels are not equal if half their difference has this share of the louder one's power
+BALANCED = 8.0  # highest ratio of the powers of two channels that may carry the same sound
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +51,26 @@ class Meter:
         self._count = self._mix_count = 0
         self._mix_sum = self._seconds = 0.0
         self._blocks: list[tuple[float, ...]] = []  # powers, as in _sums, then that of the mix
+        self._snippets = Snippets()
 
     def measure_frame(self, frame: av.AudioFrame) -> None:
         """Measure a decoded frame."""
         self._seconds += frame.samples / frame.sample_rate
+        if frame.layout.nb_channels == 2 and not self._split:
+            self._snippets.add(frame)
         self._turn = (self._turn + 1) % EVERY
         if self._turn:
             return
         channels = frame.layout.nb_channels
         self._channels = self._channels or channels
-        samples = _samples(frame) if channels == self._channels <= MAX_CHANNELS else None
+        samples = some_samples(frame) if channels == self._channels <= MAX_CHANNELS else None
         if samples is None:
             return
         if len(samples) > 1:
             samples.append([(one - other) / 2 for one, other in zip(samples[0], samples[1], strict=False)])
         self._sums = self._sums or [0.0] * len(samples)
         for index, values in enumerate(samples):
-            self._sums[index] += _energy(values)
+            self._sums[index] += energy(values)
         self._count += len(samples[0])
 
     def measure_mix(self, sound: "memoryview[float]") -> None:
@@ -85,7 +80,7 @@ class Meter:
         if self._turn:
             return
         few = sound[:: max(1, len(sound) // SAMPLES_PER_FRAME)].tolist()
-        self._mix_sum += _energy(few)
+        self._mix_sum += energy(few)
         self._mix_count += len(few)
 
     def end_block(self) -> None:
@@ -113,6 +108,8 @@ class Meter:
     def _better_pan(self, loud: list[tuple[tuple[float, ...], float]]) -> tuple[str, str]:
         """Return a filter for the channel, or the difference of two, that carries the sound of the most blocks."""
         channels = self._channels
+        if channels == 2 and (found := self._earlier_channel(loud)):
+            return found
         least = 1 / (4 * channels**2)  # a mix of n channels in which one speaks has 1/n² of its power
 
         def lost(index: int) -> int:
@@ -130,29 +127,12 @@ class Meter:
             return "mono|c0=0.5*c0-0.5*c1", f"{problem}: one of the two was inverted"
         return f"mono|c0=c{best}", f"{problem}: channel {best + 1} of {channels} was used alone"
 
-
-def _samples(frame: av.AudioFrame) -> list[list[float]] | None:
-    """Return some samples of each channel, at full scale 1; None if the format is unknown."""
-    name = frame.format.name
-    planar = name.endswith("p")
-    if (found := FORMATS.get(name.removesuffix("p"))) is None:
-        return None
-    kind, full = found
-    channels = frame.layout.nb_channels
-    if planar and len(frame.planes) < channels:
-        return None
-    step = max(1, frame.samples // SAMPLES_PER_FRAME)
-    width = array(kind).itemsize
-    if planar:
-        planes = [memoryview(plane)[: frame.samples * width].cast(kind)[::step] for plane in frame.planes[:channels]]
-    else:
-        packed = memoryview(frame.planes[0])[: frame.samples * width * channels].cast(kind)
-        planes = [packed[index :: channels * step] for index in range(channels)]
-    return [[value / full for value in plane] for plane in planes]
-
-
-def _energy(values: Sequence[float]) -> float:
-    energy = sum([value * value for value in values])
-    if energy < NONSENSE:  # false for NaN, too
-        return energy
-    return sum(value * value for value in values if value * value < NONSENSE)
+    def _earlier_channel(self, loud: list[tuple[tuple[float, ...], float]]) -> tuple[str, str] | None:
+        """Return a filter for the channel that the other one repeats later. Most recordings need no look at snippets."""
+        left, right, difference = (sum(block[index] for block, _ in loud) for index in range(3))
+        if max(left, right) > BALANCED * min(left, right) or difference < DIFFERENT * max(left, right):
+            return None
+        if (delay := self._snippets.delay()) is None:
+            return None
+        problem = f"one channel repeats the other {1000 * delay.seconds:.0f} ms later"
+        return f"mono|c0=c{delay.earlier}", f"{problem}: channel {delay.earlier + 1} of 2 was used alone"

@@ -21,21 +21,28 @@ class Recording:
         self._parts = 0
         self._missing_seconds = self._failed_seconds = 0.0
         self._stopped = False
+        self._cut_unit: str | None = None
         self._mix = USUAL
+        self._track: int | None = None  # used in place of the first, silent one
         self._jumps: list[tuple[float, float]] = []
 
-    def add(self, reader: Reader, jumps: list[tuple[float, float]], missing_share: float) -> None:
-        """Add a part that was read to its end, or as far as possible. `missing_share` is that of its bytes."""
+    def add(self, reader: Reader, jumps: list[tuple[float, float]], missing_share: float, cut_unit: str | None) -> None:
+        """Add a part that was read to its end, or as far as possible.
+
+        `missing_share` is that of its bytes; `cut_unit` is the unit of its format inside which it ends, if any.
+        """
         self._parts += 1
         self._missing_seconds += reader.missing_seconds(missing_share)
         self._failed_seconds += reader.failed_seconds
         self._stopped |= reader.stopped is not None
+        self._cut_unit = self._cut_unit or cut_unit
         self._jumps += jumps
         if not self._container:
             video = reader.container.streams.video
             self._container = {
                 "container": reader.container.format.name,
                 "codec": reader.stream.codec_context.name,
+                "tracks": len(reader.container.streams.audio),
                 "has_video": any(not stream.disposition & Disposition.attached_pic for stream in video),
             }
 
@@ -43,11 +50,15 @@ class Recording:
         """Note that the usual mix was not used."""
         self._mix = mix
 
+    def changed_track(self, track: int) -> None:
+        """Note that this audio stream, counted from 0, was used because the first one is silent."""
+        self._track = track
+
     def add_unreadable(self, error: TranscriptdError) -> None:
         self._errors.append(error)
 
     def summary(self) -> dict[str, Any]:
-        """Return container, codec and has_video. Raises the error of the first part if no part could be read."""
+        """Return container, codec, tracks and has_video. Raises the error of the first part if no part could be read."""
         if not self._container:
             raise self._errors[0]
         return self._container
@@ -68,6 +79,16 @@ class Recording:
             )
         if self._mix.reason:
             found.append({"code": "channels_mixed_differently", "message": self._mix.reason})
+        if self._track is not None and self._container:
+            message = (
+                f"the first of the {self._container['tracks']} audio streams is silent: number {self._track} was used"
+            )
+            found.append(
+                {
+                    "code": "audio_track_changed",
+                    "message": f"{message}, counted from 0; options.audio_track selects one",
+                }
+            )
         return found
 
     def _problems(self, seconds: float) -> list[str]:
@@ -77,6 +98,8 @@ class Recording:
             problems.append(f"the file declares {declared:.1f} s: it is cut off or damaged")
         elif self._stopped:
             problems.append("reading stopped there at an error: the file is cut off or damaged")
+        elif self._cut_unit:
+            problems.append(f"the file ends inside a {self._cut_unit}: it is cut off, and does not say how long it was")
         if self._errors:
             total = len(self._errors) + self._parts
             reason = self._errors[0].message

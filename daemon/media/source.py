@@ -56,6 +56,13 @@ class Section:
         self._position = 0
         return head
 
+    def tail(self, size: int) -> bytes:
+        """Return the last bytes and go back to the start."""
+        self._position = max(0, self.size - size)
+        tail = self.read()
+        self._position = 0
+        return tail
+
     def missing_share(self) -> float:
         """Return how much longer the file should be, as a share of its size; 0 if it is whole, or states no size."""
         missing = stated_bytes(self.head()) - self.size

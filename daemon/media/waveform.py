@@ -18,6 +18,7 @@ SAMPLE_BYTES = 4  # float32
 
 # The top byte of a float32 holds its sign and most of its exponent: these values mean magnitudes below 2.
 SOUND_BYTES = bytes(range(0x00, 0x40)) + bytes(range(0x80, 0xC0))
+SILENT_BYTES = bytes(range(0x00, 0x38)) + bytes(range(0x80, 0xB8))  # below 2⁻¹⁵, the smallest 16-bit amplitude
 
 
 class Waveform:
@@ -31,6 +32,7 @@ class Waveform:
         self._max_seconds = max_seconds
         self._samples = 0  # of each channel
         self._channels = 1
+        self.silent = True  # digitally, in all channels
 
     @property
     def seconds(self) -> float:
@@ -52,7 +54,9 @@ class Waveform:
         channels = frame.layout.nb_channels
         self._channels = max(self._channels, channels)
         self._grow(frame.samples)
-        sound = _sanitize(memoryview(frame.planes[0])[: frame.samples * channels * SAMPLE_BYTES]).cast("f")
+        content = _sanitize(memoryview(frame.planes[0])[: frame.samples * channels * SAMPLE_BYTES])
+        self.silent = self.silent and not _top_bytes(content).translate(None, SILENT_BYTES)
+        sound = content.cast("f")
         for index, file in enumerate(self._files):
             if index < channels:
                 file.write(sound[index::channels].tobytes())
@@ -66,7 +70,7 @@ class Waveform:
 
     def restart(self) -> None:
         """Forget everything that was appended."""
-        self._samples, self._channels = 0, 1
+        self._samples, self._channels, self.silent = 0, 1, True
         for file in self._files:
             file.seek(0)
             file.truncate()
@@ -91,11 +95,16 @@ class Waveform:
 
 
 def _sanitize(sound: memoryview) -> memoryview:
-    if not sound[SAMPLE_BYTES - 1 :: SAMPLE_BYTES].tobytes().translate(None, SOUND_BYTES):
+    if not _top_bytes(sound).translate(None, SOUND_BYTES):
         return sound
     # Rare: NaN, infinity or extreme amplitudes, usually from a float WAV. The models cannot handle them.
     tame = (max(-2.0, min(2.0, sample)) if math.isfinite(sample) else 0.0 for sample in sound.cast("f"))
     return memoryview(array("f", tame)).cast("B")
+
+
+def _top_bytes(sound: memoryview) -> bytes:
+    """Return the top byte of each float32."""
+    return sound[SAMPLE_BYTES - 1 :: SAMPLE_BYTES].tobytes()
 
 
 def _skip(file: BinaryIO, samples: int) -> None:

@@ -75,7 +75,10 @@ class Options(ContractModel):
         description="`mix`: all channels are mixed to one; `split`: each is transcribed separately, as one speaker",
     )
     audio_track: int | None = Field(
-        None, ge=0, lt=1000, description="index of the audio stream in the file, from 0; null selects the first"
+        None,
+        ge=0,
+        lt=1000,
+        description="index of the audio stream in the file, from 0; null selects the first, or another one if that is silent",
     )
     initial_prompt: Prompt | None = Field(None, description="text that guides style and spelling")
     hotwords: Prompt | None = Field(None, description="words to favor")

@@ -106,7 +106,10 @@ def test_silence_gives_an_empty_transcript(pipeline: WhisperXPipeline, seconds: 
     )
     assert transcript.segments == []
     assert transcript.speakers == []
-    assert transcript.warnings == []
+    (warning,) = transcript.warnings
+    assert (warning.code, warning.stage) == ("no_speech_found", "vad")
+    described = "is digital silence" if seconds >= 0.5 else f"lasts only {seconds:.3f} s"
+    assert warning.message == f"no words were found: it {described}"
     assert transcript.language is None
     assert transcript.language_probability is None
     assert list(reporter.done) == ["vad"]
@@ -269,7 +272,8 @@ def test_noise_detected_as_speech_is_decoded_again_and_ends(
     monkeypatch.setattr(asr, "TEMPERATURES", (0.2, 1.0))
     monkeypatch.setattr(filters, "MAX_NO_SPEECH_PROBABILITY", 1.0)  # and Whisper itself never reports silence
     heard = transcribe(pipeline, "noise", noise, options())
-    assert (heard.segments, [warning.code for warning in heard.warnings]) == ([], ["chunk_rejected"])
+    assert heard.segments == []
+    assert [warning.code for warning in heard.warnings] == ["chunk_rejected", "no_speech_found"]
 
 
 def test_attention_times_are_corrected() -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from difflib import SequenceMatcher
 from typing import Any
 
 import numpy as np
@@ -101,11 +102,33 @@ SOUNDS.update(
 )
 
 
+DESCRIPTIONS = {
+    "silence": "it is digital silence",
+    "white": "it has steady noise",
+    "pink": "it has steady noise",
+    "brown": "it has sound",
+    "hiss": "it is almost silent",
+    "tone": "it has a tone near 440 Hz",
+    "beeps": "it has a tone near 440 Hz",
+    "music": "it has a steady sound, such as hum or music",
+}
+
+
 @pytest.mark.parametrize("name", sorted(SOUNDS))
 def test_sounds_without_speech_have_no_text(pipeline: WhisperXPipeline, name: str) -> None:
     transcript = transcribe(pipeline, name, SOUNDS[name](), options(model="base"))
     assert (transcript.segments, transcript.language) == ([], None)
-    assert codes_of(transcript) in ([], ["chunk_rejected"])  # the detector takes beeps for speech
+    assert codes_of(transcript)[-1] == "no_speech_found"
+    assert codes_of(transcript)[:-1] in ([], ["chunk_rejected"])  # the detector takes beeps for speech
+    assert DESCRIPTIONS[name] in transcript.warnings[-1].message
+
+
+@pytest.mark.parametrize("start", [7.0, 9.2, 12.6, 13.0, 15.0])
+def test_part_of_a_word_has_no_text(exact_pipeline: WhisperXPipeline, start: float) -> None:
+    transcript = transcribe(exact_pipeline, "clip", call(start, start + 0.3), options(model="base"))
+    assert transcript.segments == []
+    assert codes_of(transcript)[-1] == "no_speech_found"
+    assert "it lasts only 0.300 s" in transcript.warnings[-1].message
 
 
 @pytest.mark.parametrize("name", ["silence", "white", "pink", "brown", "hiss", "tone", "music"])
@@ -116,7 +139,7 @@ def test_sounds_that_the_detector_takes_for_speech_have_no_text(
     take_all_for_speech(exact_pipeline._stages, monkeypatch)
     transcript = transcribe(exact_pipeline, name, SOUNDS[name](), options(model=model, diarize=False))
     assert transcript.segments == []
-    assert codes_of(transcript) == ["chunk_rejected"]
+    assert codes_of(transcript) == ["chunk_rejected", "no_speech_found"]
     assert "0.0-12.0 s" in transcript.warnings[0].message
 
 
@@ -128,6 +151,38 @@ def take_all_for_speech(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         return Speech([Chunk(0.0, end, ((0.0, end),))], None)
 
     monkeypatch.setattr(stages.detector, "detect", detect)
+
+
+# --- quiet speech -------------------------------------------------------------------------------------------------
+
+
+def at_level(sound: np.ndarray, decibels: float) -> np.ndarray:
+    """Return the sound at the level, as 16-bit samples hold it."""
+    level = np.sqrt(np.mean(sound**2))
+    return np.asarray(np.round(sound / level * 10 ** (decibels / 20) * 2**15) / 2**15, np.float32)
+
+
+def words_found(transcript: Transcript, usual: Transcript) -> float:
+    """Return the share of the usual transcript's words that are in the other one, in order."""
+    words, expected = (re.findall(r"[\w']+", text_of(it).casefold()) for it in (transcript, usual))
+    matcher = SequenceMatcher(None, words, expected, autojunk=False)
+    return sum(block.size for block in matcher.get_matching_blocks()) / len(expected)
+
+
+@pytest.mark.parametrize("decibels", [-55, -65, -72])
+def test_very_quiet_speech_loses_no_words(exact_pipeline: WhisperXPipeline, decibels: float) -> None:
+    plain = options(model="base", language="en", diarize=False)
+    usual = transcribe(exact_pipeline, "usual", at_level(call(6, 17), -20), plain)
+    quiet = transcribe(exact_pipeline, "quiet", at_level(call(6, 17), decibels), plain)
+    assert words_found(quiet, usual) > 0.8
+    assert quiet.segments[-1].end == pytest.approx(usual.segments[-1].end, abs=0.3)
+
+
+def test_quiet_voice_after_a_loud_one_loses_no_words(exact_pipeline: WhisperXPipeline) -> None:
+    plain = options(model="base", language="en", diarize=False)
+    loud, quiet = (np.concatenate([at_level(call(6, 17), -20), at_level(call(17, 28), db)]) for db in (-20, -55))
+    usual = transcribe(exact_pipeline, "usual", loud, plain)
+    assert words_found(transcribe(exact_pipeline, "quiet", quiet, plain), usual) > 0.85
 
 
 # --- loops --------------------------------------------------------------------------------------------------------

@@ -4,7 +4,15 @@ from daemon.outputs import markdown
 from daemon.pipeline.job.channels import ChannelReporter
 from daemon.pipeline.job.channels import merge as merge_channels
 from daemon.protocol.events import Progress, StageDone
-from daemon.schema.transcript import SCHEMA_VERSION, Models, Segment, Transcript, TranscriptWarning, Word
+from daemon.schema.transcript import (
+    NO_SPEECH_FOUND,
+    SCHEMA_VERSION,
+    Models,
+    Segment,
+    Transcript,
+    TranscriptWarning,
+    Word,
+)
 from tests.support.pipeline import Recorder
 
 MODELS = Models(asr="base", vad="pyannote", alignment=None, diarization=None, device="cuda", compute_type="float16")
@@ -99,6 +107,12 @@ def test_timings_add_up_and_warnings_are_deduplicated() -> None:
     assert merged.warnings == [twice, once]
     assert merged.timings_seconds == {"vad": 1.5, "asr": 3.0, "align": 0.25}
     assert list(merged.timings_seconds) == ["vad", "asr", "align"]
+
+
+def test_channel_without_words_is_worth_a_warning_only_if_no_channel_has_any() -> None:
+    silent = part(warnings=[TranscriptWarning(code=NO_SPEECH_FOUND, stage="vad", message="it is digital silence")])
+    assert merge([silent, part(segment(0, 1, "hello"))]).warnings == []
+    assert merge([silent, silent]).warnings == silent.warnings
 
 
 def test_models_are_those_of_all_channels() -> None:

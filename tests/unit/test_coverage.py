@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from daemon.pipeline.speech.coverage import add_missed_speech, could_be_speech, gaps
-from daemon.pipeline.speech.levels import is_steady, levels
+from daemon.pipeline.speech.levels import chunk_audio, is_steady, levels, raise_quiet
 from daemon.pipeline.types import SAMPLE_RATE, Chunk
 
 RATE = SAMPLE_RATE
@@ -78,3 +78,34 @@ def test_steady_sounds() -> None:
     for steady in (tone, noise(3.0, 0.1), np.zeros(3 * RATE, np.float32), np.zeros(0, np.float32)):
         assert is_steady(steady, 0.0, 3.0)
     assert not is_steady(voice(3.0, 0.1), 0.0, 3.0)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.05, 0.02])
+def test_audio_of_usual_level_is_not_raised(level: float) -> None:
+    for seconds in (0.1, 0.3, 3.0):
+        audio = voice(seconds, level)
+        assert raise_quiet(audio) is audio
+
+
+@pytest.mark.parametrize("level", [0.002, 0.0002])
+@pytest.mark.parametrize("seconds", [0.3, 3.0, 30.0])
+def test_quiet_audio_is_raised_as_a_whole(level: float, seconds: float) -> None:
+    audio = voice(seconds, level)
+    raised = raise_quiet(audio)
+    assert raised.dtype == np.float32
+    assert -20 < np.percentile(levels(raised), 90) < -10
+    assert np.ptp(raised[audio != 0] / audio[audio != 0]) == pytest.approx(0, abs=0.1)
+
+
+@pytest.mark.parametrize("audio", [np.zeros(RATE, np.float32), noise(1.0, 0.00005), np.zeros(0, np.float32)])
+def test_silence_is_not_raised(audio: np.ndarray) -> None:
+    assert raise_quiet(audio) is audio
+
+
+def test_one_quiet_voice_of_a_chunk_is_raised() -> None:
+    audio = np.concatenate([noise(1.0, 0.001), voice(2.0, 0.1), noise(1.0, 0.001), voice(2.0, 0.0005)])
+    chunk = Chunk(1.0, 6.0, ((1.0, 3.0), (4.0, 6.0)))
+    span = chunk_audio(audio, chunk)
+    np.testing.assert_array_equal(span[: 3 * RATE], audio[RATE : 4 * RATE])
+    assert -20 < np.percentile(levels(span[3 * RATE :]), 90) < -10
+    assert np.abs(audio[4 * RATE :]).max() < 0.01  # the recording itself is shared and stays as it is

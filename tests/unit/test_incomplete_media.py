@@ -1,5 +1,6 @@
 """What cannot be read of a recording is reported: with the length decoded and the length declared."""
 
+import io
 from pathlib import Path
 
 import av
@@ -7,12 +8,13 @@ import numpy as np
 import pytest
 
 from daemon.media.decoder_pool import MEDIA_INCOMPLETE, Audio, _warnings
-from daemon.media.source import stated_bytes
+from daemon.media.endings import cut_unit
+from daemon.media.source import Section, stated_bytes
 from tests.support.media.decoding import decoded, signal_to_noise
 from tests.support.media.files import RATE, Sound, chirp, make_recording, make_tracks, make_wav, speech
 from tests.support.media.kinds import KINDS, Kind
 
-SILENT_ABOUT_LENGTH = {"aac", "ogg", "opus", "ts", "amr"}  # half of such a file looks like a whole one
+UNITS = {"aac": "frame", "ogg": "page", "opus": "page", "ts": "packet", "amr": "frame"}  # of files that state no length
 INDEX_AT_THE_END = {"m4a", "mp4", "mov", "3gp"}
 
 
@@ -23,7 +25,7 @@ def messages(audio: Audio) -> list[str]:
 
 
 def cut(path: Path, share: float = 0.6) -> Path:
-    path.write_bytes(path.read_bytes()[: round(path.stat().st_size * share)])
+    path.write_bytes(path.read_bytes()[: round(path.stat().st_size * share) | 1])  # odd: not between two packets
     return path
 
 
@@ -38,13 +40,42 @@ async def test_cut_file_is_reported_and_whole_file_is_not(tmp_path: Path, kind: 
         return
     part, _ = await decoded(cut(path))
     assert part.duration_seconds < 4.5
-    if kind.suffix in SILENT_ABOUT_LENGTH:
-        assert messages(part) == []
+    (message,) = messages(part)
+    if unit := UNITS.get(kind.suffix):
+        assert message.startswith(
+            f"{part.duration_seconds:.1f} s were decoded; the file ends inside a {unit}: it is cut off"
+        )
     else:
-        (message,) = messages(part)
         declared = float(message.partition("declares ")[2].partition(" s")[0])
         assert message.startswith(f"{part.duration_seconds:.1f} s were decoded; ")
         assert declared == pytest.approx(whole.duration_seconds, abs=0.5)
+
+
+def test_file_is_cut_at_every_place_but_between_two_units(tmp_path: Path) -> None:
+    said = speech(seconds=2)
+    for kind in KINDS:
+        if kind.suffix in UNITS:
+            content = kind.make(
+                tmp_path / "a", np.stack([said, said], axis=1) if "layout" in kind.more else said
+            ).read_bytes()
+            inside = [unit_of(content[:size]) == UNITS[kind.suffix] for size in range(len(content) // 2, len(content))]
+            assert 0.98 * len(inside) < sum(inside) + EVEN.get(kind.suffix, 0) * len(inside), str(kind)
+            assert unit_of(content) is None
+            assert unit_of(content + b"TAG" + bytes(125)) is None or kind.suffix in ("amr", "ts")
+
+
+EVEN = {"amr": 1 / 32}  # share of the places in an AMR file that are between two frames
+
+
+def unit_of(content: bytes) -> str | None:
+    return cut_unit(Section.whole(io.BytesIO(content)))
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"#!AMR\n", b"\xff\xf1", bytes(1000), b"RIFF" + bytes(100), b"G" + bytes(999)]
+)
+def test_other_files_prove_nothing(content: bytes) -> None:
+    assert unit_of(content) is None
 
 
 @pytest.mark.parametrize("flags", ["faststart", "frag_keyframe+empty_moov+default_base_moof"])

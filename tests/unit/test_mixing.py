@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from daemon.media.decoder_pool import Audio
 from tests.support.media.decoding import channels_of, decoded, signal_to_noise
-from tests.support.media.files import Sound, make_tracks, make_wav, silence, speech
+from tests.support.media.files import RATE, Sound, make_tracks, make_wav, silence, speech
 
 
 def reported(audio: Audio) -> str:
@@ -65,18 +65,70 @@ async def test_level_far_beyond_full_scale(tmp_path: Path, kind: type, channels:
     assert 0.1 < np.abs(parts[0]).max() <= 2
 
 
+def other() -> Sound:
+    return speech(12, seconds=5)
+
+
+def in_room(sound: Sound, number: int, late: int) -> Sound:
+    """Return the sound as a microphone some meters away records it: much of it comes from the walls."""
+    walls = np.random.default_rng(number).normal(size=6_400) * np.exp(-np.arange(6_400) / 900)
+    walls[: late + 1] = 0
+    walls *= 0.5 / np.sqrt(np.sum(walls**2))
+    walls[late] = 1
+    return np.asarray(np.convolve(sound, walls)[: len(sound)] / 2, np.float32)
+
+
+@pytest.mark.parametrize("milliseconds", [1.25, 5, 7.8, 20, 80, 300, 900])
+@pytest.mark.parametrize("earlier", [0, 1])
+@pytest.mark.parametrize("rate", [16_000, 44_100, 48_000])
+async def test_channel_that_repeats_the_other_later_is_left_out(
+    tmp_path: Path, milliseconds: float, earlier: int, rate: int
+) -> None:
+    late = np.roll(said(), round(milliseconds * 16))
+    pair = [said(), 0.7 * late] if earlier == 0 else [0.7 * late, said()]
+    path = make_tracks(
+        tmp_path / "a.flac", [np.stack(pair, axis=1).astype(np.float32)], "flac", rate=rate, layout="stereo"
+    )
+    audio, sound = await decoded(path)
+    message = reported(audio)
+    assert f"channel {earlier + 1} of 2 was used alone" in message
+    assert float(message.split(" ms ")[0].split()[-1]) == pytest.approx(milliseconds, abs=1)
+    assert signal_to_noise(sound, said()) > 30
+
+
+async def test_delay_in_a_long_recording_with_a_passage_that_differs(tmp_path: Path) -> None:
+    left = np.tile(said(), 20)
+    right = np.roll(left, 800)
+    left[: 30 * RATE] *= 0.5
+    right[: 30 * RATE] = np.roll(left, 23_456)[: 30 * RATE]
+    audio, _ = await decoded(make_wav(tmp_path / "a.wav", np.stack([left, right], axis=1)))
+    assert "repeats the other 50 ms later: channel 1 of 2" in reported(audio)
+
+
 @pytest.mark.parametrize(
     "channels",
     [
         [said(), said()],
         [said(), silence(5)],
         [silence(5), said()],
-        [said(), np.roll(said(), 8_000)],
-        [said(), np.roll(said(), 20)],
+        [said(), np.roll(said(), 10)],
+        [said(), 0.3 * np.roll(said(), 2_000)],
+        [in_room(said(), 1, 0), in_room(said(), 2, 40)],
+        [said() + other(), np.roll(said(), 400) + np.roll(other(), -400)],
         [np.where(np.arange(80_000) < 40_000, said(), 0), np.where(np.arange(80_000) < 40_000, 0, said())],
         [said(), 0.01 * -said()],
     ],
-    ids=["both", "left", "right", "delayed", "slightly delayed", "in turn", "crosstalk"],
+    ids=[
+        "both",
+        "left",
+        "right",
+        "slightly delayed",
+        "faint echo",
+        "room",
+        "two speakers between two microphones",
+        "in turn",
+        "crosstalk",
+    ],
 )
 async def test_usual_mix_is_kept(tmp_path: Path, channels: list[Sound]) -> None:
     audio, sound = await decoded(make_wav(tmp_path / "a.wav", np.stack(channels, axis=1).astype(np.float32)))

@@ -18,6 +18,7 @@ from daemon.pipeline.diarization.speakers import (
     unmet_bound,
 )
 from daemon.pipeline.job.segments import Sentence, build_segments, confidence, sentences
+from daemon.pipeline.job.units import units
 from daemon.pipeline.types import Chunk, Passage, TimedWord, Turn
 from daemon.schema.options import JobOptions, SpeakerBound
 
@@ -213,6 +214,87 @@ def test_boundary_that_is_off_by_a_word_or_two_splits_no_sentence(border: float)
     [part] = sentences([passage_of(words)], timeline)
     assert part.text == "I was there when you called me."
     assert {word.speaker for word in part.words} <= {"a", "b"}
+
+
+def characters(text: str, start: float = 0.0, each: float = 0.2) -> list[TimedWord]:
+    return attach_marks([TimedWord(c, start + i * each, start + (i + 1) * each, 1.0) for i, c in enumerate(text)])
+
+
+def in_language(language: str, *words: list[TimedWord]) -> Passage:
+    return replace(passage_of([word for part in words for word in part]), language=language)
+
+
+def spoken_by(parts: Sequence[Sentence]) -> list[tuple[str, str]]:
+    assert all(len({word.speaker for word in part.words}) == 1 for part in parts)
+    return [(part.text, majority(part.words) or "") for part in parts]
+
+
+@pytest.mark.parametrize(
+    ("language", "first", "second"),
+    [
+        ("zh", "我们今天很高", "兴地来到这里"),
+        ("ja", "わたしたちは今日カメ", "ラを買いました"),
+        ("ja", "昨日は妹と一緒に買い", "物をしました"),
+        ("ja", "それからみんなで手伝ってお", "母さんに会いました"),
+        ("th", "เราจะไปเที่ยวเชียงให", "ม่ด้วยกันไหม"),
+    ],
+)
+@pytest.mark.parametrize("pause", [0.0, 0.3, 0.8])
+def test_pause_inside_a_word_gives_no_part_of_it_to_another_speaker(
+    language: str, first: str, second: str, pause: float
+) -> None:
+    change = len(first) * 0.1
+    words = [characters(first, each=0.1), characters(second, change + pause, each=0.1)]
+    timeline = Timeline([Turn(0.0, change, "a"), Turn(change + pause, 9.0, "b")])
+    parts = sentences([in_language(language, *words)], timeline)
+    assert "".join(text for text, _ in spoken_by(parts)) == first + second
+    assert not any(text.endswith(first[-1]) for text, _ in spoken_by(parts))
+
+
+def test_speaker_changes_between_clauses_of_a_language_without_spaces() -> None:
+    words = characters("你们今天去哪里，我们要去北京看朋友")
+    parts = sentences([in_language("zh", words)], Timeline([Turn(0.0, 1.6, "a"), Turn(1.6, 9.0, "b")]))
+    assert spoken_by(parts) == [("你们今天去哪里，", "a"), ("我们要去北京看朋友", "b")]
+
+
+def test_speaker_changes_between_words_that_the_script_or_whisper_shows() -> None:
+    words = characters("東京へ行きました大阪も見ました")
+    parts = sentences([in_language("ja", words)], Timeline([Turn(0.0, 1.7, "a"), Turn(1.7, 9.0, "b")]))
+    assert spoken_by(parts) == [("東京へ行きました", "a"), ("大阪も見ました", "b")]
+    tokens = [TimedWord(text, at, at + 1.0, 1.0) for at, text in enumerate(["我", "想要", "这个", "你们", "没", "有"])]
+    parts = sentences([in_language("zh", tokens)], Timeline([Turn(0.0, 3.1, "a"), Turn(3.1, 9.0, "b")]))
+    assert spoken_by(parts) == [("我想要这个", "a"), ("你们没有", "b")]
+
+
+def test_long_text_without_marks_changes_the_speaker_at_its_longest_pauses() -> None:
+    words = [*characters("我" * 20), *characters("你" * 20, 4.3), *characters("他" * 20, 8.9)]
+    timeline = Timeline([Turn(0.0, 4.1, "a"), Turn(4.1, 8.5, "b"), Turn(8.5, 13.0, "a")])
+    parts = sentences([in_language("zh", words)], timeline)
+    assert spoken_by(parts) == [("我" * 20, "a"), ("你" * 20, "b"), ("他" * 20, "a")]
+
+
+@given(st.text("今日はカメラ、。 ab", min_size=1, max_size=40), st.sampled_from(["ja", "zh", "th"]), st.integers(1, 20))
+def test_no_character_is_lost_in_languages_without_spaces(text: str, language: str, each: int) -> None:
+    words = characters(text, each=each / 10)
+    found = [word for unit in units(words, language) for word in unit]
+    assert found == words
+
+
+def test_flicker_inside_a_sentence_is_no_other_speaker() -> None:
+    words = words_of(" I was there when you called me.", each=0.25)
+    timeline = Timeline([Turn(0.0, 0.75, "a"), Turn(0.75, 1.0, "b"), Turn(1.0, 9.0, "a")])
+    [part] = sentences([passage_of(words)], timeline)
+    assert {word.speaker for word in part.words} == {"a"}
+    slower = [replace(word, start=word.start * 2, end=word.end * 2) for word in words]
+    timeline = Timeline([Turn(0.0, 1.5, "a"), Turn(1.5, 2.0, "b"), Turn(2.0, 9.0, "a")])
+    [part] = sentences([passage_of(slower)], timeline)
+    assert [word.speaker for word in part.words] == ["a", "a", "a", "b", "a", "a", "a"]
+
+
+def test_hasty_change_splits_no_sentence() -> None:
+    words = words_of(" one two three four five six seven", each=0.09)
+    timeline = Timeline([Turn(0.0, 0.27, "a"), Turn(0.27, 9.0, "b")])
+    assert texts(sentences([passage_of(words)], timeline)) == ["one two three four five six seven"]
 
 
 def test_segments_are_named_in_order_of_appearance() -> None:

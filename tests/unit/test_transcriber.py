@@ -16,7 +16,7 @@ from daemon.jobs.receive_limiter import WorkEstimate
 from daemon.jobs.transcriber import Transcriber
 from daemon.media.decoder_pool import MEDIA_INCOMPLETE, Audio, DecodeLimits
 from daemon.schema.manifest import InputObject
-from daemon.schema.transcript import TranscriptWarning
+from daemon.schema.transcript import NO_SPEECH_FOUND, TranscriptWarning
 from daemon.telemetry.metrics import Metrics
 from daemon.telemetry.spans import Span
 from tests.support.aws.fakes import FakeQueue, received
@@ -31,9 +31,13 @@ class Parts:
 
     fingerprint = "a pipeline"
 
-    def __init__(self, files: int, warnings: tuple[TranscriptWarning, ...] = ()) -> None:
+    def __init__(
+        self, files: int, warnings: tuple[TranscriptWarning, ...] = (), tracks: int = 1, own: str = "alignment_fallback"
+    ) -> None:
         self.files = files
         self.warnings = warnings
+        self.tracks = tracks
+        self.own = own
         self.decoded: dict[str, Any] = {}
         self.ran: dict[str, Any] = {}
 
@@ -46,12 +50,12 @@ class Parts:
     ) -> Audio:
         assert source.read_bytes() == b"sound"  # noqa: ASYNC240
         self.decoded = {"limits": limits, "audio_track": audio_track, "split": split}
-        return Audio((target,) * self.files, 60.0, "wav", "pcm_s16le", has_video=False, warnings=self.warnings)
+        return Audio((target,) * self.files, 60.0, "wav", "pcm_s16le", False, self.tracks, self.warnings)
 
     async def run(self, job_id: str, options: Any, on_event: Any, **given: Any) -> None:
         self.ran = given
         if self.warnings:
-            own = TranscriptWarning(code="alignment_fallback", stage="align", message="m")
+            own = TranscriptWarning(code=self.own, stage="align", message="m")
             given["result"].write_text(transcript(warnings=(own,)).model_dump_json())
             return
         raise RunnerCrashed("enough was seen")
@@ -126,3 +130,22 @@ async def test_incomplete_recording_fails_if_the_settings_say_so(make_settings: 
     with pytest.raises(MediaUnreadable, match=r"the file declares 3\.0 s"):
         await transcribe(settings, tmp_path, Parts(1, (JUMP, INCOMPLETE)), WorkEstimate())
     await transcribe(settings, tmp_path, Parts(1, (JUMP,)), WorkEstimate())
+
+
+@pytest.mark.parametrize(
+    ("code", "tracks", "hint"),
+    [
+        (
+            NO_SPEECH_FOUND,
+            3,
+            "; the file has 3 audio streams: set options.audio_track, from 0 to 2, to try another one",
+        ),
+        (NO_SPEECH_FOUND, 1, ""),
+        ("alignment_fallback", 3, ""),
+    ],
+)
+async def test_recording_without_words_names_its_other_audio_streams(
+    make_settings: MakeSettings, tmp_path: Path, code: str, tracks: int, hint: str
+) -> None:
+    done = await transcribe(make_settings(), tmp_path, Parts(1, (JUMP,), tracks, code), WorkEstimate())
+    assert done.transcript.warnings[-1].message == "m" + hint

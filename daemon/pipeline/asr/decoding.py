@@ -23,7 +23,7 @@ from daemon.pipeline.asr.filters import Hypothesis
 from daemon.pipeline.asr.language import chunk_language
 from daemon.pipeline.asr.prompts import build_prompt
 from daemon.pipeline.asr.whisper_models import numeral_tokens
-from daemon.pipeline.speech.levels import is_steady
+from daemon.pipeline.speech.levels import is_steady, raise_quiet
 from daemon.pipeline.types import SAMPLE_RATE, Chunk, Passage
 from daemon.schema.options import JobOptions
 
@@ -91,7 +91,7 @@ class WhisperDecoder:
         Uses one language for the whole window and does not suppress numerals.
         """
         passages = []
-        span = np.array(audio[int(window.start * SAMPLE_RATE) : int(window.end * SAMPLE_RATE)])
+        span = raise_quiet(np.array(audio[int(window.start * SAMPLE_RATE) : int(window.end * SAMPLE_RATE)]))
 
         def transcribe(model: WhisperModel) -> list[Segment]:
             segments, _ = model.transcribe(

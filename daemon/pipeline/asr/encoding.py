@@ -7,6 +7,7 @@ import numpy as np
 from whisperx.audio import N_SAMPLES, log_mel_spectrogram
 
 from daemon.pipeline.asr.engine import Encoding, WhisperSession
+from daemon.pipeline.speech.levels import chunk_audio
 from daemon.pipeline.types import SAMPLE_RATE, Chunk
 
 # Whisper is trained on 30 s and pads shorter chunks, so for a chunk of 5 s padding is over four fifths of the encoder's
@@ -23,12 +24,12 @@ def encode(
 ) -> list[Encoding]:
     """Encode the chunks, each padded to Whisper's 30 s or, if not `padded`, by a few seconds.
 
-    `audio` is float32, mono, 16 kHz. Spectrograms are computed on the model's device and stay there.
+    `audio` is float32, mono, 16 kHz; very quiet speech is raised to the usual level. Spectrograms are computed on the model's device and stay there.
     """
     about = whisper.about
     features = []
     for chunk in chunks:
-        span = np.array(audio[int(chunk.start * SAMPLE_RATE) : int(chunk.end * SAMPLE_RATE)][:N_SAMPLES])
+        span = chunk_audio(audio, chunk)[:N_SAMPLES]
         samples = N_SAMPLES if padded else short_samples(len(span))
         padding = max(0, samples - len(span))
         features.append(log_mel_spectrogram(span, about.mels, padding=padding, device=about.device))

@@ -12,7 +12,7 @@ import numpy as np
 from daemon.pipeline.checkpoints.store import Checkpoints
 from daemon.pipeline.runtime.reporter import Reporter
 from daemon.protocol.events import STAGES, PipelineEvent, Progress, StageDone
-from daemon.schema.transcript import Models, Segment, Transcript
+from daemon.schema.transcript import NO_SPEECH_FOUND, Models, Segment, Transcript, TranscriptWarning
 
 # Run the whole job on one channel: float32, 16 kHz.
 Transcribe = Callable[[np.ndarray, Reporter, Checkpoints], Transcript]
@@ -76,9 +76,14 @@ def merge(transcripts: Sequence[Transcript], usual_compute_type: str) -> Transcr
             "segments": segments,
             "models": _models([part.models for part in transcripts], usual_compute_type),
             "timings_seconds": {stage: round(timings[stage], 3) for stage in STAGES if stage in timings},
-            "warnings": list(dict.fromkeys(warning for part in transcripts for warning in part.warnings)),
+            "warnings": list(dict.fromkeys(warning for part in transcripts for warning in _warnings(part, segments))),
         }
     )
+
+
+def _warnings(part: Transcript, segments: Sequence[Segment]) -> list[TranscriptWarning]:
+    """Return a channel's warnings. That it has no words is worth one only if no channel has any."""
+    return [warning for warning in part.warnings if not segments or warning.code != NO_SPEECH_FOUND]
 
 
 def _labelled(segment: Segment, channel: int) -> Segment:

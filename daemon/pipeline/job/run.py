@@ -26,10 +26,11 @@ from daemon.pipeline.runtime.reporter import Reporter
 from daemon.pipeline.runtime.work import JobWork, StageTimer
 from daemon.pipeline.speech import detector as vad
 from daemon.pipeline.speech.coverage import add_missed_speech
+from daemon.pipeline.speech.description import describe
 from daemon.pipeline.stages import ATTENTION, Stages
 from daemon.pipeline.types import Diarization, Passage
 from daemon.schema.options import JobOptions
-from daemon.schema.transcript import SCHEMA_VERSION, Models, Transcript
+from daemon.schema.transcript import NO_SPEECH_FOUND, SCHEMA_VERSION, Models, Transcript
 
 
 class JobRun:
@@ -75,7 +76,11 @@ class JobRun:
         # Each word gets one speaker: where speakers overlap, the one that a transcription most likely follows.
         timeline = Timeline(diarized.exclusive, overlapped(diarized.turns)) if diarized else None
         segments, names = build_segments(sentences(passages, timeline), with_words=self._options.align != "off")
-        self._warn_of_doubts(spoken, None if diarized is None else len(names))
+        if segments:
+            self._warn_of_doubts(spoken, None if diarized is None else len(names))
+        else:
+            stage = "asr" if speech is None or speech.chunks else "vad"
+            self._fallback.warn(NO_SPEECH_FOUND, stage, f"no words were found: {describe(self._audio)}")
         return Transcript(
             schema_version=SCHEMA_VERSION,
             job_id=self._job_id,

@@ -2,19 +2,19 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 from daemon.pipeline.diarization.speakers import Timeline, in_order_of_appearance, label_words, majority
+from daemon.pipeline.job.units import MAX_PAUSE_SECONDS, units
 from daemon.pipeline.types import Passage, TimedWord
 from daemon.schema import transcript
 from daemon.schema.punctuation import ends_sentence
 
-MAX_PAUSE_SECONDS = 1.0  # silence this long ends a sentence that Whisper did not punctuate
-
-# A speaker change inside a sentence counts only if each side has this many words: turn boundaries are off by a word or
-# two, and a sentence split at the wrong word reads worse than one word attributed to the wrong speaker.
+# A speaker change inside a sentence counts only if each side has this many words, and lasts this long: turn boundaries are
+# off by a word or two, and a sentence split at the wrong word reads worse than one word attributed to the wrong speaker.
 MIN_SIDE_WORDS = 3
+MIN_SIDE_SECONDS = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ def sentences(passages: Sequence[Passage], timeline: Timeline | None) -> list[Se
     """Split the passages' words, keeping all of them, at sentence ends, long pauses and speaker changes."""
     found = []
     for passage in passages:
-        words = label_words(passage.words, timeline) if timeline else passage.words
+        words = _labelled(passage, timeline) if timeline else passage.words
         for sentence in _split_text(words):
             found += [Sentence(part, passage.avg_logprob, passage.language) for part in _split_speakers(sentence)]
     return found
@@ -97,6 +97,25 @@ def _labels(part: Sentence, speaker: str | None) -> Iterator[str | None]:
         yield word.speaker
 
 
+def _labelled(passage: Passage, timeline: Timeline) -> list[TimedWord]:
+    """Label the words with their speakers. A pause inside a unit gives no part of it to another speaker."""
+    labelled: list[TimedWord] = []
+    for unit in units(passage.words, passage.language):
+        words = label_words(unit, timeline)
+        speaker = majority(words)
+        labelled += [replace(word, speaker=speaker) for word in words]
+    return labelled
+
+
+def _without_flicker(words: list[TimedWord]) -> list[TimedWord]:
+    """Give a moment of another speaker inside a sentence to the speaker around it: no one says a word so fast."""
+    runs = [list(run) for _, run in groupby(words, key=lambda word: word.speaker)]
+    for before, run, after in zip(runs, runs[1:], runs[2:], strict=False):
+        if before[-1].speaker == after[0].speaker and run[-1].end - run[0].start < MIN_SIDE_SECONDS:
+            run[:] = [replace(word, speaker=before[-1].speaker) for word in run]
+    return [word for run in runs for word in run]
+
+
 def _split_text(words: Sequence[TimedWord]) -> Iterator[list[TimedWord]]:
     current: list[TimedWord] = []
     for word in words:
@@ -110,15 +129,19 @@ def _split_text(words: Sequence[TimedWord]) -> Iterator[list[TimedWord]]:
 
 def _split_speakers(words: list[TimedWord]) -> Iterator[list[TimedWord]]:
     """Cut at speaker changes. A run too short to count stays with the words around it."""
-    runs = [list(run) for _, run in groupby(words, key=lambda word: word.speaker)]
+    runs = [list(run) for _, run in groupby(_without_flicker(words), key=lambda word: word.speaker)]
     parts: list[tuple[str | None, list[TimedWord]]] = []
     for run in runs:
         speaker = run[0].speaker
-        if parts and (len(run) < MIN_SIDE_WORDS or speaker == parts[-1][0]):
+        if parts and (_is_brief(run) or speaker == parts[-1][0]):
             parts[-1][1].extend(run)
-        elif parts and len(parts[-1][1]) < MIN_SIDE_WORDS:
+        elif parts and _is_brief(parts[-1][1]):
             parts[-1] = (speaker, parts[-1][1] + run)
         else:
             parts.append((speaker, list(run)))
     for _, part in parts:
         yield part
+
+
+def _is_brief(run: Sequence[TimedWord]) -> bool:
+    return len(run) < MIN_SIDE_WORDS or run[-1].end - run[0].start < MIN_SIDE_SECONDS

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from daemon.pipeline.types import SAMPLE_RATE
+from daemon.pipeline.types import SAMPLE_RATE, Chunk
 
 FRAME_SECONDS = 0.02
 FRAME_SAMPLES = int(FRAME_SECONDS * SAMPLE_RATE)
@@ -11,6 +11,12 @@ BLOCK_FRAMES = 50 * 600  # processed at a time: 10 min
 
 # The level of speech varies by 20 to 30 dB between vowels and pauses; that of noise, hum and tones by 1 to 3 dB.
 MIN_SPEECH_RANGE_DB = 9.0
+
+# Whisper omits words of speech far below the usual level. Levels are those of the loudest moments of a chunk.
+LOUD_FRAMES = 20  # 0.4 s; half of a shorter chunk
+QUIET_DB = -42.0  # of vowels; the speech as a whole is about 8 dB below
+NOTHING_DB = -80.0  # from here on, nothing but converter noise could be raised
+USUAL_DB = -15.0
 
 BAND_HZ = (200.0, 4000.0)  # voice band
 # Spectral flatness is the geometric divided by the arithmetic mean of the power spectrum. For a frame of white noise it
@@ -42,3 +48,26 @@ def flatness(audio: np.ndarray, loud: np.ndarray) -> float:
     frequencies = np.fft.rfftfreq(FRAME_SAMPLES, 1 / SAMPLE_RATE)
     band = power[:, (frequencies >= BAND_HZ[0]) & (frequencies <= BAND_HZ[1])] + 1e-12
     return float(np.median(np.exp(np.mean(np.log(band), axis=1)) / np.mean(band, axis=1)))
+
+
+def raise_quiet(audio: np.ndarray) -> np.ndarray:
+    """Return very quiet audio at the usual level of speech, and any other audio unchanged."""
+    found = levels(audio)
+    if not len(found):
+        return audio
+    loudest = float(np.sort(found)[-min(LOUD_FRAMES, (len(found) + 1) // 2)])
+    if not NOTHING_DB < loudest < QUIET_DB:
+        return audio
+    return audio * np.float32(10 ** ((USUAL_DB - loudest) / 20))
+
+
+def chunk_audio(audio: np.ndarray, chunk: Chunk) -> np.ndarray:
+    """Copy the chunk's audio, with very quiet speech raised to the usual level: of the whole chunk, or of single regions."""
+    first = int(chunk.start * SAMPLE_RATE)
+    whole = np.array(audio[first : int(chunk.end * SAMPLE_RATE)])
+    span = raise_quiet(whole)
+    if span is whole:
+        for start, end in chunk.regions:
+            part = slice(max(0, int(start * SAMPLE_RATE) - first), max(0, int(end * SAMPLE_RATE) - first))
+            span[part] = raise_quiet(span[part])
+    return span
