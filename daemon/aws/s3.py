@@ -1,8 +1,6 @@
 """The S3 adapter: only this module calls S3. All errors are raised as TranscriptdErrors."""
 
-import asyncio
 import logging
-import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -16,19 +14,20 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.handlers import add_expect_header
 from botocore.parsers import ResponseParserError
 
+from daemon.aws.checksums import crc32
+from daemon.aws.download import PARTS_AT_ONCE, Download
 from daemon.config import Settings
 from daemon.errors import (
     AccessDenied,
     DiskFull,
     ObjectArchived,
-    ObjectEmpty,
     ObjectMissing,
-    ObjectTooLarge,
     StorageUnavailable,
     TranscriptdError,
 )
 from daemon.schema.job import Input
 from daemon.schema.manifest import InputObject
+from daemon.telemetry.metrics import Metrics
 from daemon.telemetry.outage import Outage
 
 if TYPE_CHECKING:
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("transcriptd.storage")
 
 CONNECT_TIMEOUT_SECONDS = 5.0
-PART_BYTES = 16 * 1024 * 1024
-PARTS_AT_ONCE = 4
 CHUNK_BYTES = 1024 * 1024
 # Limit for objects read into memory: manifests, records, checkpoints. A few MB for the longest recording.
 MAX_READ_BYTES = 64 * 1024 * 1024
@@ -53,14 +50,12 @@ _MISSING = {
     "NotFound",
     "MethodNotAllowed",
 }  # MethodNotAllowed: a delete marker
-# The key is longer than S3 allows, or the version ID is invalid.
-_NO_NAME = {"KeyTooLongError", "InvalidArgument", "InvalidURI"}
 _CONDITION_FAILED = {"PreconditionFailed", "ConditionalRequestConflict", "412"}
 _DENIED = {"AccessDenied", "403", "Forbidden", "AllAccessDisabled"}
 
 
 @asynccontextmanager
-async def open_storage(settings: Settings) -> AsyncIterator["Storage"]:
+async def open_storage(settings: Settings, metrics: Metrics | None = None) -> AsyncIterator["Storage"]:
     """Open a Storage with its own connections. The client attempts each call up to four times, with backoff."""
     config = AioConfig(
         connect_timeout=min(CONNECT_TIMEOUT_SECONDS, settings.storage_timeout_seconds),
@@ -72,7 +67,7 @@ async def open_storage(settings: Settings) -> AsyncIterator["Storage"]:
         # With this header, aiohttp sends no body before it receives "100 Continue": an extra round trip for each object,
         # and an endless wait if a store never sends it. The bodies are small, so sending one needlessly is cheap.
         client.meta.events.unregister("before-call.s3", add_expect_header)
-        yield Storage(client, settings)
+        yield Storage(client, settings, metrics or Metrics())
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,74 +80,42 @@ class StoredObject:
 class Storage:
     """Reads and writes S3 objects; result_store.py knows their meaning."""
 
-    def __init__(self, client: "S3Client", settings: Settings) -> None:
+    def __init__(self, client: "S3Client", settings: Settings, metrics: Metrics) -> None:
         self._client = client
+        self._metrics = metrics
         self._max_input_bytes = settings.max_input_bytes
         self._output_bucket = settings.output_bucket
         self._outage = Outage(log, "storage unavailable", "storage available again", level=logging.ERROR)
 
     async def fetch(self, source: Input, target: Path) -> InputObject:
-        """Download the object to `target`, in parallel parts of one version, within the size limit.
+        """Download the object to `target`, in parallel parts of one version, within the size limit, and prove its bytes.
 
         Raises ObjectMissing, AccessDenied, ObjectEmpty, ObjectTooLarge, DiskFull, StorageUnavailable.
         """
-        where = f"s3://{source.bucket}/{source.key}"
         request: dict[str, Any] = {"Bucket": source.bucket, "Key": source.key}
         if source.version_id is not None:
             request["VersionId"] = source.version_id
-        with self._track_outage(where):
-            # The response to the first part includes the size, so a short recording needs one request.
-            try:
-                first = await self._client.get_object(**request, Range=f"bytes=0-{PART_BYTES - 1}")
-            except ClientError as error:
-                code = error.response.get("Error", {}).get("Code", "")
-                if code == "InvalidRange":
-                    raise ObjectEmpty(f"{where} is empty (0 bytes); upload it again") from error
-                if code in _NO_NAME:
-                    raise ObjectMissing(f"{where} cannot exist ({code}); correct the key or version_id") from error
-                raise
-            etag = _etag(first, where)
-            size_bytes = int(first.get("ContentRange", f"/{first['ContentLength']}").rpartition("/")[2])
-            if size_bytes == 0:
-                raise ObjectEmpty(f"{where} is empty (0 bytes); upload it again")
-            if size_bytes > self._max_input_bytes:
-                raise ObjectTooLarge(f"{where} has {size_bytes} bytes; the limit is {self._max_input_bytes}")
-            found = InputObject(
-                bucket=source.bucket,
-                key=source.key,
-                version_id=first.get("VersionId"),
-                etag=etag.strip('"'),
-                size_bytes=size_bytes,
-            )
-            with target.open("wb") as file:
-                await _write_body(first["Body"], file.fileno(), 0, min(PART_BYTES, size_bytes))
-                limit = asyncio.Semaphore(PARTS_AT_ONCE)
-
-                async def part(offset: int) -> None:
-                    async with limit:
-                        # IfMatch: if the object is overwritten during the download, never mix parts of two versions.
-                        end = min(offset + PART_BYTES, size_bytes)
-                        response = await self._client.get_object(
-                            **request, Range=f"bytes={offset}-{end - 1}", IfMatch=etag
-                        )
-                        await _write_body(response["Body"], file.fileno(), offset, end)
-
-                try:
-                    async with asyncio.TaskGroup() as group:
-                        for offset in range(PART_BYTES, size_bytes, PART_BYTES):
-                            group.create_task(part(offset))
-                except ExceptionGroup as failures:
-                    raise failures.exceptions[0] from failures
-            if (await asyncio.to_thread(target.stat)).st_size != size_bytes:
-                raise StorageUnavailable(f"{where}: S3 sent fewer bytes than it announced")
-        return found
+        download = Download(
+            self._client, request, max_bytes=self._max_input_bytes, on_repeat=self._metrics.download_parts_repeated.inc
+        )
+        with self._track_outage(f"s3://{source.bucket}/{source.key}"):
+            done = await download.run(target)
+        self._metrics.downloads_proved.labels(done.checksum or "none").inc()
+        return InputObject(
+            bucket=source.bucket,
+            key=source.key,
+            version_id=done.version_id,
+            etag=done.etag.strip('"'),
+            size_bytes=done.size_bytes,
+        )
 
     async def read(self, bucket: str, key: str, max_bytes: int = MAX_READ_BYTES) -> StoredObject | None:
         """Return a small object, or None if it does not exist. Raises StorageUnavailable if it is too large."""
         where = f"s3://{bucket}/{key}"
         try:
             with self._track_outage(where):
-                response = await self._client.get_object(Bucket=bucket, Key=key)
+                # The client compares the body with the checksum that it was written with.
+                response = await self._client.get_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
                 etag = _etag(response, where)
                 body = bytearray()
                 async for chunk in response["Body"].iter_chunks(CHUNK_BYTES):
@@ -190,7 +153,14 @@ class Storage:
         try:
             with self._track_outage(f"s3://{bucket}/{key}"):
                 response = await self._client.put_object(
-                    Bucket=bucket, Key=key, Body=body, ContentType=content_type, Metadata=metadata or {}, **conditions
+                    Bucket=bucket,
+                    Key=key,
+                    Body=body,
+                    ContentType=content_type,
+                    Metadata=metadata or {},
+                    ChecksumAlgorithm="CRC32",
+                    ChecksumCRC32=crc32(body),  # S3 rejects a body that was changed on the way, and stores the checksum
+                    **conditions,
                 )
         except (StorageUnavailable, ObjectMissing) as error:
             # 409: another conditional write was in flight. 404 with IfMatch: the object is gone.
@@ -241,16 +211,6 @@ class Storage:
             self._outage.worked()
             raise
         self._outage.worked()
-
-
-async def _write_body(body: Any, descriptor: int, offset: int, end: int) -> None:
-    """Stream a response body to its range of a file, never beyond `end`. Disk writes run off the event loop."""
-    async for chunk in body.iter_chunks(CHUNK_BYTES):
-        if offset + len(chunk) > end:
-            body.close()
-            raise StorageUnavailable("S3 sent more bytes than it announced")
-        await asyncio.to_thread(os.pwrite, descriptor, chunk, offset)
-        offset += len(chunk)
 
 
 def _etag(response: Any, where: str) -> str:
