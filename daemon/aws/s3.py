@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import aioboto3
 import aiohttp
 from aiobotocore.config import AioConfig
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
 from botocore.handlers import add_expect_header
 from botocore.parsers import ResponseParserError
 
@@ -51,6 +51,11 @@ _MISSING = {
     "MethodNotAllowed",
 }  # MethodNotAllowed: a delete marker
 _CONDITION_FAILED = {"PreconditionFailed", "ConditionalRequestConflict", "412"}
+# Answers with 4xx that say nothing about the object: S3 throttles, or the credentials or the clock are wrong.
+_CONCERNS_EVERY_CALL = {
+    *("RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"),
+    *("ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId", "RequestTimeTooSkewed"),
+}
 _DENIED = {"AccessDenied", "403", "Forbidden", "AllAccessDisabled"}
 
 
@@ -202,9 +207,9 @@ class Storage:
             with _translate_errors(where):
                 yield
         except StorageUnavailable as error:
-            if _code(error) in _CONDITION_FAILED:
+            if _is_answer(error.__cause__):
                 self._outage.worked()
-            elif error.__cause__ is not None:  # otherwise S3 responded, and this module rejected the content
+            elif error.__cause__ is not None:  # otherwise S3 responded, and the content was rejected
                 self._outage.failed(error)
             raise
         except TranscriptdError:  # S3 responded
@@ -219,6 +224,17 @@ def _etag(response: Any, where: str) -> str:
     if not etag:
         raise StorageUnavailable(f"{where}: the response has no ETag, so it is not from S3")
     return etag
+
+
+def _is_answer(cause: BaseException | None) -> bool:
+    """Return whether S3 itself responded to this call, so that its failure concerns one object and is no outage."""
+    if isinstance(cause, FlexibleChecksumError):
+        return True
+    if not isinstance(cause, ClientError):
+        return False
+    code = cause.response.get("Error", {}).get("Code", "")
+    status = cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return (400 <= status < 429 or 429 < status < 500 or status == 501) and code not in _CONCERNS_EVERY_CALL
 
 
 def _code(error: TranscriptdError) -> str:

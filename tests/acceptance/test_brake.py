@@ -110,3 +110,19 @@ def test_bucket_chosen_by_a_job_does_not_engage_the_brake(world: World, gate: Ga
         assert list(daemon.log_entries("brake engaged")) == []
         assert readiness(daemon) == (True, None)
     assert {letter["failure"]["code"] for letter in world.dead_letters()} == {"access_denied"}
+
+
+def test_recording_that_s3_refuses_is_no_outage(world: World, gate: Gate) -> None:
+    """S3 answers every call, so the log must not say that it is unavailable, and available again, for one object."""
+    world.upload("odd.wav", sample_call())
+    gate.refused["s3:*:odd.wav"] = (400, "InvalidRequest")
+    with world.daemon() as daemon:
+        world.publish("odd", "odd.wav")
+        for job in JOBS[:3]:
+            world.publish(job, "call.wav")
+            world.wait_for(job, "job.completed")
+        wait_for(
+            lambda: any(end["job_id"] == "odd" for end in daemon.log_entries("job finished")),
+            "the odd job has an outcome",
+        )
+        assert list(daemon.log_entries("storage unavailable")) == []
