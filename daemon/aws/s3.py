@@ -14,6 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumErro
 from botocore.handlers import add_expect_header
 from botocore.parsers import ResponseParserError
 
+from daemon.aws.advice import advice_on
 from daemon.aws.checksums import crc32
 from daemon.aws.download import PARTS_AT_ONCE, Download
 from daemon.config import Settings
@@ -66,13 +67,21 @@ async def open_storage(settings: Settings, metrics: Metrics | None = None) -> As
         connect_timeout=min(CONNECT_TIMEOUT_SECONDS, settings.storage_timeout_seconds),
         read_timeout=settings.storage_timeout_seconds,
         retries={"mode": "standard", "total_max_attempts": 4},
+        s3={"addressing_style": settings.s3_addressing_style},
         max_pool_connections=settings.max_jobs_in_flight * PARTS_AT_ONCE + 4,
     )
     async with aioboto3.Session().client("s3", config=config) as client:
         # With this header, aiohttp sends no body before it receives "100 Continue": an extra round trip for each object,
         # and an endless wait if a store never sends it. The bodies are small, so sending one needlessly is cheap.
         client.meta.events.unregister("before-call.s3", add_expect_header)
+        if settings.requester_pays:
+            client.meta.events.register("before-call.s3", _accept_to_pay)
         yield Storage(client, settings, metrics or Metrics())
+
+
+def _accept_to_pay(params: dict[str, Any], **_: Any) -> None:
+    """Add the header to every call. S3 ignores it for buckets whose owner pays."""
+    params["headers"]["x-amz-request-payer"] = "requester"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +98,7 @@ class Storage:
         self._client = client
         self._metrics = metrics
         self._max_input_bytes = settings.max_input_bytes
+        self._on_write = _write_parameters(settings)
         self._output_bucket = settings.output_bucket
         self._outage = Outage(log, "storage unavailable", "storage available again", level=logging.ERROR)
 
@@ -165,6 +175,7 @@ class Storage:
                     Metadata=metadata or {},
                     ChecksumAlgorithm="CRC32",
                     ChecksumCRC32=crc32(body),  # S3 rejects a body that was changed on the way, and stores the checksum
+                    **self._on_write,
                     **conditions,
                 )
         except (StorageUnavailable, ObjectMissing) as error:
@@ -226,6 +237,16 @@ def _etag(response: Any, where: str) -> str:
     return etag
 
 
+def _write_parameters(settings: Settings) -> dict[str, Any]:
+    """Return the parameters that the deployment wants for each object written."""
+    wanted = {
+        "ServerSideEncryption": settings.output_encryption,
+        "SSEKMSKeyId": settings.output_kms_key_id,
+        "ACL": settings.output_acl,
+    }
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
 def _is_answer(cause: BaseException | None) -> bool:
     """Return whether S3 itself responded to this call, so that its failure concerns one object and is no outage."""
     if isinstance(cause, FlexibleChecksumError):
@@ -256,8 +277,7 @@ def _translate_errors(where: str) -> Iterator[None]:
             raise ObjectArchived(f"{where} is archived; restore it, then send the message again") from error
         if code in _DENIED or code.startswith("KMS."):
             raise AccessDenied(
-                f"{where}: access denied ({code}); the instance role needs s3:GetObject on inputs, s3:GetObject, s3:PutObject and "
-                "s3:DeleteObject on outputs, and s3:ListBucket on both (without it S3 returns 403 for a missing object)"
+                f"{where}: access denied to {error.operation_name} ({code}); {advice_on(error)}"
             ) from error
         raise StorageUnavailable(f"{where}: S3 failed: {error}") from error
     except (BotoCoreError, ResponseParserError, aiohttp.ClientError, TimeoutError) as error:

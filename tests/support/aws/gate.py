@@ -24,6 +24,7 @@ class Gate:
         self._upstream = upstream.removeprefix("http://")
         self.denied: dict[str, str] = {}  # call pattern → action named in the AccessDenied error
         self.refused: dict[str, tuple[int, str]] = {}  # pattern of S3 calls → status and code of the error
+        self.demanded: dict[str, str] = {}  # headers without which a PUT is denied, as a bucket's policy does
         self.held: set[str] = set()  # patterns of calls that stay unanswered until the gate closes
         self.date_shift_seconds = 0.0
         self.calls: list[str] = []
@@ -47,6 +48,10 @@ class Gate:
                     self.close_connection = True
                     return
                 action = next((each for pattern, each in outer.denied.items() if fnmatch.fnmatch(call, pattern)), None)
+                if self.command == "PUT" and any(
+                    self.headers.get(name) != value for name, value in outer.demanded.items()
+                ):
+                    action = "s3:PutObject"
                 refusal = next(
                     (each for pattern, each in outer.refused.items() if fnmatch.fnmatch(call, pattern)), None
                 )
