@@ -42,6 +42,7 @@ class Downloaded:
     etag: str
     size_bytes: int
     version_id: str | None
+    content_encoding: str
     checksum: str | None  # algorithm of the checksum that proved the bytes; None if S3 has none for the whole object
 
 
@@ -54,6 +55,7 @@ class _Answer:
     size_bytes: int
     etag: str
     version_id: str | None
+    content_encoding: str
     ranged: bool  # False: the store ignores ranges and sends the whole object
 
 
@@ -94,7 +96,13 @@ class Download:
                 first.body.close()
         checksum = stated.result()
         await asyncio.to_thread(self._prove, target, first.size_bytes, checksum)
-        return Downloaded(first.etag, first.size_bytes, first.version_id, checksum.algorithm if checksum else None)
+        return Downloaded(
+            first.etag,
+            first.size_bytes,
+            first.version_id,
+            first.content_encoding,
+            checksum.algorithm if checksum else None,
+        )
 
     async def _first(self) -> _Answer:
         """Request the first part. Its answer has the size, so a short recording needs no further part."""
@@ -158,9 +166,10 @@ class Download:
         etag: str | None = response.get("ETag")
         if not etag:
             raise StorageUnavailable(f"{self._where}: the response has no ETag, so it is not from S3")
+        encoding = response.get("ContentEncoding", "")
         length, sent = response.get("ContentLength"), response.get("ContentRange", "")
         if not sent and start == 0 and response["ResponseMetadata"]["HTTPStatusCode"] == 200 and length is not None:
-            return _Answer(response["Body"], length, length, etag, response.get("VersionId"), ranged=False)
+            return _Answer(response["Body"], length, length, etag, response.get("VersionId"), encoding, ranged=False)
         match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", sent)
         if not match:
             raise _WrongPart(f"S3 sent no valid Content-Range for the part at {start}: {sent[:60]!r}")
@@ -168,7 +177,7 @@ class Download:
         end = min(start + PART_BYTES, size_bytes)
         if (first_byte, last_byte, length) != (start, end - 1, end - start):
             raise _WrongPart(f"S3 sent {sent!r} with {length} bytes when bytes {start}-{end - 1} were requested")
-        return _Answer(response["Body"], end, size_bytes, etag, response.get("VersionId"), ranged=True)
+        return _Answer(response["Body"], end, size_bytes, etag, response.get("VersionId"), encoding, ranged=True)
 
     async def _stated_checksum(self, first: _Answer) -> FullChecksum | None:
         """Return S3's checksum of the whole object. Responses to parts do not have it."""

@@ -1,5 +1,6 @@
 """The S3 adapter: only this module calls S3. All errors are raised as TranscriptdErrors."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -16,6 +17,7 @@ from botocore.parsers import ResponseParserError
 
 from daemon.aws.advice import advice_on
 from daemon.aws.checksums import crc32
+from daemon.aws.content_encoding import decode_content
 from daemon.aws.download import PARTS_AT_ONCE, Download
 from daemon.config import Settings
 from daemon.errors import (
@@ -103,9 +105,9 @@ class Storage:
         self._outage = Outage(log, "storage unavailable", "storage available again", level=logging.ERROR)
 
     async def fetch(self, source: Input, target: Path) -> InputObject:
-        """Download the object to `target`, in parallel parts of one version, within the size limit, and prove its bytes.
+        """Download the object to `target`, in parallel parts of one version, within the size limit, prove its bytes, and decode gzip.
 
-        Raises ObjectMissing, AccessDenied, ObjectEmpty, ObjectTooLarge, DiskFull, StorageUnavailable.
+        Raises ObjectMissing, AccessDenied, ObjectEmpty, ObjectTooLarge, MediaUnreadable, DiskFull, StorageUnavailable.
         """
         request: dict[str, Any] = {"Bucket": source.bucket, "Key": source.key}
         if source.version_id is not None:
@@ -113,8 +115,12 @@ class Storage:
         download = Download(
             self._client, request, max_bytes=self._max_input_bytes, on_repeat=self._metrics.download_parts_repeated.inc
         )
-        with self._track_outage(f"s3://{source.bucket}/{source.key}"):
+        where = f"s3://{source.bucket}/{source.key}"
+        with self._track_outage(where):
             done = await download.run(target)
+            await asyncio.to_thread(
+                decode_content, target, done.content_encoding, max_bytes=self._max_input_bytes, where=where
+            )
         self._metrics.downloads_proved.labels(done.checksum or "none").inc()
         return InputObject(
             bucket=source.bucket,

@@ -4,6 +4,7 @@ recovers.
 One daemon survives everything: it must not exit, hang, spin, lose a job, or charge a job an attempt.
 """
 
+import gzip
 import json
 import random
 import time
@@ -167,6 +168,18 @@ def test_recording_with_shortened_parts_is_never_transcribed(site: Site) -> None
     samples = scraped(site.daemon.get("/metrics"))
     assert samples["transcriptd_download_parts_repeated_total"] >= 3
     assert samples['transcriptd_downloads_proved_total{checksum="CRC32"}'] >= 1
+
+
+def test_recording_that_is_stored_with_gzip_is_decoded(site: Site) -> None:
+    body = gzip.compress((site.world.folder / "call.wav").read_bytes())
+    site.world.aws.s3.put_object(
+        Bucket=site.world.aws.input_bucket, Key="encoded.wav", Body=body, ContentEncoding="gzip"
+    )
+    site.world.publish("encoded", "encoded.wav")
+    site.assert_finished("encoded")
+    manifest = json.loads(site.world.outputs("encoded")["manifest.json"])
+    assert manifest["input"]["size_bytes"] == len(body), "the manifest describes the object"
+    assert manifest["duration_seconds"] == pytest.approx(1.0, abs=0.01)
 
 
 @pytest.mark.parametrize("calls", ["sqs:*", "s3:*"])
