@@ -134,7 +134,7 @@ async def _open_infrastructure(stack: AsyncExitStack, settings: Settings, metric
         tracer=await stack.enter_async_context(_open_tracer(settings, metrics)),
         host=await stack.enter_async_context(open_host(settings, metrics)),
         queue=await stack.enter_async_context(open_queue(settings, metrics)),
-        storage=await stack.enter_async_context(open_storage(settings)),
+        storage=await stack.enter_async_context(open_storage(settings, metrics)),
         decoder=await stack.enter_async_context(DecoderPool(scratch, metrics)),
         outbox=await stack.enter_async_context(open_outbox(settings, metrics)) if settings.outbox_url else None,
     )

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
+from daemon.bucket_settings import BucketSettings
 from daemon.errors import ConfigError
 from daemon.schema.catalog import MODELS
 from daemon.schema.device_names import check_device_names
@@ -37,7 +38,7 @@ LISTS = (
 ).split()
 
 
-class Settings(BaseSettings):
+class Settings(BucketSettings):
     """Settings from environment variables with the prefix TRANSCRIPTD_, and a few well-known names without it."""
 
     model_config = SettingsConfigDict(env_prefix="TRANSCRIPTD_", frozen=True, extra="forbid", populate_by_name=True)

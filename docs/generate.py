@@ -10,6 +10,7 @@ from typing import Any
 from prometheus_client import ProcessCollector
 from pydantic_core import PydanticUndefined
 
+from daemon.bucket_settings import BucketSettings
 from daemon.cli.check.registry import CHECKS
 from daemon.config import Settings, variable
 from daemon.errors import ConfigError, OnFailure, SetupFailed, all_errors
@@ -32,7 +33,8 @@ RETRIED_WITHOUT_LIMIT = "retried with backoff; does not count as an attempt"
 
 def configuration() -> str:
     rows = ["| Variable | Default | Meaning |", "|---|---|---|"]
-    for name, field in Settings.model_fields.items():
+    # Inherited fields come last, although pydantic lists them first.
+    for name, field in sorted(Settings.model_fields.items(), key=lambda item: item[0] in BucketSettings.model_fields):
         rows.append(f"| `{variable(name)}` | {_default(name, field.default)} | {_cell(field.description or '')} |")
     return (
         NOTICE

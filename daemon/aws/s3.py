@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -12,23 +11,26 @@ from typing import TYPE_CHECKING, Any
 import aioboto3
 import aiohttp
 from aiobotocore.config import AioConfig
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
 from botocore.handlers import add_expect_header
 from botocore.parsers import ResponseParserError
 
+from daemon.aws.advice import advice_on
+from daemon.aws.checksums import crc32
+from daemon.aws.content_encoding import decode_content
+from daemon.aws.download import PARTS_AT_ONCE, Download
 from daemon.config import Settings
 from daemon.errors import (
     AccessDenied,
     DiskFull,
     ObjectArchived,
-    ObjectEmpty,
     ObjectMissing,
-    ObjectTooLarge,
     StorageUnavailable,
     TranscriptdError,
 )
 from daemon.schema.job import Input
 from daemon.schema.manifest import InputObject
+from daemon.telemetry.metrics import Metrics
 from daemon.telemetry.outage import Outage
 
 if TYPE_CHECKING:
@@ -37,8 +39,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("transcriptd.storage")
 
 CONNECT_TIMEOUT_SECONDS = 5.0
-PART_BYTES = 16 * 1024 * 1024
-PARTS_AT_ONCE = 4
 CHUNK_BYTES = 1024 * 1024
 # Limit for objects read into memory: manifests, records, checkpoints. A few MB for the longest recording.
 MAX_READ_BYTES = 64 * 1024 * 1024
@@ -53,26 +53,37 @@ _MISSING = {
     "NotFound",
     "MethodNotAllowed",
 }  # MethodNotAllowed: a delete marker
-# The key is longer than S3 allows, or the version ID is invalid.
-_NO_NAME = {"KeyTooLongError", "InvalidArgument", "InvalidURI"}
 _CONDITION_FAILED = {"PreconditionFailed", "ConditionalRequestConflict", "412"}
+# Answers with 4xx that say nothing about the object: S3 throttles, or the credentials or the clock are wrong.
+_CONCERNS_EVERY_CALL = {
+    *("RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"),
+    *("ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId", "RequestTimeTooSkewed"),
+}
 _DENIED = {"AccessDenied", "403", "Forbidden", "AllAccessDisabled"}
 
 
 @asynccontextmanager
-async def open_storage(settings: Settings) -> AsyncIterator["Storage"]:
+async def open_storage(settings: Settings, metrics: Metrics | None = None) -> AsyncIterator["Storage"]:
     """Open a Storage with its own connections. The client attempts each call up to four times, with backoff."""
     config = AioConfig(
         connect_timeout=min(CONNECT_TIMEOUT_SECONDS, settings.storage_timeout_seconds),
         read_timeout=settings.storage_timeout_seconds,
         retries={"mode": "standard", "total_max_attempts": 4},
+        s3={"addressing_style": settings.s3_addressing_style},
         max_pool_connections=settings.max_jobs_in_flight * PARTS_AT_ONCE + 4,
     )
     async with aioboto3.Session().client("s3", config=config) as client:
         # With this header, aiohttp sends no body before it receives "100 Continue": an extra round trip for each object,
         # and an endless wait if a store never sends it. The bodies are small, so sending one needlessly is cheap.
         client.meta.events.unregister("before-call.s3", add_expect_header)
-        yield Storage(client, settings)
+        if settings.requester_pays:
+            client.meta.events.register("before-call.s3", _accept_to_pay)
+        yield Storage(client, settings, metrics or Metrics())
+
+
+def _accept_to_pay(params: dict[str, Any], **_: Any) -> None:
+    """Add the header to every call. S3 ignores it for buckets whose owner pays."""
+    params["headers"]["x-amz-request-payer"] = "requester"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,74 +96,47 @@ class StoredObject:
 class Storage:
     """Reads and writes S3 objects; result_store.py knows their meaning."""
 
-    def __init__(self, client: "S3Client", settings: Settings) -> None:
+    def __init__(self, client: "S3Client", settings: Settings, metrics: Metrics) -> None:
         self._client = client
+        self._metrics = metrics
         self._max_input_bytes = settings.max_input_bytes
+        self._on_write = _write_parameters(settings)
         self._output_bucket = settings.output_bucket
         self._outage = Outage(log, "storage unavailable", "storage available again", level=logging.ERROR)
 
     async def fetch(self, source: Input, target: Path) -> InputObject:
-        """Download the object to `target`, in parallel parts of one version, within the size limit.
+        """Download the object to `target`, in parallel parts of one version, within the size limit, prove its bytes, and decode gzip.
 
-        Raises ObjectMissing, AccessDenied, ObjectEmpty, ObjectTooLarge, DiskFull, StorageUnavailable.
+        Raises ObjectMissing, AccessDenied, ObjectEmpty, ObjectTooLarge, MediaUnreadable, DiskFull, StorageUnavailable.
         """
-        where = f"s3://{source.bucket}/{source.key}"
         request: dict[str, Any] = {"Bucket": source.bucket, "Key": source.key}
         if source.version_id is not None:
             request["VersionId"] = source.version_id
+        download = Download(
+            self._client, request, max_bytes=self._max_input_bytes, on_repeat=self._metrics.download_parts_repeated.inc
+        )
+        where = f"s3://{source.bucket}/{source.key}"
         with self._track_outage(where):
-            # The response to the first part includes the size, so a short recording needs one request.
-            try:
-                first = await self._client.get_object(**request, Range=f"bytes=0-{PART_BYTES - 1}")
-            except ClientError as error:
-                code = error.response.get("Error", {}).get("Code", "")
-                if code == "InvalidRange":
-                    raise ObjectEmpty(f"{where} is empty (0 bytes); upload it again") from error
-                if code in _NO_NAME:
-                    raise ObjectMissing(f"{where} cannot exist ({code}); correct the key or version_id") from error
-                raise
-            etag = _etag(first, where)
-            size_bytes = int(first.get("ContentRange", f"/{first['ContentLength']}").rpartition("/")[2])
-            if size_bytes == 0:
-                raise ObjectEmpty(f"{where} is empty (0 bytes); upload it again")
-            if size_bytes > self._max_input_bytes:
-                raise ObjectTooLarge(f"{where} has {size_bytes} bytes; the limit is {self._max_input_bytes}")
-            found = InputObject(
-                bucket=source.bucket,
-                key=source.key,
-                version_id=first.get("VersionId"),
-                etag=etag.strip('"'),
-                size_bytes=size_bytes,
+            done = await download.run(target)
+            await asyncio.to_thread(
+                decode_content, target, done.content_encoding, max_bytes=self._max_input_bytes, where=where
             )
-            with target.open("wb") as file:
-                await _write_body(first["Body"], file.fileno(), 0, min(PART_BYTES, size_bytes))
-                limit = asyncio.Semaphore(PARTS_AT_ONCE)
-
-                async def part(offset: int) -> None:
-                    async with limit:
-                        # IfMatch: if the object is overwritten during the download, never mix parts of two versions.
-                        end = min(offset + PART_BYTES, size_bytes)
-                        response = await self._client.get_object(
-                            **request, Range=f"bytes={offset}-{end - 1}", IfMatch=etag
-                        )
-                        await _write_body(response["Body"], file.fileno(), offset, end)
-
-                try:
-                    async with asyncio.TaskGroup() as group:
-                        for offset in range(PART_BYTES, size_bytes, PART_BYTES):
-                            group.create_task(part(offset))
-                except ExceptionGroup as failures:
-                    raise failures.exceptions[0] from failures
-            if (await asyncio.to_thread(target.stat)).st_size != size_bytes:
-                raise StorageUnavailable(f"{where}: S3 sent fewer bytes than it announced")
-        return found
+        self._metrics.downloads_proved.labels(done.checksum or "none").inc()
+        return InputObject(
+            bucket=source.bucket,
+            key=source.key,
+            version_id=done.version_id,
+            etag=done.etag.strip('"'),
+            size_bytes=done.size_bytes,
+        )
 
     async def read(self, bucket: str, key: str, max_bytes: int = MAX_READ_BYTES) -> StoredObject | None:
         """Return a small object, or None if it does not exist. Raises StorageUnavailable if it is too large."""
         where = f"s3://{bucket}/{key}"
         try:
             with self._track_outage(where):
-                response = await self._client.get_object(Bucket=bucket, Key=key)
+                # The client compares the body with the checksum that it was written with.
+                response = await self._client.get_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
                 etag = _etag(response, where)
                 body = bytearray()
                 async for chunk in response["Body"].iter_chunks(CHUNK_BYTES):
@@ -190,7 +174,15 @@ class Storage:
         try:
             with self._track_outage(f"s3://{bucket}/{key}"):
                 response = await self._client.put_object(
-                    Bucket=bucket, Key=key, Body=body, ContentType=content_type, Metadata=metadata or {}, **conditions
+                    Bucket=bucket,
+                    Key=key,
+                    Body=body,
+                    ContentType=content_type,
+                    Metadata=metadata or {},
+                    ChecksumAlgorithm="CRC32",
+                    ChecksumCRC32=crc32(body),  # S3 rejects a body that was changed on the way, and stores the checksum
+                    **self._on_write,
+                    **conditions,
                 )
         except (StorageUnavailable, ObjectMissing) as error:
             # 409: another conditional write was in flight. 404 with IfMatch: the object is gone.
@@ -232,9 +224,9 @@ class Storage:
             with _translate_errors(where):
                 yield
         except StorageUnavailable as error:
-            if _code(error) in _CONDITION_FAILED:
+            if _is_answer(error.__cause__):
                 self._outage.worked()
-            elif error.__cause__ is not None:  # otherwise S3 responded, and this module rejected the content
+            elif error.__cause__ is not None:  # otherwise S3 responded, and the content was rejected
                 self._outage.failed(error)
             raise
         except TranscriptdError:  # S3 responded
@@ -243,22 +235,33 @@ class Storage:
         self._outage.worked()
 
 
-async def _write_body(body: Any, descriptor: int, offset: int, end: int) -> None:
-    """Stream a response body to its range of a file, never beyond `end`. Disk writes run off the event loop."""
-    async for chunk in body.iter_chunks(CHUNK_BYTES):
-        if offset + len(chunk) > end:
-            body.close()
-            raise StorageUnavailable("S3 sent more bytes than it announced")
-        await asyncio.to_thread(os.pwrite, descriptor, chunk, offset)
-        offset += len(chunk)
-
-
 def _etag(response: Any, where: str) -> str:
     """Return the ETag, which S3 always sends with an object and a proxy's error page does not have."""
     etag: str | None = response.get("ETag")
     if not etag:
         raise StorageUnavailable(f"{where}: the response has no ETag, so it is not from S3")
     return etag
+
+
+def _write_parameters(settings: Settings) -> dict[str, Any]:
+    """Return the parameters that the deployment wants for each object written."""
+    wanted = {
+        "ServerSideEncryption": settings.output_encryption,
+        "SSEKMSKeyId": settings.output_kms_key_id,
+        "ACL": settings.output_acl,
+    }
+    return {name: value for name, value in wanted.items() if value is not None}
+
+
+def _is_answer(cause: BaseException | None) -> bool:
+    """Return whether S3 itself responded to this call, so that its failure concerns one object and is no outage."""
+    if isinstance(cause, FlexibleChecksumError):
+        return True
+    if not isinstance(cause, ClientError):
+        return False
+    code = cause.response.get("Error", {}).get("Code", "")
+    status = cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return (400 <= status < 429 or 429 < status < 500 or status == 501) and code not in _CONCERNS_EVERY_CALL
 
 
 def _code(error: TranscriptdError) -> str:
@@ -280,8 +283,7 @@ def _translate_errors(where: str) -> Iterator[None]:
             raise ObjectArchived(f"{where} is archived; restore it, then send the message again") from error
         if code in _DENIED or code.startswith("KMS."):
             raise AccessDenied(
-                f"{where}: access denied ({code}); the instance role needs s3:GetObject on inputs, s3:GetObject, s3:PutObject and "
-                "s3:DeleteObject on outputs, and s3:ListBucket on both (without it S3 returns 403 for a missing object)"
+                f"{where}: access denied to {error.operation_name} ({code}); {advice_on(error)}"
             ) from error
         raise StorageUnavailable(f"{where}: S3 failed: {error}") from error
     except (BotoCoreError, ResponseParserError, aiohttp.ClientError, TimeoutError) as error:

@@ -43,6 +43,7 @@ RUNNER_EXIT_REASONS = tuple(
     "exit signal stalled cancel_ignored device_fault protocol setup unwatched recycled leak".split()
 )
 OUTBOX_RESULTS = tuple("stored deferred delivered gone exhausted refused malformed known".split())
+INPUT_CHECKSUMS = tuple("CRC32 SHA1 SHA256 CRC64NVME CRC32C none".split())
 RESOURCES = ("output", "queue", "dead_letter_queue", "outbox")
 WEBHOOK_EVENTS = ("job.started", "job.progress", "job.completed", "job.failed")
 
@@ -140,6 +141,17 @@ class Metrics:
         )
         self.checkpoints = counter(
             "checkpoints", "Checkpoints by result: kept, restored, failed (could not be stored).", "result"
+        )
+
+        self.downloads_proved = counter(
+            "downloads_proved",
+            "Recordings downloaded completely, by the S3 checksum that proved their bytes; none: S3 has no checksum of the whole "
+            "object, and the sizes were checked alone.",
+            "checksum",
+        )
+        self.download_parts_repeated = counter(
+            "download_parts_repeated",
+            "Parts of recordings that were requested again because the answer broke off, was too short or was another part.",
         )
 
         # Is the output right?
@@ -330,6 +342,8 @@ class Metrics:
             self.brake_engaged.labels(resource)
         for result in ("kept", "restored", "failed"):
             self.checkpoints.labels(result)
+        for checksum in INPUT_CHECKSUMS:
+            self.downloads_proved.labels(checksum)
         for result in ("kept", "rejected", "rescan_rejected"):
             self.asr_chunks.labels(result)
         for kind in ("spot", "termination", "rebalance"):

@@ -70,8 +70,11 @@ data "aws_iam_policy_document" "instance" {
   }
 
   statement {
-    sid       = "Results"
-    actions   = ["s3:GetObject", "s3:PutObject", "s3:PutObjectTagging", "s3:DeleteObject"]
+    sid = "Results"
+    actions = concat(
+      ["s3:GetObject", "s3:PutObject", "s3:PutObjectTagging", "s3:DeleteObject"],
+      contains(keys(var.environment), "TRANSCRIPTD_OUTPUT_ACL") ? ["s3:PutObjectAcl"] : [],
+    )
     resources = ["arn:${local.partition}:s3:::${local.output_bucket}/${var.output_prefix}*"]
   }
 

@@ -1,6 +1,7 @@
 """Every kind of bad input through the real daemon: its error code, its message, its webhook, and no leftovers on
 disk."""
 
+import gzip
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -56,6 +57,9 @@ CASES = {
     "denied": Case("access_denied", "s3:GetObject", key="secret/call.wav"),
     "empty-object": Case("object_empty", "0 bytes", key="empty.wav"),
     "text-file": Case("media_unreadable", "media", key="notes.txt"),
+    "gzip-bomb": Case("object_too_large", "decodes from gzip to more than 4000000 bytes", key="bomb.wav"),
+    "gzip-cut": Case("media_unreadable", "Content-Encoding gzip, but is cut off", key="cut.wav"),
+    "brotli": Case("media_unreadable", "Content-Encoding br", key="brotli.wav"),
     "truncated": Case("media_unreadable", "cut off", key="truncated.mp4"),
     "no-audio": Case("no_audio_stream", "no audio stream", key="silent.mp4"),
     "track": Case("audio_track_missing", "audio streams in the file is 1", options={"audio_track": 1}),
@@ -106,6 +110,12 @@ def upload_recordings(world: World, folder: Path) -> None:
         "large.bin": bytes(4_000_001),
     }.items():
         world.upload(key, body)
+    for key, body, encoding in (
+        ("bomb.wav", gzip.compress(bytes(4_000_001)), "gzip"),
+        ("cut.wav", gzip.compress(sample_call().read_bytes())[:-100], "gzip"),
+        ("brotli.wav", sample_call().read_bytes(), "br"),
+    ):
+        world.aws.s3.put_object(Bucket=world.aws.input_bucket, Key=key, Body=body, ContentEncoding=encoding)
     deny = {"Effect": "Deny", "Principal": "*", "Action": "s3:GetObject", "Resource": "arn:aws:s3:::media/secret/*"}
     policy = json.dumps({"Version": "2012-10-17", "Statement": [deny]})
     world.aws.s3.put_bucket_policy(Bucket="media", Policy=policy)

@@ -110,3 +110,50 @@ def test_bucket_chosen_by_a_job_does_not_engage_the_brake(world: World, gate: Ga
         assert list(daemon.log_entries("brake engaged")) == []
         assert readiness(daemon) == (True, None)
     assert {letter["failure"]["code"] for letter in world.dead_letters()} == {"access_denied"}
+
+
+def test_recording_that_s3_refuses_is_no_outage(world: World, gate: Gate) -> None:
+    """S3 answers every call, so the log must not say that it is unavailable, and available again, for one object."""
+    world.upload("odd.wav", sample_call())
+    gate.refused["s3:*:odd.wav"] = (400, "InvalidRequest")
+    with world.daemon() as daemon:
+        world.publish("odd", "odd.wav")
+        for job in JOBS[:3]:
+            world.publish(job, "call.wav")
+            world.wait_for(job, "job.completed")
+        wait_for(
+            lambda: any(end["job_id"] == "odd" for end in daemon.log_entries("job finished")),
+            "the odd job has an outcome",
+        )
+        assert list(daemon.log_entries("storage unavailable")) == []
+
+
+def test_bucket_policy_that_demands_headers_is_met_by_settings(world: World, gate: Gate) -> None:
+    """Without the settings the advice names them; with them, everything that the daemon writes has the headers."""
+    key = "arn:aws:kms:us-east-1:123456789012:key/00000000-0000-0000-0000-000000000000"
+    gate.demanded = {
+        "x-amz-server-side-encryption": "aws:kms",
+        "x-amz-server-side-encryption-aws-kms-key-id": key,
+        "x-amz-acl": "bucket-owner-full-control",
+    }
+    world.publish("job-0", "call.wav")
+    with world.daemon("without") as daemon:
+        wait_for(lambda: bool(list(daemon.log_entries("brake engaged"))), "the brake is engaged")
+        (line,) = daemon.log_entries("brake engaged")
+        assert "access denied to PutObject (AccessDenied); the role needs s3:PutObject" in line["error"]
+        assert "TRANSCRIPTD_OUTPUT_ENCRYPTION" in line["error"]
+        assert "s3:GetObject" not in line["error"]
+    assert world.dead_letters() == []
+    settings = {
+        "output_encryption": "aws:kms",
+        "output_kms_key_id": key,
+        "output_acl": "bucket-owner-full-control",
+        "checkpoint_after_seconds": "0",
+    }
+    with world.daemon("with", **settings) as daemon:
+        world.wait_for("job-0", "job.completed", 2 * PATIENCE_SECONDS)
+        world.wait_until_empty()
+        assert list(daemon.log_entries("brake engaged")) == []
+    for name in ("manifest.json", "transcript.json", "transcript.md"):
+        head = world.aws.s3.head_object(Bucket=world.aws.output_bucket, Key=f"transcripts/job-0/{name}")
+        assert (head["ServerSideEncryption"], head["SSEKMSKeyId"]) == ("aws:kms", key)

@@ -4,9 +4,12 @@ recovers.
 One daemon survives everything: it must not exit, hang, spin, lose a job, or charge a job an attempt.
 """
 
+import gzip
 import json
+import random
 import time
 import urllib.error
+import wave
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,11 +19,13 @@ import pytest
 
 from bench.waiting import PATIENCE_SECONDS
 from bench.world import World, open_world
+from daemon.aws.download import PART_BYTES
 from daemon.demo.process import DaemonProcess
 from tests.chaos import proxy as proxy_module
 from tests.chaos.proxy import Lie, Proxy
 from tests.chaos.schedule import Fault
 from tests.support.media.files import chirp, make_wav
+from tests.support.monitoring.samples import scraped
 from tests.support.webhooks.receiver import OK, Behaviour, Receiver, threaded_receiver
 
 SETTINGS: dict[str, Any] = {
@@ -142,6 +147,39 @@ def test_daemon_survives_s3_outages(site: Site, fault: Fault | Lie) -> None:
     finally:
         site.proxy.calm()
     site.assert_finished(job_id, f"{job_id}-in-hand")
+
+
+def test_recording_with_shortened_parts_is_never_transcribed(site: Site) -> None:
+    """Each answer is valid HTTP with half of the requested part; the last one is whole, so the size is right."""
+    recording = site.world.folder / "long.wav"
+    with wave.open(str(recording), "wb") as file:
+        file.setparams((2, 2, 48_000, 0, "NONE", ""))
+        file.writeframes(random.Random(1).randbytes(PART_BYTES + 4_000_000))
+    site.world.upload("long.wav", recording)
+    try:
+        site.world.publish("shortened", "long.wav")
+        site.suffer("s3:GET:long.wav", Fault.SHORT_RANGE)
+        assert "manifest.json" not in site.world.outputs("shortened")
+    finally:
+        site.proxy.calm()
+    site.assert_finished("shortened")
+    manifest = json.loads(site.world.outputs("shortened")["manifest.json"])
+    assert manifest["input"]["size_bytes"] == recording.stat().st_size
+    samples = scraped(site.daemon.get("/metrics"))
+    assert samples["transcriptd_download_parts_repeated_total"] >= 3
+    assert samples['transcriptd_downloads_proved_total{checksum="CRC32"}'] >= 1
+
+
+def test_recording_that_is_stored_with_gzip_is_decoded(site: Site) -> None:
+    body = gzip.compress((site.world.folder / "call.wav").read_bytes())
+    site.world.aws.s3.put_object(
+        Bucket=site.world.aws.input_bucket, Key="encoded.wav", Body=body, ContentEncoding="gzip"
+    )
+    site.world.publish("encoded", "encoded.wav")
+    site.assert_finished("encoded")
+    manifest = json.loads(site.world.outputs("encoded")["manifest.json"])
+    assert manifest["input"]["size_bytes"] == len(body), "the manifest describes the object"
+    assert manifest["duration_seconds"] == pytest.approx(1.0, abs=0.01)
 
 
 @pytest.mark.parametrize("calls", ["sqs:*", "s3:*"])

@@ -7,6 +7,7 @@ caller. The proxy records the calls that reached AWS, independently of the daemo
 import asyncio
 import fnmatch
 import json
+import re
 import threading
 import time
 from collections import Counter
@@ -212,6 +213,8 @@ class Proxy:
             case Fault.LOST_ANSWER:
                 await self._forward(caller, request, body)
                 return _abort(request)
+            case Fault.SHORT_RANGE:
+                return _shorten(await self._forward(caller, request, body))
             case Fault.CUT_ANSWER:
                 answer = await self._forward(caller, request, body)
                 content = answer.body if isinstance(answer.body, bytes) else b""
@@ -249,6 +252,21 @@ def _without_hops(headers: Mapping[str, str]) -> CIMultiDict[str]:
     for name in HOP_BY_HOP:
         kept.popall(name, None)
     return kept
+
+
+def _shorten(answer: web.Response) -> web.Response:
+    """Halve the answer to a ranged read, with headers that fit. The last of several parts stays whole, so that a file
+    with holes has the right size."""
+    match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", answer.headers.get("Content-Range", ""))
+    if match is None or not isinstance(answer.body, bytes) or len(answer.body) < 2:
+        return answer
+    first, last, size = (int(number) for number in match.groups())
+    if first > 0 and last == size - 1:
+        return answer
+    body = answer.body[: len(answer.body) // 2]
+    headers = answer.headers.copy()
+    headers["Content-Range"] = f"bytes {first}-{first + len(body) - 1}/{size}"
+    return web.Response(status=answer.status, headers=_without_hops(headers), body=body)
 
 
 def _refusal(is_sqs: bool, status: HTTPStatus, code: str) -> web.Response:

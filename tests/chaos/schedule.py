@@ -28,6 +28,7 @@ class Fault(StrEnum):
     RESET = "reset"  # the connection breaks before the call arrives
     LOST_ANSWER = "lost answer"  # the call is executed, but the response is lost
     CUT_ANSWER = "cut answer"  # half of the response arrives
+    SHORT_RANGE = "short range"  # a valid answer to a ranged read, with half of the requested bytes
 
 
 class Moment(StrEnum):
@@ -74,7 +75,10 @@ def plan(seed: int, seconds: float, daemons: int) -> list[Step]:
     rng = random.Random(seed)
     wanted: list[tuple[Action, str, str]] = [
         *((Action.TRAP, calls, moment) for calls, moment in TRAPS),
-        *((Action.FAULT, rng.choice(FAULTED_CALLS), fault) for fault in Fault),
+        *(
+            (Action.FAULT, "s3:GET:*" if fault is Fault.SHORT_RANGE else rng.choice(FAULTED_CALLS), fault)
+            for fault in Fault
+        ),
         *((action, "", "") for action in Action if action not in (Action.FAULT, Action.TRAP) for _ in range(3)),
     ]
     rng.shuffle(wanted)

@@ -24,7 +24,8 @@ PERMISSIONS = {
     "send_message": {"sqs:SendMessage"},
     "get_queue_attributes": {"sqs:GetQueueAttributes"},
     "get_object": {"s3:GetObject", "s3:GetObjectVersion"},
-    "put_object": {"s3:PutObject", "s3:PutObjectTagging"},
+    "head_object": {"s3:GetObject", "s3:GetObjectVersion"},
+    "put_object": {"s3:PutObject", "s3:PutObjectTagging", "s3:PutObjectAcl"},
     "delete_objects": {"s3:DeleteObject"},
     "head_bucket": {"s3:ListBucket"},
     "list_objects_v2": {"s3:ListBucket"},
@@ -95,7 +96,7 @@ def test_interruptions_do_not_use_up_the_receives() -> None:
 def test_role_allows_exactly_the_calls_of_the_daemon() -> None:
     called = set()
     for text in (path.read_text() for path in DAEMON.rglob("*.py")):
-        if "import aioboto3" in text:
+        if "aioboto3" in text or "types_aiobotocore" in text:
             called |= set(re.findall(r'_client\.(?:get_paginator\("(\w+)"\)|(\w+)\()', text))
     needed: set[str] = set()
     for name in {"".join(pair) for pair in called} - {"get_paginator"}:

@@ -15,6 +15,7 @@ import aioboto3
 import pytest
 
 from bench.waiting import PATIENCE_SECONDS
+from daemon.aws.checksums import crc32
 from daemon.aws.s3 import Storage, open_storage
 from daemon.demo.aws import EmbeddedAws
 from daemon.demo.loopback import LoopbackServer, QuietHandler
@@ -24,6 +25,7 @@ from daemon.outputs import OutputFile
 from daemon.schema.job import Input, Job
 from daemon.schema.manifest import InputObject, Manifest, StoredOutput
 from daemon.schema.transcript import Models
+from daemon.telemetry.metrics import Metrics
 from tests.support.builders import a_job, some_settings
 
 
@@ -37,7 +39,7 @@ def aws() -> Iterator[EmbeddedAws]:
 async def storage_on(aws: EmbeddedAws, **settings: Any) -> AsyncIterator[Storage]:
     access: Any = {"aws_access_key_id": "x", "aws_secret_access_key": "x", "region_name": "us-east-1"}
     async with aioboto3.Session().client("s3", endpoint_url=aws.endpoint_url, **access) as client:
-        yield Storage(client, some_settings(**settings))
+        yield Storage(client, some_settings(**settings), Metrics())
 
 
 def files(author: str) -> list[OutputFile]:
@@ -339,13 +341,13 @@ class Overwritten:
 async def test_parts_of_two_uploads_are_never_mixed(
     aws: EmbeddedAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("daemon.aws.s3.PART_BYTES", 1000)
+    monkeypatch.setattr("daemon.aws.download.PART_BYTES", 1000)
     put = partial(aws.s3.put_object, Bucket="media", Key="replaced")
     put(Body=b"a" * 3500)
     async with storage_on(aws) as storage:
         overwrite = Overwritten(storage._client, lambda: (put(Body=b"b" * 3500), None)[1])
-        mixed = Storage(overwrite, some_settings())  # type: ignore[arg-type]
-        with pytest.raises(StorageUnavailable, match="PreconditionFailed"):
+        mixed = Storage(overwrite, some_settings(), Metrics())  # type: ignore[arg-type]
+        with pytest.raises(StorageUnavailable, match="overwritten during the download"):
             await mixed.fetch(Input(bucket="media", key="replaced"), tmp_path / "target")
         await storage.fetch(Input(bucket="media", key="replaced"), tmp_path / "target")
         assert (tmp_path / "target").read_bytes() == b"b" * 3500
@@ -403,3 +405,16 @@ async def test_a_store_that_never_says_continue_is_written_to(monkeypatch: pytes
         async with asyncio.timeout(PATIENCE_SECONDS), open_storage(settings) as storage:
             assert await storage.write("results", "a.json", b"{}") == '"e"'
     assert seen == [b"{}"]
+
+
+async def test_what_is_written_has_a_checksum_that_is_verified_when_it_is_read(
+    aws: EmbeddedAws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with storage_on(aws) as storage:
+        await storage.write("results", "checked", b"body")
+        head = aws.s3.head_object(Bucket="results", Key="checked", ChecksumMode="ENABLED")
+        assert head["ChecksumCRC32"] == crc32(b"body")
+        monkeypatch.setattr("daemon.aws.s3.crc32", lambda _: crc32(b"another"))  # moto does not verify uploads
+        await storage.write("results", "checked", b"body")
+        with pytest.raises(StorageUnavailable, match="did not match"):
+            await storage.read("results", "checked")

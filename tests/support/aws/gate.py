@@ -1,4 +1,4 @@
-"""A proxy in front of AWS that denies or holds calls and shifts the server's date on demand; it forwards everything
+"""A proxy in front of AWS that denies, refuses or holds calls and shifts the server's date on demand; it forwards everything
 else."""
 
 import fnmatch
@@ -23,6 +23,8 @@ class Gate:
     def __init__(self, upstream: str) -> None:
         self._upstream = upstream.removeprefix("http://")
         self.denied: dict[str, str] = {}  # call pattern → action named in the AccessDenied error
+        self.refused: dict[str, tuple[int, str]] = {}  # pattern of S3 calls → status and code of the error
+        self.demanded: dict[str, str] = {}  # headers without which a PUT is denied, as a bucket's policy does
         self.held: set[str] = set()  # patterns of calls that stay unanswered until the gate closes
         self.date_shift_seconds = 0.0
         self.calls: list[str] = []
@@ -46,8 +48,19 @@ class Gate:
                     self.close_connection = True
                     return
                 action = next((each for pattern, each in outer.denied.items() if fnmatch.fnmatch(call, pattern)), None)
+                if self.command == "PUT" and any(
+                    self.headers.get(name) != value for name, value in outer.demanded.items()
+                ):
+                    action = "s3:PutObject"
+                refusal = next(
+                    (each for pattern, each in outer.refused.items() if fnmatch.fnmatch(call, pattern)), None
+                )
                 if action is not None:
                     self._deny(call, action)
+                elif refusal is not None:
+                    status, code = refusal
+                    refused_xml = f"<Error><Code>{code}</Code><Message>refused by the test</Message></Error>"
+                    self._answer(status, {"Content-Type": "application/xml"}, refused_xml.encode())
                 else:
                     self._forward(body)
 

@@ -1,0 +1,35 @@
+"""The settings that some buckets and S3-compatible stores need. They are part of `Settings` in config.py."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings
+
+
+class BucketSettings(BaseSettings):
+    output_encryption: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = Field(
+        None,
+        description="server-side encryption that is requested for each object written; without it, the bucket's default applies",
+    )
+    output_kms_key_id: str | None = Field(
+        None,
+        min_length=1,
+        description="ID or ARN of the KMS key for `aws:kms` and `aws:kms:dsse`; without it, the AWS managed key",
+    )
+    output_acl: Literal["private", "bucket-owner-read", "bucket-owner-full-control"] | None = Field(
+        None,
+        description="canned ACL of each object written, for an output bucket of another account; needs s3:PutObjectAcl",
+    )
+    requester_pays: bool = Field(
+        False, description="accept to pay for the requests to requester-pays buckets, which refuse other requests"
+    )
+    s3_addressing_style: Literal["auto", "path", "virtual"] = Field(
+        "auto",
+        description="how URLs name the bucket, for S3-compatible stores: `auto` is a path for a store that `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL` names",
+    )
+
+    @model_validator(mode="after")
+    def _check_buckets(self) -> Self:
+        if self.output_kms_key_id is not None and self.output_encryption not in ("aws:kms", "aws:kms:dsse"):
+            raise ValueError("output_kms_key_id needs output_encryption=aws:kms or aws:kms:dsse")
+        return self
