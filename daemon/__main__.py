@@ -1,16 +1,31 @@
-"""The command line. Each command imports its own dependencies, so that `--help` is fast."""
+"""The command line. Each command imports its own dependencies, so that `--help` is fast, and `run` handles signals first."""
 
-import argparse
-import os
 import sys
-from importlib.metadata import version
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from daemon.cli.arguments import add_tools
-from daemon.cli.models_arguments import add_models
+from daemon.container_init import exit_on_signals, fork_if_first_process
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def main() -> int:
+    if sys.argv[1:2] == ["run"]:
+        exit_on_signals()
+        if (status := fork_if_first_process()) is not None:
+            return status
+    return _main()
+
+
+def _main() -> int:
+    import argparse
+    import os
+    from importlib.metadata import version
+    from pathlib import Path
+
+    from daemon.cli.arguments import add_tools
+    from daemon.cli.models_arguments import add_models
+
     parser = argparse.ArgumentParser(
         prog="transcriptd", description="Turn an SQS queue of recordings into transcripts."
     )
@@ -53,7 +68,7 @@ def _run() -> int:
     return EXIT_CONFIG
 
 
-def _demo(file: Path | None) -> int:
+def _demo(file: "Path | None") -> int:
     from daemon.demo.command import demo
 
     return demo(file)

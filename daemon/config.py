@@ -283,7 +283,9 @@ class Settings(BaseSettings):
 
     # Process
     drain_timeout_seconds: float = Field(
-        300, ge=0, description="time for jobs to finish after SIGTERM; unfinished jobs are released"
+        300,
+        ge=0,
+        description="time for jobs to finish after SIGTERM; unfinished jobs are released; 8 by default for process 1 of a container, which has 10 s",
     )
     http_host: str = Field("127.0.0.1", description="address of the status page, /metrics, /healthz and /readyz")
     http_port: int = Field(9464, ge=0, le=65535, description="HTTP port; 0 selects a free port and logs it")

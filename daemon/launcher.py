@@ -10,6 +10,7 @@ from typing import Any
 from daemon.background import TaskName
 from daemon.composition import Components, open_components
 from daemon.config import Settings
+from daemon.container_init import STOP_SIGNALS
 from daemon.errors import SetupFailed
 from daemon.poller import Poller
 from daemon.status.systemd import feed_watchdog, notify
@@ -24,7 +25,6 @@ EXIT_HOST_ENDS = 75  # EX_TEMPFAIL: the instance is terminating; a restarted dae
 EXIT_SETUP_FAILED = 70  # EX_SOFTWARE: no device can load the models
 
 WEBHOOK_DRAIN_SECONDS = 30.0
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @dataclass(frozen=True, slots=True)
