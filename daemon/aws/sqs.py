@@ -28,6 +28,7 @@ from daemon.config import MAX_LEASE_SECONDS, Settings
 from daemon.errors import QueueUnavailable, TranscriptdError
 from daemon.settings_rules import queue_region
 from daemon.telemetry.metrics import Metrics
+from daemon.telemetry.redaction import describe
 
 if TYPE_CHECKING:
     from types_aiobotocore_sqs import SQSClient
@@ -277,7 +278,9 @@ def translate_errors(call: str) -> Iterator[None]:
         AttributeError,  # this and the next: from botocore's parser, for JSON in an unexpected format
         TypeError,
     ) as error:
-        raise QueueUnavailable(f"SQS {call} failed: {error}", may_have_worked=_may_have_worked(error)) from error
+        raise QueueUnavailable(
+            f"SQS {call} failed: {describe(error)}", may_have_worked=_may_have_worked(error)
+        ) from error
 
 
 def _code(error: QueueUnavailable) -> str:
