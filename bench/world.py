@@ -39,8 +39,15 @@ class World:
         return self.folder / "scratch"
 
     def daemon(
-        self, name: str = "daemon", *, module: str = "daemon", arguments: Sequence[str] = ("run",), **settings: str
+        self,
+        name: str = "daemon",
+        *,
+        module: str = "daemon",
+        arguments: Sequence[str] = ("run",),
+        command: Sequence[str] | None = None,
+        **settings: str,
     ) -> DaemonProcess:
+        """`command` replaces the one made of `module` and `arguments`."""
         environment = {
             **self.aws.environment,
             "WEBHOOK_URL": self.receiver.url,
@@ -56,8 +63,8 @@ class World:
             **self.settings,
             **{f"TRANSCRIPTD_{setting.upper()}": value for setting, value in settings.items()},
         }
-        command = (sys.executable, "-m", module, *arguments)
-        return DaemonProcess(environment, self.folder / f"{name}.log", command)
+        usual = (sys.executable, "-m", module, *arguments)
+        return DaemonProcess(environment, self.folder / f"{name}.log", command or usual)
 
     # --- actions of an API
 

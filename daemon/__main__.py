@@ -1,16 +1,33 @@
-"""The command line. Each command imports its own dependencies, so that `--help` is fast."""
+"""The command line. Each command imports its own dependencies, so that `--help` is fast, and `run` handles signals first."""
 
-import argparse
-import os
 import sys
-from importlib.metadata import version
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from daemon.cli.arguments import add_tools
-from daemon.cli.models_arguments import add_models
+from daemon.container_init import exit_on_signals, fork_if_first_process
+from daemon.environment import drop_empty_variables
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def main() -> int:
+    drop_empty_variables()
+    if sys.argv[1:2] == ["run"]:
+        exit_on_signals()
+        if (status := fork_if_first_process()) is not None:
+            return status
+    return _main()
+
+
+def _main() -> int:
+    import argparse
+    import os
+    from importlib.metadata import version
+    from pathlib import Path
+
+    from daemon.cli.arguments import add_tools
+    from daemon.cli.models_arguments import add_models
+
     parser = argparse.ArgumentParser(
         prog="transcriptd", description="Turn an SQS queue of recordings into transcripts."
     )
@@ -33,7 +50,7 @@ def _run() -> int:
     import asyncio
     import logging
 
-    from botocore.exceptions import NoRegionError
+    from botocore.exceptions import ConfigNotFound, ConfigParseError, NoRegionError, ProfileNotFound
 
     from daemon.config import load_settings
     from daemon.errors import EXIT_CONFIG, ConfigError
@@ -49,11 +66,15 @@ def _run() -> int:
         refusal = error.message
     except NoRegionError:
         refusal = "no AWS region is set; set AWS_REGION to the region of the queues and buckets"
+    except ProfileNotFound as error:
+        refusal = f"AWS_PROFILE: {error}; the files are AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE"
+    except (ConfigNotFound, ConfigParseError) as error:
+        refusal = f"AWS_CONFIG_FILE, AWS_SHARED_CREDENTIALS_FILE: {error}"
     logging.getLogger("transcriptd").critical("settings refused", extra={"error": refusal})
     return EXIT_CONFIG
 
 
-def _demo(file: Path | None) -> int:
+def _demo(file: "Path | None") -> int:
     from daemon.demo.command import demo
 
     return demo(file)

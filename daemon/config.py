@@ -7,12 +7,12 @@ import difflib
 import os
 import socket
 import tempfile
-from itertools import pairwise
+from collections.abc import Set
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from daemon.bucket_settings import BucketSettings
@@ -20,13 +20,11 @@ from daemon.errors import ConfigError
 from daemon.schema.catalog import MODELS
 from daemon.schema.device_names import check_device_names
 from daemon.schema.options import Format, PersonalData
+from daemon.settings_rules import MAX_LEASE_SECONDS as MAX_LEASE_SECONDS
+from daemon.settings_rules import RULES, Rule
 
 GIB = 1024**3
 HOUR = 3600.0
-
-# SQS ends a lease 12 h after the receive, regardless of extensions; a job must end well before.
-# https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-visibility-timeout.html
-MAX_LEASE_SECONDS = 12 * HOUR
 
 # In the environment, `a,b` rather than JSON.
 Names = Annotated[tuple[str, ...], NoDecode]
@@ -41,7 +39,9 @@ LISTS = (
 class Settings(BucketSettings):
     """Settings from environment variables with the prefix TRANSCRIPTD_, and a few well-known names without it."""
 
-    model_config = SettingsConfigDict(env_prefix="TRANSCRIPTD_", frozen=True, extra="forbid", populate_by_name=True)
+    model_config = SettingsConfigDict(
+        env_prefix="TRANSCRIPTD_", env_ignore_empty=True, frozen=True, extra="forbid", populate_by_name=True
+    )
 
     # Queue
     queue_url: str = Field(description="URL of the SQS queue that the daemon receives jobs from")
@@ -91,7 +91,9 @@ class Settings(BucketSettings):
     output_buckets: Names = Field(
         (), description="further buckets that jobs may write to; with `*`, only the instance role limits them"
     )
-    output_prefix: str = Field("transcripts/", description="key prefix for the results of jobs that name none")
+    output_prefix: str = Field(
+        "transcripts/", description="key prefix for the results of jobs that name none; `/` is the root of the bucket"
+    )
     storage_timeout_seconds: float = Field(
         30,
         gt=0,
@@ -284,7 +286,9 @@ class Settings(BucketSettings):
 
     # Process
     drain_timeout_seconds: float = Field(
-        300, ge=0, description="time for jobs to finish after SIGTERM; unfinished jobs are released"
+        300,
+        ge=0,
+        description="time for jobs to finish after SIGTERM; unfinished jobs are released; 8 by default for process 1 of a container, which has 10 s",
     )
     http_host: str = Field("127.0.0.1", description="address of the status page, /metrics, /healthz and /readyz")
     http_port: int = Field(9464, ge=0, le=65535, description="HTTP port; 0 selects a free port and logs it")
@@ -316,49 +320,12 @@ class Settings(BucketSettings):
     @field_validator("output_prefix")
     @classmethod
     def _end_prefix(cls, value: str) -> str:
-        return value if value == "" or value.endswith("/") else value + "/"
+        return "" if value in ("", "/") else value if value.endswith("/") else value + "/"
 
     @model_validator(mode="after")
-    def _cross_check(self) -> Self:
-        """Check rules that involve several settings. The error states the violated rule."""
-        if self.heartbeat_seconds > self.visibility_timeout_seconds / 3:
-            raise ValueError(
-                "heartbeat_seconds must be at most a third of visibility_timeout_seconds, so that two extensions may fail"
-            )
-        if self.receive_wait_time_seconds >= self.visibility_timeout_seconds / 2:
-            raise ValueError(
-                "receive_wait_time_seconds must be less than half of visibility_timeout_seconds: the lease may have started when the receive did"
-            )
-        receive_seconds = self.receive_wait_time_seconds + self.queue_timeout_seconds
-        if self.poll_stall_seconds < receive_seconds + self.queue_backoff_max_seconds:
-            raise ValueError(
-                "poll_stall_seconds must be at least receive_wait_time_seconds + queue_timeout_seconds + "
-                "queue_backoff_max_seconds, to allow for a receive and a backoff"
-            )
-        if self.job_timeout_seconds > MAX_LEASE_SECONDS - 1800:
-            raise ValueError("job_timeout_seconds must be at most 11.5 h: SQS ends every lease after 12 h")
-        if self.autoscaling_group is not None and self.host != "ec2":
-            raise ValueError("autoscaling_group needs host=ec2: the instance ID comes from the instance metadata")
-        if self.autoscaling_group is None and (self.launch_hook or self.termination_hook or self.idle_exit_seconds):
-            raise ValueError("launch_hook, termination_hook and idle_exit_seconds need autoscaling_group")
-        if 0 < self.idle_exit_seconds < 2 * self.receive_wait_time_seconds:
-            raise ValueError("idle_exit_seconds must be at least two receive waits: one receive may be empty by chance")
-        if self.min_speakers > self.max_speakers:
-            raise ValueError("min_speakers must be at most max_speakers")
-        if self.queue_url == self.dlq_url:
-            raise ValueError("queue_url and dlq_url must be different queues")
-        if self.outbox_url in (self.queue_url, self.dlq_url):
-            raise ValueError("outbox_url must differ from queue_url and dlq_url")
-        if any(later <= earlier for earlier, later in pairwise((0, *self.outbox_retry_schedule_seconds))):
-            raise ValueError("outbox_retry_schedule_seconds must be positive and increasing")
-        if (self.webhook_url is not None or self.webhook_hosts) and not self.webhook_secret:
-            raise ValueError("WEBHOOK_URL and TRANSCRIPTD_WEBHOOK_HOSTS need WEBHOOK_SECRET: events are always signed")
-        if self.webhook_url is not None and urlsplit(self.webhook_url).scheme not in (
-            ("https", "http") if self.webhook_allow_http else ("https",)
-        ):
-            raise ValueError(
-                "WEBHOOK_URL must be https (or set TRANSCRIPTD_WEBHOOK_ALLOW_HTTP=true in a closed network)"
-            )
+    def _check_rules(self) -> Self:
+        if broken := [_line(rule) for rule in RULES if rule.is_broken(self)]:
+            raise ValueError("\n  ".join(broken))
         return self
 
     @property
@@ -382,28 +349,62 @@ def load_settings(**given: Any) -> Settings:
     Raises ConfigError with one line per problem and without secrets.
     """
     known = {variable(name) for name in Settings.model_fields}
+    unknown = []
     for name in sorted(os.environ):
         # Otherwise a misspelt setting would silently have its default.
-        if name.upper().startswith("TRANSCRIPTD_") and name.upper() not in known:
+        if name.upper().startswith("TRANSCRIPTD_") and name.upper() not in known and os.environ[name]:
             nearest = difflib.get_close_matches(name.upper(), known, n=1)
-            raise ConfigError(f"{name} is not a setting" + (f"; did you mean {nearest[0]}?" if nearest else ""))
-    return read_settings(**given)
+            unknown.append(f"{name} is not a setting" + (f"; did you mean {nearest[0]}?" if nearest else ""))
+    return _read(given, unknown)
 
 
 def read_settings(**given: Any) -> Settings:
     """Load the settings as load_settings does, but ignore unknown variables."""
+    return _read(given, [])
+
+
+def _read(given: dict[str, Any], problems: list[str]) -> Settings:
+    """Return the settings. Raises ConfigError with these problems and all that the settings have."""
+    settings, replaced = None, dict[str, Any]()
     try:
-        return Settings(**given)
+        settings = Settings(**given)
     except ValidationError as error:
-        lines = []
-        for problem in error.errors(include_url=False, include_input=False, include_context=False):
+        for problem in _problems(error):
             name = "_".join(str(part) for part in problem["loc"])
-            lines.append(
-                f"{variable(name)}: {problem['msg'].removeprefix('Value error, ')}"
-                if name
-                else problem["msg"].removeprefix("Value error, ")
-            )
-        raise ConfigError("invalid settings:\n  " + "\n  ".join(lines)) from None
+            text = problem["msg"].removeprefix("Value error, ")
+            problems.append(f"{variable(name)}: {text}" if name else text)
+            replaced |= _valid_value(str(problem["loc"][0])) if name else {}
+        if replaced:
+            problems += _broken_rules({**given, **replaced}, without=replaced.keys())
+    if settings is None or problems:
+        raise ConfigError("invalid settings:\n  " + "\n  ".join(problems)) from None
+    return settings
+
+
+def _broken_rules(given: dict[str, Any], without: Set[str]) -> list[str]:
+    """Return a line for each broken rule. Other problems make the rules impossible to check."""
+    try:
+        Settings(**given)
+    except ValidationError as error:
+        lines = "\n  ".join(problem["msg"] for problem in _problems(error))
+        return [line for rule in RULES if not without & set(rule.names) and (line := _line(rule)) in lines]
+    return []
+
+
+def _problems(error: ValidationError) -> list[ErrorDetails]:
+    return error.errors(include_url=False, include_input=False, include_context=False)
+
+
+def _line(rule: Rule) -> str:
+    return f"{', '.join(map(variable, rule.names))}: {rule.message}"
+
+
+def _valid_value(loc: str) -> dict[str, Any]:
+    """Return a valid value for the setting at an error's location, or nothing if it is none."""
+    for name, field in Settings.model_fields.items():
+        if loc in (name, variable(name)):
+            return {name: f"https://{name}" if field.is_required() else field.get_default(call_default_factory=True)}
+    return {}
 
 
 def variable(name: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from daemon.background import TaskName
 from daemon.composition import Components, open_components
 from daemon.config import Settings
+from daemon.container_init import STOP_SIGNALS
 from daemon.errors import SetupFailed
 from daemon.poller import Poller
 from daemon.status.systemd import feed_watchdog, notify
@@ -28,7 +29,7 @@ WEBHOOK_DRAIN_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """`stop` is set by the first SIGTERM or SIGINT; `force_stop` by a second one, which cuts the drain short."""
+    """`stop` is set by the first signal to stop (STOP_SIGNALS); `force_stop` by a second one, which cuts the drain short."""
 
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     force_stop: asyncio.Event = field(default_factory=asyncio.Event)
@@ -149,6 +150,8 @@ async def _poll(
 async def _drain(components: Components, signals: Signals, ended: MainLoopResult) -> bool:
     """Wait for the jobs in progress, at most `drain_timeout_seconds`. Return whether all of them finished."""
     poller, timeout_seconds = ended.poller, components.settings.drain_timeout_seconds
+    # Before anything else: a container's grace period may end at any time, with SIGKILL.
+    recording = asyncio.create_task(components.processor.record_interruptions(), name="record interruptions")
     components.health.phase = "draining"
     notify("STOPPING=1")
     log.info("draining", extra={"jobs_in_flight": poller.jobs_in_flight, "timeout_seconds": timeout_seconds})
@@ -159,7 +162,11 @@ async def _drain(components: Components, signals: Signals, ended: MainLoopResult
     await asyncio.wait((ended.polling,))
     if ended.runners_failed.done():
         poller.interrupt()  # without a runner, no job can finish: release them
-    return await poller.drain(max(0.0, deadline - asyncio.get_running_loop().time()), signals.force_stop)
+    clean = await poller.drain(max(0.0, deadline - asyncio.get_running_loop().time()), signals.force_stop)
+    recording.cancel()  # every delivery has recorded its own outcome
+    await asyncio.wait((recording,))
+    _log_failure(recording)
+    return clean
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:
@@ -176,7 +183,7 @@ async def _force_stop_before_spot_end(components: Components, signals: Signals) 
 def _handle_signals(settings: Settings, signals: Signals) -> None:
     """Install the signal handlers.
 
-    The first SIGTERM or SIGINT starts the drain, the second one cuts it short, and further ones have no effect. SIGUSR2
+    The first of STOP_SIGNALS starts the drain, the second one cuts it short, and further ones have no effect. SIGUSR2
     toggles debug logging.
     """
 
@@ -187,7 +194,9 @@ def _handle_signals(settings: Settings, signals: Signals) -> None:
         signals.stop.set()
 
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is signal.SIG_IGN:
+            continue  # as started by nohup
         loop.add_signal_handler(number, handle, number.name)
     usual = "info" if settings.logging_level == "debug" else settings.logging_level
     loop.add_signal_handler(signal.SIGUSR2, toggle_debug, usual)

@@ -50,9 +50,10 @@ def configuration() -> str:
             "([example](../deploy/systemd/transcriptd.env.example)); the Terraform module writes this file from its variables\n"
             "([deploy/terraform](../deploy/terraform/README.md)).\n\n"
             "The daemon refuses to start with an unknown variable that begins with `TRANSCRIPTD_`, and with settings that\n"
-            "contradict each other; the error states the rule. Separate the items of a list with commas or spaces. Times are in\n"
+            "contradict each other; the error lists every problem with its variables. An empty variable is the same as an unset\n"
+            "one. Separate the items of a list with commas or spaces. Times are in\n"
             "seconds and sizes in bytes, as the names say. The AWS SDK reads the usual `AWS_*` variables (region, profile,\n"
-            "`AWS_ENDPOINT_URL`).\n\n"
+            "`AWS_ENDPOINT_URL`); a queue's region is the one that its URL names.\n\n"
         )
         + "\n".join(rows)
         + "\n"

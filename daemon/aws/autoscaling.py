@@ -15,6 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from daemon.telemetry.outage import Outage
+from daemon.telemetry.redaction import describe
 
 if TYPE_CHECKING:
     from types_aiobotocore_autoscaling import AutoScalingClient
@@ -105,7 +106,7 @@ class AutoScalingGroup:
                     raise  # rejected: no such lifecycle action, or the group is at its minimum
                 raise _Unavailable(str(error)) from error
             except (BotoCoreError, OSError, TimeoutError) as error:
-                raise _Unavailable(str(error) or type(error).__name__) from error
+                raise _Unavailable(describe(error)) from error
 
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(_Unavailable),

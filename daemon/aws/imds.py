@@ -9,9 +9,11 @@ from typing import Self
 import aiohttp
 
 from daemon.clock import SYSTEM_CLOCK, Clock
+from daemon.telemetry.redaction import describe
 
 TIMEOUT_SECONDS = 2.0  # the service is on the host and responds quickly
 TOKEN_TTL_SECONDS = 6 * 3600
+HINT = "in a container, set the hop limit of the instance's metadata options to 2"
 TOKEN_REFRESH_SECONDS = TOKEN_TTL_SECONDS / 2
 
 
@@ -72,4 +74,5 @@ class Imds:
             async with self._session.request(method, url, headers=headers, allow_redirects=False) as response:
                 return response.status, await response.text()
         except (aiohttp.ClientError, TimeoutError, OSError, UnicodeDecodeError) as error:
-            raise MetadataUnavailable(f"instance metadata {path}: {error or type(error).__name__}") from error
+            hint = f"; {HINT}" if isinstance(error, TimeoutError) else ""
+            raise MetadataUnavailable(f"instance metadata {path}: {describe(error)}{hint}") from error

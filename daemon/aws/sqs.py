@@ -26,7 +26,9 @@ from daemon.aws.dead_letter import attributes_of_copy
 from daemon.clock import SYSTEM_CLOCK, Clock
 from daemon.config import MAX_LEASE_SECONDS, Settings
 from daemon.errors import QueueUnavailable, TranscriptdError
+from daemon.settings_rules import queue_region
 from daemon.telemetry.metrics import Metrics
+from daemon.telemetry.redaction import describe
 
 if TYPE_CHECKING:
     from types_aiobotocore_sqs import SQSClient
@@ -83,20 +85,23 @@ async def open_queue(settings: Settings, metrics: Metrics) -> AsyncIterator["Que
         retries={"mode": "standard", "total_max_attempts": 1},
         max_pool_connections=settings.max_jobs_in_flight * 2 + 4,
     )
-    async with open_client(config, metrics) as client:
+    async with open_client(config, metrics, settings.queue_url) as client:
         yield Queue(client, settings)
 
 
 @asynccontextmanager
-async def open_client(config: AioConfig, metrics: Metrics) -> AsyncIterator["SQSClient"]:
-    """Open an SQS client that rejects invalid responses and measures the clock skew."""
+async def open_client(config: AioConfig, metrics: Metrics, queue_url: str | None) -> AsyncIterator["SQSClient"]:
+    """Open an SQS client that rejects invalid responses and measures the clock skew.
+
+    Its region is that of the queue's URL; a URL that names none, as of another SQS, leaves it to the environment.
+    """
 
     def compare_clocks(response_dict: dict[str, Any], **_: Any) -> None:
         with suppress(TypeError, ValueError):  # no date, or an invalid one
             server_time = parsedate_to_datetime(response_dict["headers"].get("Date")).timestamp()
             metrics.clock_skew_seconds.set(time.time() - server_time)
 
-    async with aioboto3.Session().client("sqs", config=config) as client:
+    async with aioboto3.Session().client("sqs", region_name=queue_region(queue_url), config=config) as client:
         # First: even a response that rejects the call because of clock skew has the correct time.
         client.meta.events.register("before-parse.sqs", compare_clocks)
         client.meta.events.register("before-parse.sqs", refuse_garbage)
@@ -273,7 +278,9 @@ def translate_errors(call: str) -> Iterator[None]:
         AttributeError,  # this and the next: from botocore's parser, for JSON in an unexpected format
         TypeError,
     ) as error:
-        raise QueueUnavailable(f"SQS {call} failed: {error}", may_have_worked=_may_have_worked(error)) from error
+        raise QueueUnavailable(
+            f"SQS {call} failed: {describe(error)}", may_have_worked=_may_have_worked(error)
+        ) from error
 
 
 def _code(error: QueueUnavailable) -> str:

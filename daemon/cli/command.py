@@ -18,6 +18,7 @@ from rich.console import Console
 from daemon.aws.sqs import refuse_garbage
 from daemon.config import Settings, read_settings, variable
 from daemon.errors import ConfigError
+from daemon.settings_rules import queue_region
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -118,9 +119,9 @@ def _config() -> Config:
     )
 
 
-def open_sqs() -> "SQSClient":
-    """Open a client that rejects responses that cannot come from SQS."""
-    client = boto3.client("sqs", config=_config())
+def open_sqs(queue_url: str) -> "SQSClient":
+    """Open a client, in the region of the queue's URL, that rejects responses that cannot come from SQS."""
+    client = boto3.client("sqs", region_name=queue_region(queue_url), config=_config())
     client.meta.events.register("before-parse.sqs", refuse_garbage)
     return client
 

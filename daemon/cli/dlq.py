@@ -83,7 +83,7 @@ def redrive(arguments: Namespace) -> int:
                 print(printable(f"would send {_name(letter)}: {bodies[letter.message_id]}"))
             err.print(f"{len(chosen)} would be redriven; nothing was sent")
             return EXIT_OK
-        sqs = open_sqs()
+        sqs = open_sqs(queue_url)
         done = 0
         try:
             for letter in chosen:
@@ -140,7 +140,7 @@ def purge(arguments: Namespace) -> int:
 @contextmanager
 def _lease_messages(arguments: Namespace) -> Iterator[tuple[LeasedMessages, Stop]]:
     url = required(arguments.dlq_url, "dlq_url")
-    with Stop() as stop, LeasedMessages(open_sqs(), url) as leased:
+    with Stop() as stop, LeasedMessages(open_sqs(url), url) as leased:
         yield leased, stop
 
 

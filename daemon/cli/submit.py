@@ -137,7 +137,7 @@ def _trace_attributes() -> dict[str, Any]:
 def _send(queue_url: str, body: str, uploaded: str | None, job_id: str) -> str:
     sent = False
     try:
-        message_id = send(open_sqs(), queue_url, body, _trace_attributes())
+        message_id = send(open_sqs(queue_url), queue_url, body, _trace_attributes())
         sent = True
         return message_id
     finally:

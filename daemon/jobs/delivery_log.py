@@ -2,7 +2,8 @@
 
 SQS counts receives, and a receive is not an attempt: drains, spot interruptions and lost leases raise
 ApproximateReceiveCount although nothing is wrong with the job. So the daemon records each delivery next to the job's
-results before it works on the job, and adds the outcome at the end. A delivery without an outcome crashed.
+results before it works on the job, and adds the outcome at the end. A delivery without an outcome crashed. A daemon that
+stops records an interruption first, because it may be killed before its jobs end; a later outcome replaces it.
 """
 
 import time
@@ -74,6 +75,14 @@ class DeliveryLog(BaseModel):
                 for each in self.deliveries
             )
         )
+
+    def interrupt(self, message_id: str, receive_count: int) -> Self:
+        """Add the outcome of a delivery that may be killed before it can record one. A recorded outcome stays."""
+        if not any(
+            each.outcome is None for each in self._for_message(message_id) if each.receive_count == receive_count
+        ):
+            return self
+        return self.end(message_id, receive_count, "released", "interrupted", consumes_attempt=False)
 
     def _for_message(self, message_id: str) -> list[DeliveryRecord]:
         return [each for each in self.deliveries if each.message_id == message_id]

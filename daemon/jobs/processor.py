@@ -82,6 +82,8 @@ class Processor:
             log_finished,
         )
         self._queue_name = settings.queue_url.rpartition("/")[2]
+        self._stopping = False
+        self._live: dict[int, LiveDelivery] = {}
         # A lock is removed when no task holds or awaits it.
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
@@ -93,9 +95,21 @@ class Processor:
         ):
             claim = self._claim(message, span)
             delivery = LiveDelivery(claim, estimate)
-            with self._tracker.track(delivery):
-                ended = await self._process_to_outcome(delivery, interrupt)
-                self._notify_observers(ended)
+            self._live[id(delivery)] = delivery
+            try:
+                with self._tracker.track(delivery):
+                    ended = await self._process_to_outcome(delivery, interrupt)
+                    self._notify_observers(ended)
+            finally:
+                del self._live[id(delivery)]
+
+    async def record_interruptions(self) -> None:
+        """Record an interruption of every delivery in progress, and of those that start from now on.
+
+        Call when the daemon begins to stop: if it is killed before its jobs end, the jobs are not blamed for a crash.
+        """
+        self._stopping = True
+        await asyncio.gather(*(self._settlement.record_interruption(each) for each in self._live.values()))
 
     async def _process_to_outcome(self, delivery: LiveDelivery, interrupt: asyncio.Event) -> DeliveryResult:
         try:
@@ -170,6 +184,8 @@ class Processor:
         )  # set first: the call may be interrupted after it took effect
         earlier = await self._results.begin(job, message.message_id, message.receive_count, self._settings.worker_id)
         accepted = delivery.reached = Accepted(claim, job, earlier)
+        if self._stopping:  # record_interruptions() may have found no record yet
+            await self._settlement.record_interruption(delivery)
         if (died := earlier.crashed_deliveries(message.message_id)) >= self._settings.max_crashed_deliveries:
             raise CrashSuspect(
                 f"{died} deliveries of this job started but recorded no outcome; the job was not attempted again"

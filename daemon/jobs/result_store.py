@@ -260,6 +260,10 @@ class ResultStore:
             create=False,
         )
 
+    async def interrupt(self, job: Job, message_id: str, receive_count: int) -> None:
+        """Record that a delivery was interrupted, unless it has recorded an outcome."""
+        await self._update(job, lambda history: history.interrupt(message_id, receive_count), create=False)
+
     async def _update(
         self, job: Job, change: Callable[[DeliveryLog], DeliveryLog], *, create: bool = True
     ) -> DeliveryLog:

@@ -7,6 +7,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
+
+from daemon.errors import ConfigError
 
 log = logging.getLogger("transcriptd.scratch")
 
@@ -17,8 +20,23 @@ LOCK_NAME = "lock"
 def open_scratch(root: Path) -> Iterator[Path]:
     """Create this daemon's directory and remove it at the end. First remove the directories of crashed daemons.
 
-    A running daemon holds a lock in its directory, so that several daemons can share one root.
+    A running daemon holds a lock in its directory, so that several daemons can share one root. Raises ConfigError.
     """
+    try:
+        own, lock = _create(root)
+    except OSError as error:
+        raise ConfigError(
+            f"TRANSCRIPTD_SCRATCH_DIR: {error.filename or root} cannot be used: {error.strerror}"
+        ) from error
+    with lock:
+        try:
+            yield own
+        finally:
+            shutil.rmtree(own, ignore_errors=True)
+
+
+def _create(root: Path) -> tuple[Path, IO[str]]:
+    """Return this daemon's directory and the lock it holds there. Raises OSError."""
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (root / LOCK_NAME).open("w") as gate:
         fcntl.flock(gate, fcntl.LOCK_EX)  # removing and creating must be atomic, or a new directory could be removed
@@ -26,11 +44,7 @@ def open_scratch(root: Path) -> Iterator[Path]:
         own = Path(tempfile.mkdtemp(prefix="daemon-", dir=root))
         lock = (own / LOCK_NAME).open("w")
         fcntl.flock(lock, fcntl.LOCK_EX)
-    with lock:
-        try:
-            yield own
-        finally:
-            shutil.rmtree(own, ignore_errors=True)
+    return own, lock
 
 
 @contextmanager

@@ -71,6 +71,16 @@ class Settlement:
         except TranscriptdError as error:
             log.warning("outcome not recorded", extra={"outcome": disposition.outcome, "error": safe_message(error)})
 
+    async def record_interruption(self, delivery: LiveDelivery) -> None:
+        """Record that the daemon stops, while the job may still finish: a kill from now on is not the job's crash."""
+        accepted, message = delivery.reached, delivery.message
+        if not isinstance(accepted, Accepted):
+            return
+        try:
+            await self._results.interrupt(accepted.job, message.message_id, message.receive_count)
+        except TranscriptdError as error:
+            log.warning("interruption not recorded", extra={"error": safe_message(error)})
+
     async def _carry_out(self, disposition: Disposition, delivery: LiveDelivery) -> tuple[Obstacle | None, str]:
         """Carry out the disposition. Return the obstacle, if any, and the status of the final event."""
         message, lease, queue = delivery.message, delivery.claim.lease, self._queue

@@ -15,8 +15,8 @@ SPARE_FILE_BYTES = 2**20
 
 
 def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when the parent dies; exit now if it has died. Ignores SIGTERM and SIGINT."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    """Have the kernel kill this process when the parent dies; exit now if it has died. Ignores the signals that stop it."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:

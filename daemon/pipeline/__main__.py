@@ -152,8 +152,9 @@ class JobThreads:
 
 def main(arguments: list[str]) -> int:
     faulthandler.enable()
-    # Only the parent may stop this process; Ctrl-C in a terminal must not.
+    # Only the parent may stop this process; Ctrl-C in a terminal must not, nor the end of the terminal.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # meant for the poller; `systemctl kill` may send it to every process
     channel = Channel(socket.socket(fileno=int(arguments[0])))

@@ -1,6 +1,7 @@
 """The probes: /metrics, /healthz (the process is alive) and /readyz (it can process jobs; lists every check)."""
 
 import asyncio
+import os
 import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,7 +12,7 @@ from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
 from daemon.config import Settings
-from daemon.errors import TranscriptdError
+from daemon.errors import ConfigError, TranscriptdError
 from daemon.jobs.brake import Brake
 from daemon.runner import Runner
 from daemon.runner_pool import Runners
@@ -133,7 +134,7 @@ def _describe(runner: Runner) -> dict[str, Any]:
 async def serve_http(
     settings: Settings, health: Health, metrics: Metrics, attach: Callable[[web.Application], None]
 ) -> AsyncIterator[int]:
-    """Serve HTTP until the context exits. Yields the port. `attach` adds further routes."""
+    """Serve HTTP until the context exits. Yields the port. `attach` adds further routes. Raises ConfigError."""
 
     async def get_metrics(request: web.Request) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
@@ -155,7 +156,14 @@ async def serve_http(
     await server.setup()
     try:
         site = web.TCPSite(server, settings.http_host, settings.http_port)
-        await site.start()
+        try:
+            await site.start()
+        except OSError as error:
+            address = f"{settings.http_host} port {settings.http_port}"
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+            raise ConfigError(
+                f"TRANSCRIPTD_HTTP_HOST, TRANSCRIPTD_HTTP_PORT: cannot listen on {address}: {reason}"
+            ) from error
         yield server.addresses[0][1]
     finally:
         await server.cleanup()

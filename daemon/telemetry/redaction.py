@@ -25,6 +25,14 @@ def safe_message(error: BaseException) -> str:
     return type(error).__name__
 
 
+def describe(error: BaseException) -> str:
+    """Return an exception's message, which is never empty: many libraries raise `TimeoutError()`. Not redacted."""
+    text = str(error).strip()
+    if text:
+        return text
+    return f"{type(error).__name__}: no response in time" if isinstance(error, TimeoutError) else type(error).__name__
+
+
 def redact_message(code: str, message: str) -> str:
     """Bound and redact an error's message. An internal error may quote anything, so only its type is kept."""
     if code == TranscriptdError.code:

@@ -65,7 +65,7 @@ async def open_outbox(settings: Settings, metrics: Metrics) -> AsyncIterator["Ou
         retries={"mode": "standard", "total_max_attempts": 3},
         max_pool_connections=DELIVERIES_AT_ONCE * 2,
     )
-    async with open_client(config, metrics) as client:
+    async with open_client(config, metrics, settings.outbox_url) as client:
         yield Outbox(client, settings, metrics)
 
 

@@ -59,3 +59,12 @@ def test_entry_written_twice_is_one_delivery() -> None:
 def test_failure_messages_are_bounded() -> None:
     history = DeliveryLog().begin(delivery(1)).end("m", 1, "retried", "r", message="x" * 10_000, consumes_attempt=True)
     assert history.deliveries[0].message == "x" * MAX_MESSAGE_CHARS
+
+
+def test_interruption_is_no_crash_and_a_later_outcome_replaces_it() -> None:
+    interrupted = DeliveryLog().begin(delivery(1)).interrupt("m", 1)
+    assert (interrupted.crashed_deliveries("m"), interrupted.attempts("m")) == (0, 0)
+    failed = interrupted.end("m", 1, "retried", "runner_crashed", consumes_attempt=True)
+    assert failed.attempts("m") == 1
+    assert failed.interrupt("m", 1) == failed, "a recorded outcome stays"
+    assert DeliveryLog().interrupt("m", 1) == DeliveryLog()

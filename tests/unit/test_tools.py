@@ -101,7 +101,7 @@ def test_response_of_a_proxy_is_not_taken_for_a_sent_message(body: bytes, monkey
     with answering(body) as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         with pytest.raises((ToolError, BotoCoreError, ClientError)):
-            send(open_sqs(), url + "/queue", "{}", {})
+            send(open_sqs(url), url + "/queue", "{}", {})
 
 
 # --- output ---------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from botocore.parsers import ResponseParserError
 
 from daemon.cli.check.registry import CheckAborted, failed
 from daemon.errors import TranscriptdError
+from daemon.telemetry.redaction import describe
 
 CONFIG = AioConfig(
     connect_timeout=5, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 2}, max_pool_connections=4
@@ -65,7 +66,7 @@ def explain(error: BaseException, action: str, where: str) -> CheckAborted:
         )
         return CheckAborted(failed(f"no AWS credentials: {error}", fix))
     if not isinstance(error, ClientError):
-        said = str(error) or type(error).__name__
+        said = describe(error)
         fix = "Check the network: route, security groups, VPC endpoints, proxy variables, AWS_ENDPOINT_URL."
         return CheckAborted(failed(f"{where}: no response to {action}: {said}", fix))
     code = error.response.get("Error", {}).get("Code", "")

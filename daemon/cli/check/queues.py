@@ -5,7 +5,6 @@ handle.
 """
 
 import json
-import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -31,24 +30,18 @@ QueueAttributes = Mapping[str, str]
 
 
 @asynccontextmanager
-async def _sqs() -> "AsyncIterator[SQSClient]":
-    """Open a client; any failure ends the check."""
+async def _sqs(url: str) -> "AsyncIterator[SQSClient]":
+    """Open a client for the queue; any failure ends the check."""
     with calling("sqs", "SQS"):
-        async with open_client(CONFIG, Metrics()) as client:
+        async with open_client(CONFIG, Metrics(), url) as client:
             yield client
 
 
 async def _look(sqs: "SQSClient", url: str) -> QueueAttributes:
     """Return the queue's attributes. Raises Denied or CheckAborted."""
-    with calling(LOOK, _where(url, sqs)):
+    with calling(LOOK, url):
         answer: dict[str, Any] = {**await sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])}
         return dict(answer.get("Attributes") or {})
-
-
-def _where(url: str, sqs: "SQSClient") -> str:
-    named = re.match(r"https://sqs\.([a-z0-9-]+)\.amazonaws\.", url)
-    differs = named and named[1] != sqs.meta.region_name
-    return f"{url} (called in {sqs.meta.region_name}, but the URL names {named[1]})" if named and differs else url
 
 
 async def _try_handles(sqs: "SQSClient", url: str) -> list[CheckResult]:
@@ -92,7 +85,7 @@ def _judge_kind(attributes: QueueAttributes, url: str) -> list[CheckResult]:
 )
 async def queue(settings: Settings) -> AsyncGenerator[CheckResult, None]:
     url = settings.queue_url
-    async with _sqs() as sqs:
+    async with _sqs(url) as sqs:
         attributes = await _look(sqs, url)
         yield passed(f"{url}: about {attributes.get('ApproximateNumberOfMessages', '?')} waiting")
         for finding in (*_judge_kind(attributes, url), *await _try_handles(sqs, url)):
@@ -106,7 +99,7 @@ async def queue(settings: Settings) -> AsyncGenerator[CheckResult, None]:
     actions="`sqs:GetQueueAttributes` on the job queue",
 )
 async def redrive(settings: Settings) -> AsyncGenerator[CheckResult, None]:
-    async with _sqs() as sqs:
+    async with _sqs(settings.queue_url) as sqs:
         attributes = await _look_again(sqs, settings.queue_url)
     policy = json.loads(attributes.get("RedrivePolicy") or "{}")
     target = str(policy.get("deadLetterTargetArn", "")).rpartition(":")[2]
@@ -147,7 +140,7 @@ def _wanted(settings: Settings) -> int:
     actions="`sqs:GetQueueAttributes` on both queues; without it the check is skipped",
 )
 async def dead_letters(settings: Settings) -> AsyncGenerator[CheckResult, None]:
-    async with _sqs() as sqs:
+    async with _sqs(settings.dlq_url) as sqs:
         attributes = await _look_if_allowed(sqs, settings.dlq_url)
         yield passed(f"{settings.dlq_url}: about {attributes.get('ApproximateNumberOfMessages', '?')} in it")
         for finding in _judge_kind(attributes, settings.dlq_url):
@@ -176,7 +169,7 @@ async def outbox(settings: Settings) -> AsyncGenerator[CheckResult, None]:
             "Set it to keep retrying webhooks through a long outage of the receiver.",
         )
         return
-    async with _sqs() as sqs:
+    async with _sqs(url) as sqs:
         attributes: QueueAttributes | None = None
         try:
             attributes = await _look_if_allowed(sqs, url)
