@@ -6,16 +6,18 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aioboto3
 import aiohttp
 from aiobotocore.config import AioConfig
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from botocore.handlers import add_expect_header
 from botocore.parsers import ResponseParserError
 
+from daemon.aws.faults import Fault, fault_of_response
 from daemon.config import Settings
 from daemon.errors import (
     AccessDenied,
@@ -23,7 +25,9 @@ from daemon.errors import (
     ObjectArchived,
     ObjectEmpty,
     ObjectMissing,
+    ObjectRefused,
     ObjectTooLarge,
+    StorageRefused,
     StorageUnavailable,
     TranscriptdError,
 )
@@ -192,7 +196,7 @@ class Storage:
                 response = await self._client.put_object(
                     Bucket=bucket, Key=key, Body=body, ContentType=content_type, Metadata=metadata or {}, **conditions
                 )
-        except (StorageUnavailable, ObjectMissing) as error:
+        except (StorageUnavailable, ObjectRefused, ObjectMissing) as error:
             # 409: another conditional write was in flight. 404 with IfMatch: the object is gone.
             if (only_if_absent or only_if_etag) and _code(error) in {*_CONDITION_FAILED, "NoSuchKey"}:
                 return None
@@ -278,12 +282,24 @@ def _translate_errors(where: str) -> Iterator[None]:
             raise ObjectMissing(f"{where} does not exist ({code}); upload it before you send the message") from error
         if code == "InvalidObjectState":
             raise ObjectArchived(f"{where} is archived; restore it, then send the message again") from error
-        if code in _DENIED or code.startswith("KMS."):
+        fault = fault_of_response("s3", error.response)
+        if fault is Fault.DEPENDENCY:
+            raise StorageUnavailable(f"{where}: S3 failed: {error}") from error
+        if fault is Fault.DEPLOYMENT:
+            raise StorageRefused(
+                f"{where}: S3 refuses this instance's requests ({code}); check its credentials and its clock"
+            ) from error
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if code in _DENIED or code.startswith("KMS.") or (status == HTTPStatus.FORBIDDEN and not code):
             raise AccessDenied(
                 f"{where}: access denied ({code}); the instance role needs s3:GetObject on inputs, s3:GetObject, s3:PutObject and "
                 "s3:DeleteObject on outputs, and s3:ListBucket on both (without it S3 returns 403 for a missing object)"
             ) from error
-        raise StorageUnavailable(f"{where}: S3 failed: {error}") from error
+        raise ObjectRefused(f"{where}: S3 refuses the request, and repeating it cures nothing: {error}") from error
+    except NoCredentialsError as error:
+        raise StorageRefused(
+            f"{where}: this instance has no credentials; check its instance role or profile"
+        ) from error
     except (BotoCoreError, ResponseParserError, aiohttp.ClientError, TimeoutError) as error:
         # The second is an invalid body with status 200; the third is a truncated body, which botocore does not wrap.
         raise StorageUnavailable(f"{where}: S3 failed: {error}") from error
