@@ -102,7 +102,12 @@ async def open_components(settings: Settings) -> AsyncIterator[Components]:
         )
         runners = Runners(settings, metrics)
         brake = _build_brake(settings, metrics, infra, results)
-        health = Health(settings, runners, {"sqs": infra.queue.ping, "s3": infra.storage.ping}, brake)
+        pings: dict[str, Probe] = {
+            "sqs": infra.queue.ping,
+            "dead_letter_queue": infra.queue.ping_dead_letters,
+            "s3": infra.storage.ping,
+        }
+        health = Health(settings, runners, pings, brake)
         tracker = JobTracker()
         status = StatusServer(StatusCollector(settings, health, runners, metrics, tracker).collect)
         port = await stack.enter_async_context(serve_http(settings, health, metrics, status.attach))
@@ -169,13 +174,15 @@ def _build_outbox_worker(
 
 def _build_brake(settings: Settings, metrics: Metrics, infra: Infrastructure, results: ResultStore) -> Brake:
     probes: dict[Resource, Probe] = {
+        Resource.STORAGE: results.probe,
         Resource.OUTPUT: results.probe,
         Resource.QUEUE: infra.queue.probe_delete,
         Resource.DEAD_LETTER_QUEUE: infra.queue.ping_dead_letters,
     }
     if infra.outbox is not None:
         probes[Resource.OUTBOX] = infra.outbox.ping
-    return Brake(settings.brake_after_failures, probes, metrics)
+    at_start = {Resource.OUTPUT: infra.storage.ping, Resource.DEAD_LETTER_QUEUE: infra.queue.ping_dead_letters}
+    return Brake(settings.brake_after_failures, probes, metrics, at_start=at_start)
 
 
 def _build_processor(

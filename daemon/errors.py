@@ -135,6 +135,12 @@ class AccessDenied(TranscriptdError):
     hint = "Grant the instance role s3:GetObject (and kms:Decrypt) on the input, s3:GetObject, s3:PutObject and s3:DeleteObject on the output, and s3:ListBucket on both."
 
 
+class ObjectRefused(TranscriptdError):
+    code = "object_refused"
+    on_failure = OnFailure.DEAD_LETTER
+    hint = "S3 refuses the request for this object, and repeating it cures nothing: S3's code in the message names the cause, such as an object encrypted with the customer's own key (SSE-C)."
+
+
 class ObjectArchived(TranscriptdError):
     code = "object_archived"
     on_failure = OnFailure.DEAD_LETTER
@@ -217,6 +223,34 @@ class QueueUnavailable(TranscriptdError):
     def __init__(self, message: str, *, may_have_worked: bool = True) -> None:
         super().__init__(message)
         self.may_have_worked = may_have_worked  # False only if SQS rejected the call or never received it
+
+
+class QueueRefused(QueueUnavailable):
+    """SQS refuses a call for every message: the queue is missing, or it or its KMS key denies access."""
+
+    code = "queue_refused"
+    hint = "The queue that the message names is missing, or it or its KMS key denies access. Correct the URL or the policy; receiving pauses until then (runbook TranscriptdBrakeEngaged)."
+
+    def __init__(self, message: str, *, may_have_worked: bool = False) -> None:
+        super().__init__(message, may_have_worked=may_have_worked)
+
+
+class MessageGone(QueueUnavailable):
+    """The receipt handle is valid no longer: the message expired, was purged, deleted or received again."""
+
+    code = "message_gone"
+    hint = "The message expired or was purged while its job ran. Raise the queue's retention period, or add capacity."
+
+    def __init__(self, message: str, *, may_have_worked: bool = False) -> None:
+        super().__init__(message, may_have_worked=may_have_worked)
+
+
+class StorageRefused(TranscriptdError):
+    """S3 refuses this deployment's requests, whatever the object. Jobs must not be dead-lettered for this."""
+
+    code = "storage_refused"
+    consumes_attempt = False
+    hint = "S3 rejects the credentials or the clock of this instance. The job is retried, and receiving pauses until the fault is fixed (runbook TranscriptdBrakeEngaged)."
 
 
 class OutputRefused(TranscriptdError):

@@ -5,13 +5,14 @@ import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aioboto3
 import aiohttp
 from aiobotocore.config import AioConfig
-from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError
+from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError, NoCredentialsError
 from botocore.handlers import add_expect_header
 from botocore.parsers import ResponseParserError
 
@@ -19,12 +20,15 @@ from daemon.aws.advice import advice_on
 from daemon.aws.checksums import crc32
 from daemon.aws.content_encoding import decode_content
 from daemon.aws.download import PARTS_AT_ONCE, Download
+from daemon.aws.faults import Fault, fault_of_response
 from daemon.config import Settings
 from daemon.errors import (
     AccessDenied,
     DiskFull,
     ObjectArchived,
     ObjectMissing,
+    ObjectRefused,
+    StorageRefused,
     StorageUnavailable,
     TranscriptdError,
 )
@@ -184,7 +188,7 @@ class Storage:
                     **self._on_write,
                     **conditions,
                 )
-        except (StorageUnavailable, ObjectMissing) as error:
+        except (StorageUnavailable, ObjectRefused, ObjectMissing) as error:
             # 409: another conditional write was in flight. 404 with IfMatch: the object is gone.
             if (only_if_absent or only_if_etag) and _code(error) in {*_CONDITION_FAILED, "NoSuchKey"}:
                 return None
@@ -281,11 +285,23 @@ def _translate_errors(where: str) -> Iterator[None]:
             raise ObjectMissing(f"{where} does not exist ({code}); upload it before you send the message") from error
         if code == "InvalidObjectState":
             raise ObjectArchived(f"{where} is archived; restore it, then send the message again") from error
-        if code in _DENIED or code.startswith("KMS."):
+        fault = fault_of_response("s3", error.response)
+        if fault is Fault.DEPENDENCY:
+            raise StorageUnavailable(f"{where}: S3 failed: {error}") from error
+        if fault is Fault.DEPLOYMENT:
+            raise StorageRefused(
+                f"{where}: S3 refuses this instance's requests ({code}); check its credentials and its clock"
+            ) from error
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if code in _DENIED or code.startswith("KMS.") or (status == HTTPStatus.FORBIDDEN and not code):
             raise AccessDenied(
                 f"{where}: access denied to {error.operation_name} ({code}); {advice_on(error)}"
             ) from error
-        raise StorageUnavailable(f"{where}: S3 failed: {error}") from error
+        raise ObjectRefused(f"{where}: S3 refuses the request, and repeating it cures nothing: {error}") from error
+    except NoCredentialsError as error:
+        raise StorageRefused(
+            f"{where}: this instance has no credentials; check its instance role or profile"
+        ) from error
     except (BotoCoreError, ResponseParserError, aiohttp.ClientError, TimeoutError) as error:
         # The second is an invalid body with status 200; the third is a truncated body, which botocore does not wrap.
         raise StorageUnavailable(f"{where}: S3 failed: {error}") from error

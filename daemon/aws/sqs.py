@@ -19,16 +19,18 @@ from botocore.exceptions import (
     ConnectTimeoutError,
     EndpointConnectionError,
     HTTPClientError,
+    NoCredentialsError,
 )
 from botocore.model import OperationModel
 
 from daemon.aws.dead_letter import attributes_of_copy
+from daemon.aws.faults import Fault, fault_of_response
 from daemon.clock import SYSTEM_CLOCK, Clock
 from daemon.config import MAX_LEASE_SECONDS, Settings
-from daemon.errors import QueueUnavailable, TranscriptdError
+from daemon.errors import MessageGone, QueueRefused, QueueUnavailable, TranscriptdError
 from daemon.settings_rules import queue_region
 from daemon.telemetry.metrics import Metrics
-from daemon.telemetry.redaction import describe
+from daemon.telemetry.redaction import describe, safe_message
 
 if TYPE_CHECKING:
     from types_aiobotocore_sqs import SQSClient
@@ -42,6 +44,7 @@ MAX_MESSAGES_PER_RECEIVE = 10
 MAX_MESSAGE_CHARS = 2_000
 MAX_TRACEBACK_CHARS = 8_000
 CONNECT_TIMEOUT_SECONDS = 5.0
+LIMITS_PERIOD_SECONDS = 300.0
 
 # In the order of Depth.
 DEPTH_ATTRIBUTES: list["QueueAttributeNameType"] = [
@@ -71,6 +74,14 @@ class Depth:
     visible: int
     in_flight: int
     delayed: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLimits:
+    """When SQS itself ends a message, without a reason."""
+
+    max_receives: int | None = None  # then SQS moves it to the dead-letter queue
+    retention_seconds: float | None = None  # since it was sent; then SQS deletes it
 
 
 @asynccontextmanager
@@ -137,6 +148,24 @@ class Queue:
         self._wait_seconds = settings.receive_wait_time_seconds
         self._visibility_seconds = round(settings.visibility_timeout_seconds)
         self._worker_id = settings.worker_id
+        self._limits = QueueLimits()
+        self._limits_read_at = -math.inf
+
+    async def limits(self) -> QueueLimits:
+        """Return the queue's limits, read at most every few minutes. If they cannot be read, return the last known ones."""
+        now = self._clock.monotonic()
+        if now - self._limits_read_at < LIMITS_PERIOD_SECONDS:
+            return self._limits
+        try:
+            with translate_errors("GetQueueAttributes"):
+                answer = await self._client.get_queue_attributes(
+                    QueueUrl=self._queue_url, AttributeNames=["RedrivePolicy", "MessageRetentionPeriod"]
+                )
+        except QueueUnavailable as error:
+            log.debug("queue limits unknown", extra={"error": safe_message(error)})
+            return self._limits
+        self._limits, self._limits_read_at = _limits(answer.get("Attributes", {})), now
+        return self._limits
 
     async def receive(self, max_messages: int) -> list[ReceivedMessage]:
         """Receive up to `max_messages`. Never cancel this call: SQS may have delivered messages already."""
@@ -205,9 +234,8 @@ class Queue:
         try:
             with translate_errors("DeleteMessage"):
                 await self._client.delete_message(QueueUrl=self._queue_url, ReceiptHandle="transcriptd-probe")
-        except QueueUnavailable as error:
-            if "receipt" not in _code(error).lower():
-                raise
+        except MessageGone:
+            return
 
     async def depth(self) -> Depth:
         return await read_depth(self._client, self._queue_url)
@@ -245,6 +273,15 @@ async def read_depth(client: "SQSClient", url: str) -> Depth:
         raise QueueUnavailable(f"SQS GetQueueAttributes returned no numbers: {error!r}") from error
 
 
+def _limits(attributes: Any) -> QueueLimits:
+    try:
+        policy = json.loads(attributes.get("RedrivePolicy") or "{}")
+        receives, retention = policy.get("maxReceiveCount"), attributes.get("MessageRetentionPeriod")
+        return QueueLimits(int(receives) if receives else None, float(retention) if retention else None)
+    except (AttributeError, TypeError, ValueError):
+        return QueueLimits()
+
+
 def _received(message: Any, leased_at: float) -> ReceivedMessage | None:
     """Parse a received message. Returns None if required fields are missing: SQS then delivers it again or redrives it."""
     try:
@@ -267,12 +304,22 @@ def _received(message: Any, leased_at: float) -> ReceivedMessage | None:
 
 @contextmanager
 def translate_errors(call: str) -> Iterator[None]:
-    """Translate botocore errors into QueueUnavailable errors that name the call."""
+    """Translate botocore errors into errors that name the call: MessageGone, QueueRefused, or else QueueUnavailable."""
     try:
         yield
+    except ClientError as error:
+        problem, may_have_worked = f"SQS {call} failed: {error}", _may_have_worked(error)
+        match fault_of_response("sqs", error.response):
+            case Fault.JOB:
+                raise MessageGone(problem) from error
+            case Fault.DEPLOYMENT:
+                raise QueueRefused(problem, may_have_worked=may_have_worked) from error
+            case Fault.DEPENDENCY:
+                raise QueueUnavailable(problem, may_have_worked=may_have_worked) from error
+    except NoCredentialsError as error:
+        raise QueueRefused(f"SQS {call} failed: {error}") from error
     except (
         BotoCoreError,
-        ClientError,
         OSError,  # this and the next: from aiohttp, not wrapped by botocore
         TimeoutError,
         AttributeError,  # this and the next: from botocore's parser, for JSON in an unexpected format

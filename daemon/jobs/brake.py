@@ -18,7 +18,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 
 from daemon.clock import SYSTEM_CLOCK, Clock
-from daemon.errors import OutputRefused, TranscriptdError
+from daemon.errors import ObjectMissing, OutputRefused, QueueRefused, StorageRefused, TranscriptdError
 from daemon.jobs.delivery import DeliveryResult, Resource
 from daemon.telemetry.metrics import Metrics
 from daemon.telemetry.redaction import redact_urls, safe_message
@@ -33,6 +33,7 @@ PROBE_TIMEOUT_SECONDS = 150.0  # an S3 client tries a call four times
 Probe = Callable[[], Awaitable[None]]
 
 NAMES = {
+    Resource.STORAGE: "S3",
     Resource.OUTPUT: "the output bucket",
     Resource.QUEUE: "the job queue",
     Resource.DEAD_LETTER_QUEUE: "the dead-letter queue",
@@ -44,8 +45,16 @@ class Brake:
     """Call `observe(ended)` for each delivery, check `reason` before each receive, run `run()` in the background."""
 
     def __init__(
-        self, after_failures: int, probes: Mapping[Resource, Probe], metrics: Metrics, clock: Clock = SYSTEM_CLOCK
+        self,
+        after_failures: int,
+        probes: Mapping[Resource, Probe],
+        metrics: Metrics,
+        clock: Clock = SYSTEM_CLOCK,
+        *,
+        at_start: Mapping[Resource, Probe] | None = None,
     ) -> None:
+        """`at_start` has the probes that `run()` makes before anything else; a permanent refusal engages the brake."""
+        self._at_start = at_start or {}
         self._after_failures = after_failures
         self._probes = probes
         self._metrics = metrics
@@ -70,7 +79,9 @@ class Brake:
         resource, problem = _find_fault(ended)
         if resource is not None:
             self._failures += 1
-            if self._resource is None and (self._on_trial or self._failures >= self._after_failures):
+            # Without the dead-letter queue no failure of a job can be recorded: one refusal is enough.
+            certain = resource is Resource.DEAD_LETTER_QUEUE and ended.obstacle is not None and ended.obstacle.permanent
+            if self._resource is None and (certain or self._on_trial or self._failures >= self._after_failures):
                 self._engage(resource, problem)
         elif ended.outcome == "published" and ended.settled:
             self._failures = 0
@@ -78,7 +89,9 @@ class Brake:
                 self._on_trial, self._probed = False, 0
 
     async def run(self) -> None:
-        """Probe with backoff whenever the brake is engaged. Runs until it is cancelled."""
+        """Check the resources once, then probe with backoff whenever the brake is engaged. Runs until it is cancelled."""
+        for resource, probe in self._at_start.items():
+            await self._check(resource, probe)
         while True:
             await self._engaged.wait()
             longest = min(PROBE_MAX_SECONDS, PROBE_BASE_SECONDS * 2**self._probed)
@@ -87,6 +100,17 @@ class Brake:
             self._probed += 1
             if self._resource is not None:
                 await self._probe(self._resource)
+
+    async def _check(self, resource: Resource, probe: Probe) -> None:
+        """Engage the brake if a resource is missing or refuses calls. Outages are left to the poller and the jobs."""
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+                await probe()
+        except (ObjectMissing, QueueRefused, StorageRefused) as error:
+            if self._resource is None:
+                self._engage(resource, safe_message(error))
+        except (TranscriptdError, TimeoutError) as error:
+            log.debug("probe failed", extra={"reason": resource.value, "error": safe_message(error)})
 
     async def _probe(self, resource: Resource) -> None:
         try:
@@ -118,4 +142,6 @@ def _find_fault(ended: DeliveryResult) -> tuple[Resource | None, str]:
     """Return the resource of the deployment that failed a delivery, and the problem."""
     if isinstance(ended.error, OutputRefused):
         return Resource.OUTPUT, safe_message(ended.error)
+    if isinstance(ended.error, StorageRefused):
+        return Resource.STORAGE, safe_message(ended.error)
     return (ended.obstacle.resource, ended.obstacle.problem) if ended.obstacle else (None, "")

@@ -136,6 +136,7 @@ class LiveDelivery:
 class Resource(StrEnum):
     """Resources of the deployment that every delivery needs. The values are metric labels."""
 
+    STORAGE = "storage"
     OUTPUT = "output"
     QUEUE = "queue"
     DEAD_LETTER_QUEUE = "dead_letter_queue"
@@ -148,6 +149,7 @@ class Obstacle:
 
     resource: Resource | None  # None: the lease ended first
     problem: str  # safe for the log
+    permanent: bool = False  # the resource refused the call: repeating it cures nothing
 
 
 @dataclass(frozen=True, slots=True)

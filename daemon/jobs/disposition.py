@@ -3,6 +3,7 @@
 import random
 from dataclasses import dataclass
 
+from daemon.aws.sqs import QueueLimits, ReceivedMessage
 from daemon.config import Settings
 from daemon.errors import OnFailure, TranscriptdError
 from daemon.jobs.delivery import Published
@@ -52,12 +53,39 @@ class Abandon:
 Disposition = Delete | Retry | Release | DeadLetter | Abandon
 
 
-def choose_disposition(error: TranscriptdError, attempt: int, receive_count: int, settings: Settings) -> Disposition:
+# Bounds of retries that spend no attempt, where the queue has no stricter ones.
+MAX_RECEIVES = 100
+MAX_AGE_SECONDS = 3 * 24 * 3600.0
+MIN_RECEIVES = 5  # a message that waited longer than the age bound in a backlog still gets its retries
+
+
+def is_last_delivery(message: ReceivedMessage, limits: QueueLimits, now: float, settings: Settings) -> bool:
+    """Return whether a retried message might never be processed again, or has been retried for too long.
+
+    After `maxReceiveCount` receives SQS would move it to the dead-letter queue without a reason, and after its retention
+    period SQS would delete it. `now` is the Unix time.
+    """
+    age_seconds = now - message.sent_at
+    if message.receive_count >= min(limits.max_receives or MAX_RECEIVES, MAX_RECEIVES):
+        return True
+    if age_seconds >= MAX_AGE_SECONDS and message.receive_count >= MIN_RECEIVES:
+        return True
+    if limits.retention_seconds is None:
+        return False
+    next_chance_seconds = settings.retry_max_seconds + settings.visibility_timeout_seconds
+    # A retention period too short for a retry ends no message on its first failure.
+    return message.receive_count > 1 and age_seconds + next_chance_seconds >= limits.retention_seconds
+
+
+def choose_disposition(
+    error: TranscriptdError, attempt: int, receive_count: int, settings: Settings, *, last: bool = False
+) -> Disposition:
     """Choose the disposition of a delivery that ended in an error.
 
     `attempt` is the number of this attempt, from 1 (delivery_log.py). Errors that consume no attempt, such as an S3
     outage, back off by the receive count instead. Otherwise every retry would come as quickly as the first, an outage of
-    minutes would use up the queue's maxReceiveCount, and SQS would dead-letter healthy jobs without a reason.
+    minutes would use up the queue's maxReceiveCount, and SQS would dead-letter healthy jobs without a reason. On the
+    `last` delivery there is no retry: the message ends with its code and its event.
     """
     match error.on_failure:
         case OnFailure.RELEASE:
@@ -66,7 +94,7 @@ def choose_disposition(error: TranscriptdError, attempt: int, receive_count: int
             return Abandon(error)
         case OnFailure.DEAD_LETTER:
             return DeadLetter(error)
-        case OnFailure.RETRY if error.consumes_attempt and attempt >= settings.max_attempts:
+        case OnFailure.RETRY if last or (error.consumes_attempt and attempt >= settings.max_attempts):
             return DeadLetter(error)
         case OnFailure.RETRY:
             return Retry(error, backoff_seconds(attempt if error.consumes_attempt else receive_count, settings))

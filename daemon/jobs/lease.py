@@ -4,6 +4,9 @@ On a standard queue, SQS accepts an extension with a stale receipt handle, which
 lease of the current holder. So an accepted call proves nothing. Ownership is determined by a local monotonic deadline,
 counted from the *send* time of the last accepted call. When that deadline minus a margin passes, the lease is lost: the
 work is cancelled, nothing is published, and no further call is made with the handle.
+
+If SQS answers within the lease that it has no such message, the message expired or was purged: no daemon can receive it
+again. Then the work continues without extensions. The manifest is written only if there is none.
 """
 
 import asyncio
@@ -16,7 +19,7 @@ from typing import Any, Protocol, Self, TypeVar
 from daemon.aws.sqs import ReceivedMessage
 from daemon.clock import SYSTEM_CLOCK, Clock
 from daemon.config import MAX_LEASE_SECONDS, Settings
-from daemon.errors import Interrupted, LeaseLost, QueueUnavailable
+from daemon.errors import Interrupted, LeaseLost, MessageGone, QueueUnavailable
 from daemon.telemetry.metrics import Metrics
 from daemon.telemetry.redaction import safe_message
 
@@ -55,6 +58,7 @@ class Lease:
         self._last_accepted_at = message.leased_at
         self._deadline = message.leased_at + self._length_seconds
         self._lost = asyncio.Event()
+        self.gone = False  # SQS has no message for the handle, although the lease is valid: no one else can receive it
         self._heartbeat: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -122,6 +126,8 @@ class Lease:
             if failure := self._heartbeat_failure():
                 raise failure
             self._heartbeat = None
+        if self.gone:  # the end of the delivery has one lease length
+            self._deadline = self._clock.monotonic() + self._length_seconds
 
     def _heartbeat_failure(self) -> BaseException | None:
         """Return the exception that ended the heartbeat, if any."""
@@ -131,6 +137,9 @@ class Lease:
     async def _beat(self) -> None:
         try:
             while not self.lost:
+                if self.gone:  # no call to make; `hold` still needs this task
+                    await self._sleep_until(self._deadline - self._margin_seconds)
+                    continue
                 await self._sleep_until(
                     min(self._last_accepted_at + self._period_seconds, self._deadline - self._margin_seconds)
                 )
@@ -142,7 +151,7 @@ class Lease:
         log.warning("lease lost")
 
     async def _extend(self) -> None:
-        """Extend the lease once, with retries. Returns when a call is accepted or the lease is lost."""
+        """Extend the lease once, with retries. Returns when a call is accepted, the message is gone or the lease is lost."""
         pause_seconds = self._period_seconds / 10
         failures, began_at = 0, self._clock.monotonic()
         while (remaining := self.remaining_seconds) > 0:
@@ -156,6 +165,14 @@ class Lease:
                 # A hanging call must leave time for another.
                 async with asyncio.timeout(min(self._period_seconds / 2, remaining)):
                     await self._queue.extend(self._message, seconds)
+            except MessageGone as error:
+                if self.remaining_seconds <= 0:
+                    return  # suspended during the call: the lease may have ended before SQS answered
+                # The message expired, was purged or deleted. The result is still wanted, and no one else will produce it.
+                self.gone, self._deadline = True, self._clock.monotonic() + CAP_SECONDS
+                self._metrics.heartbeats.labels("gone").inc()
+                log.warning("message gone", extra={"error": safe_message(error)})
+                return
             except (QueueUnavailable, TimeoutError) as error:
                 self._metrics.heartbeats.labels("failed").inc()
                 failures += 1

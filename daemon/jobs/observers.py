@@ -19,8 +19,10 @@ def count_receive(claim: Claim, metrics: Metrics) -> None:
 
 
 def count_end(ended: DeliveryResult, metrics: Metrics) -> None:
-    metrics.deliveries.labels(ended.outcome, ended.reason).inc()
-    metrics.job_duration_seconds.labels(ended.outcome).observe(ended.duration_seconds, ended.delivery.span.exemplar)
+    # A published result exists even if its message remains. Any other outcome that was not carried out did not happen.
+    outcome = ended.outcome if ended.settled or ended.outcome == "published" else "unsettled"
+    metrics.deliveries.labels(outcome, ended.reason).inc()
+    metrics.job_duration_seconds.labels(outcome).observe(ended.duration_seconds, ended.delivery.span.exemplar)
     if not ended.settled and ended.outcome != "unsettled":
         metrics.outcome_call_failures.labels(ended.outcome).inc()
 

@@ -14,11 +14,11 @@ from functools import partial
 from daemon.aws.sqs import Queue, ReceivedMessage
 from daemon.clock import SYSTEM_CLOCK, Clock
 from daemon.config import Settings
-from daemon.errors import CrashSuspect, JobIdConflict, JobTimeout, TranscriptdError
+from daemon.errors import CrashSuspect, JobIdConflict, JobTimeout, OnFailure, TranscriptdError
 from daemon.jobs.brake import Brake
 from daemon.jobs.delivery import Accepted, Claim, DeliveryResult, LiveDelivery, Published, Valid
 from daemon.jobs.delivery_log import DeliveryLog
-from daemon.jobs.disposition import Delete, Disposition, choose_disposition
+from daemon.jobs.disposition import Delete, Disposition, choose_disposition, is_last_delivery
 from daemon.jobs.lease import Lease
 from daemon.jobs.notifications import progress_event, started_event
 from daemon.jobs.observers import count_end, count_receive, mark_span
@@ -131,8 +131,13 @@ class Processor:
             failure = _fault(error)
         # The other process's traceback comes last: truncation keeps the end.
         failure.detail = "".join(traceback.format_exception(failure)) + (failure.detail or "")
-        attempt, receive_count = delivery.reached.attempt, delivery.message.receive_count
-        return choose_disposition(failure, attempt, receive_count, self._settings)
+        attempt, message = delivery.reached.attempt, delivery.message
+        last = failure.on_failure is OnFailure.RETRY and await self._is_last(message)
+        return choose_disposition(failure, attempt, message.receive_count, self._settings, last=last)
+
+    async def _is_last(self, message: ReceivedMessage) -> bool:
+        limits = await self._queue.limits()
+        return is_last_delivery(message, limits, self._clock.unix(), self._settings)
 
     async def _work(self, delivery: LiveDelivery) -> Published:
         """Run all steps. `delivery.reached` records the last one, which determines how a failure is handled."""

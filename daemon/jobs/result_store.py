@@ -21,7 +21,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from daemon.aws.s3 import MAX_READ_BYTES, Storage
-from daemon.errors import AccessDenied, ObjectMissing, OutputRefused, StorageUnavailable, TranscriptdError
+from daemon.errors import (
+    AccessDenied,
+    ObjectMissing,
+    ObjectRefused,
+    OutputRefused,
+    StorageUnavailable,
+    TranscriptdError,
+)
 from daemon.jobs.delivery_log import DeliveryLog, DeliveryRecord
 from daemon.outputs import OutputFile
 from daemon.schema.job import Job
@@ -75,8 +82,10 @@ class ResultStore:
         except ObjectMissing as error:  # the bucket is missing: a missing object raises nothing here
             if job.output_bucket != self._own_bucket:
                 raise
-            raise OutputRefused(error.message) from error
-        except AccessDenied as error:
+            raise OutputRefused(
+                f"the output bucket {job.output_bucket} does not exist; correct TRANSCRIPTD_OUTPUT_BUCKET or create it"
+            ) from error
+        except (AccessDenied, ObjectRefused) as error:
             # The job may have chosen a prefix that the role may not write to.
             if job.output_bucket != self._own_bucket or not job.output_prefix.startswith(self._own_prefix):
                 raise

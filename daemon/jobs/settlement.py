@@ -9,7 +9,7 @@ from functools import partial
 
 from daemon.aws.sqs import Queue
 from daemon.config import Settings
-from daemon.errors import QueueUnavailable, TranscriptdError
+from daemon.errors import MessageGone, QueueRefused, QueueUnavailable, TranscriptdError
 from daemon.jobs.delivery import Accepted, DeliveryResult, LiveDelivery, Obstacle, Published, Resource
 from daemon.jobs.disposition import Abandon, DeadLetter, Delete, Disposition, Release, Retry
 from daemon.jobs.lease import Lease
@@ -35,6 +35,8 @@ class Settlement:
 
     async def settle_message(self, disposition: Disposition, delivery: LiveDelivery) -> DeliveryResult:
         """Record the outcome, stop the heartbeat, then carry out the disposition within the rest of the lease."""
+        if delivery.claim.lease.gone:
+            disposition = _end_without_message(disposition)
         stage = delivery.progress.stage
         delivery.progress.enter("settle")
         began_at = time.monotonic()
@@ -113,6 +115,8 @@ class Settlement:
 
     async def _delete(self, delivery: LiveDelivery) -> Obstacle | None:
         message = delivery.message
+        if delivery.claim.lease.gone:
+            return None
         return await self._retry_until_lease_ends(
             delivery.claim.lease, Resource.QUEUE, lambda: self._queue.delete(message)
         )
@@ -153,6 +157,13 @@ class Settlement:
                 # A hanging call must leave time for another.
                 async with asyncio.timeout(min(remaining, self._settings.queue_timeout_seconds)):
                     await call()
+            except MessageGone as error:
+                # The handle never becomes valid again. If the message still exists, its next delivery is settled instead.
+                log.warning("outcome call failed", extra={"error": safe_message(error)})
+                return Obstacle(None, safe_message(error))
+            except QueueRefused as error:
+                log.warning("outcome call failed", extra={"error": safe_message(error)})
+                return Obstacle(resource, safe_message(error), permanent=True)
             except (QueueUnavailable, TimeoutError) as error:
                 obstacle = Obstacle(resource, safe_message(error))
                 log.log(level, "outcome call failed", extra={"error": obstacle.problem})
@@ -164,3 +175,15 @@ class Settlement:
             else:
                 return None
         return obstacle
+
+
+def _end_without_message(disposition: Disposition) -> Disposition:
+    """Return the disposition of a job whose message SQS cannot deliver again: a retry would never come."""
+    match disposition:
+        case Retry(error):
+            return DeadLetter(error)
+        case Release():
+            problem = "the message expired or was purged while its job ran, and the daemon stopped before the job ended"
+            return DeadLetter(MessageGone(f"{problem}; send it again"))
+        case _:
+            return disposition

@@ -11,7 +11,7 @@ from itertools import chain
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric, ProcessCollector
 from prometheus_client.registry import Collector
 
-from daemon.errors import ConfigError, OnFailure, TranscriptdError, all_errors
+from daemon.errors import ConfigError, OnFailure, all_errors
 from daemon.protocol.events import STAGES as RUNNER_STAGES
 from daemon.schema.catalog import LANGUAGES
 
@@ -44,7 +44,7 @@ RUNNER_EXIT_REASONS = tuple(
 )
 OUTBOX_RESULTS = tuple("stored deferred delivered gone exhausted refused malformed known".split())
 INPUT_CHECKSUMS = tuple("CRC32 SHA1 SHA256 CRC64NVME CRC32C none".split())
-RESOURCES = ("output", "queue", "dead_letter_queue", "outbox")
+RESOURCES = ("storage", "output", "queue", "dead_letter_queue", "outbox")
 WEBHOOK_EVENTS = ("job.started", "job.progress", "job.completed", "job.failed")
 
 
@@ -114,8 +114,8 @@ class Metrics:
         # Is work healthy?
         self.deliveries = counter(
             "deliveries",
-            "Deliveries by outcome (published, retried, released, dead_lettered, abandoned, unsettled) and reason: an error code, "
-            "published or duplicate.",
+            "Deliveries by outcome (published, retried, released, dead_lettered, abandoned, or unsettled if the outcome could "
+            "not be carried out) and reason: an error code, published or duplicate.",
             "outcome",
             "reason",
         )
@@ -135,7 +135,7 @@ class Metrics:
         )
         self.brake_engaged = gauge(
             "brake_engaged",
-            "1 while receiving is stopped because a resource of the deployment fails for every job: output, queue, "
+            "1 while receiving is stopped because a resource of the deployment fails for every job: storage, output, queue, "
             "dead_letter_queue, outbox.",
             "resource",
         )
@@ -203,7 +203,11 @@ class Metrics:
         )
 
         # Is the lease safe?
-        self.heartbeats = counter("heartbeats", "Lease extensions by result: extended, failed.", "result")
+        self.heartbeats = counter(
+            "heartbeats",
+            "Lease extensions by result: extended, failed, gone (SQS no longer has the message).",
+            "result",
+        )
         self.lease_margin_seconds = histogram(
             "lease_margin_seconds", "Seconds left on the lease when an extension succeeded.", MARGIN_BUCKETS
         )
@@ -336,7 +340,7 @@ class Metrics:
     def _initialize_series(self) -> None:
         for result in ("messages", "empty", "error"):
             self.receive_calls.labels(result)
-        for result in ("extended", "failed"):
+        for result in ("extended", "failed", "gone"):
             self.heartbeats.labels(result)
         for resource in RESOURCES:
             self.brake_engaged.labels(resource)
@@ -357,9 +361,8 @@ class Metrics:
             self.webhook_outbox.labels(result)
         for reason in ("published", "duplicate"):
             self.deliveries.labels("published", reason)
-        self.deliveries.labels("unsettled", TranscriptdError.code)
         for error in set(all_errors()) - {ConfigError}:  # it only occurs at start-up
-            for outcome in OUTCOMES[error.on_failure]:
+            for outcome in (*OUTCOMES[error.on_failure], "unsettled"):
                 self.deliveries.labels(outcome, error.code)
         for outcome in ("published", *chain.from_iterable(OUTCOMES.values())):
             self.outcome_call_failures.labels(outcome)

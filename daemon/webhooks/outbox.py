@@ -20,7 +20,7 @@ from aiobotocore.config import AioConfig
 from daemon.aws.sqs import CONNECT_TIMEOUT_SECONDS, Depth, find_queue, open_client, read_depth, translate_errors
 from daemon.clock import SYSTEM_CLOCK, Clock
 from daemon.config import MAX_LEASE_SECONDS, Settings
-from daemon.errors import QueueUnavailable, StorageUnavailable, WebhookNotAllowed
+from daemon.errors import ObjectRefused, QueueUnavailable, StorageRefused, StorageUnavailable, WebhookNotAllowed
 from daemon.telemetry.logs import bind, log_context
 from daemon.telemetry.metrics import Metrics
 from daemon.telemetry.outage import Outage
@@ -225,7 +225,7 @@ class OutboxWorker:
         with log_context():
             try:
                 await self._process_message(message)
-            except (QueueUnavailable, StorageUnavailable) as error:
+            except (QueueUnavailable, StorageUnavailable, StorageRefused, ObjectRefused) as error:
                 # SQS delivers it again after its visibility timeout, possibly early: an extra attempt, never a missing one.
                 self._calls.failed(error)
             except Exception:

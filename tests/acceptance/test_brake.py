@@ -2,7 +2,6 @@
 complete."""
 
 import json
-import urllib.error
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +11,7 @@ from bench.world import World, open_world
 from daemon.demo.process import DaemonProcess
 from daemon.demo.recordings import sample_call
 from tests.support.aws.gate import Gate
+from tests.support.readiness import readiness
 
 JOBS = [f"job-{number}" for number in range(6)]
 
@@ -33,14 +33,6 @@ def gate(world: World) -> Iterator[Gate]:
 
 def engaged(daemon: DaemonProcess, resource: str) -> bool:
     return f'transcriptd_brake_engaged{{resource="{resource}"}} 1.0' in daemon.get("/metrics").splitlines()
-
-
-def readiness(daemon: DaemonProcess) -> tuple[bool, str | None]:
-    try:
-        answer = json.loads(daemon.get("/readyz"))
-    except urllib.error.HTTPError as error:
-        answer = json.loads(error.read())
-    return answer["ready"], answer["checks"]["brake"]["error"]
 
 
 def test_output_bucket_that_denies_access_pauses_receiving_until_it_is_fixed(world: World, gate: Gate) -> None:

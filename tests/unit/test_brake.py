@@ -12,8 +12,11 @@ from daemon.errors import (
     AccessDenied,
     NoAudio,
     ObjectMissing,
+    ObjectRefused,
     OutputRefused,
+    QueueRefused,
     QueueUnavailable,
+    StorageRefused,
     StorageUnavailable,
     TranscriptdError,
 )
@@ -223,6 +226,49 @@ async def test_outcomes_while_it_is_engaged_change_nothing() -> None:
         assert "s3://results/x" in (reason_of(brake) or "")
 
 
+@pytest.mark.parametrize(
+    ("fault", "engages"),
+    [
+        (QueueRefused("QueueDoesNotExist"), True),
+        (ObjectMissing("no such bucket"), True),
+        (StorageRefused("InvalidAccessKeyId"), True),
+        (QueueUnavailable("timeout"), False),
+        (AccessDenied("HeadBucket"), False),  # jobs do not need this permission
+        (None, False),
+    ],
+    ids=repr,
+)
+@in_virtual_time
+async def test_resource_that_is_wrong_at_start_engages_the_brake_before_any_job(
+    fault: TranscriptdError | None, engages: bool
+) -> None:
+    at_start, later = Probed(), Probed()
+    at_start.fault, later.fault = fault, None
+    resource = Resource.DEAD_LETTER_QUEUE
+    brake = Brake(LIMIT, {resource: later}, Metrics(), at_start={resource: at_start})
+    async with braking(brake):
+        await asyncio.sleep(0.1)
+        assert (brake.reason is not None) is engages
+        await asyncio.sleep(PROBE_BASE_SECONDS)
+        assert brake.reason is None
+        assert len(later.at) == engages
+
+
+def test_one_refusal_of_the_dead_letter_queue_engages_the_brake() -> None:
+    for permanent in (False, True):
+        brake = Brake(LIMIT, {}, Metrics())
+        obstacle = Obstacle(Resource.DEAD_LETTER_QUEUE, "SQS SendMessage failed: denied", permanent=permanent)
+        brake.observe(ended("dead_lettered", NoAudio("no sound"), obstacle))
+        assert (brake.reason is not None) is permanent
+
+
+def test_refusal_of_every_storage_request_engages_the_brake() -> None:
+    brake = Brake(LIMIT, {}, Metrics())
+    for _ in range(LIMIT):
+        brake.observe(ended("retried", StorageRefused("RequestTimeTooSkewed")))
+    assert brake.reason == "S3 fails for every job: RequestTimeTooSkewed"
+
+
 # --- which resource is blamed -------------------------------------------------------------------------------------
 
 
@@ -254,6 +300,9 @@ def job_at(**output: str) -> Job:
         ({"prefix": "elsewhere/"}, ObjectMissing("no such bucket"), True),
         ({"bucket": "theirs"}, AccessDenied("denied"), False),
         ({"bucket": "theirs"}, ObjectMissing("no such bucket"), False),
+        ({}, ObjectRefused("NotImplemented"), True),
+        ({"bucket": "theirs"}, ObjectRefused("NotImplemented"), False),
+        ({}, StorageRefused("InvalidAccessKeyId"), False),
         ({}, StorageUnavailable("S3 failed"), False),
     ],
 )
@@ -267,4 +316,7 @@ async def test_only_the_deployments_own_location_is_blamed(
         with pytest.raises(TranscriptdError) as raised:
             await call
         assert type(raised.value) is expected
-        assert raised.value.message == error.message
+        if ours and isinstance(error, ObjectMissing):
+            assert "TRANSCRIPTD_OUTPUT_BUCKET" in raised.value.message
+        else:
+            assert raised.value.message == error.message

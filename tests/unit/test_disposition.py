@@ -4,9 +4,12 @@ from collections.abc import Callable
 
 import pytest
 
+from daemon.aws.sqs import QueueLimits
 from daemon.config import Settings
 from daemon.errors import OnFailure, RunnerCrashed, StorageUnavailable, TranscriptdError, all_errors
 from daemon.jobs.disposition import (
+    MAX_AGE_SECONDS,
+    MAX_RECEIVES,
     Abandon,
     DeadLetter,
     Disposition,
@@ -14,7 +17,9 @@ from daemon.jobs.disposition import (
     Retry,
     backoff_seconds,
     choose_disposition,
+    is_last_delivery,
 )
+from tests.support.aws.fakes import received
 
 FIRST_ATTEMPT: dict[OnFailure, type[Disposition]] = {
     OnFailure.RETRY: Retry,
@@ -53,3 +58,37 @@ def test_outages_back_off_by_receive_count_and_failures_by_attempt(
 
     assert longest(failure) <= 10
     assert longest(outage) > 500
+
+
+@pytest.mark.parametrize("error", all_errors(), ids=lambda error: error.code)
+def test_last_delivery_is_never_a_retry(error: type[TranscriptdError], make_settings: Callable[..., Settings]) -> None:
+    chosen = choose_disposition(error("x"), 1, 1, make_settings(), last=True)
+    retried = error.on_failure is OnFailure.RETRY
+    assert type(chosen) is (DeadLetter if retried else FIRST_ATTEMPT[error.on_failure])
+
+
+DAY = 24 * 3600
+
+
+@pytest.mark.parametrize(
+    ("receive_count", "age_seconds", "limits", "last"),
+    [
+        (9, 0, QueueLimits(max_receives=10), False),
+        (10, 0, QueueLimits(max_receives=10), True),  # SQS would redrive the next receive
+        (MAX_RECEIVES - 1, 0, QueueLimits(), False),
+        (MAX_RECEIVES, 0, QueueLimits(), True),
+        (MAX_RECEIVES, 0, QueueLimits(max_receives=1000), True),
+        (4, MAX_AGE_SECONDS, QueueLimits(), False),  # it waited in a backlog
+        (5, MAX_AGE_SECONDS, QueueLimits(), True),
+        (5, MAX_AGE_SECONDS - 1, QueueLimits(), False),
+        (2, 4 * DAY - 3600, QueueLimits(retention_seconds=4 * DAY), False),
+        (2, 4 * DAY - 1000, QueueLimits(retention_seconds=4 * DAY), True),  # it would expire before a retry
+        (1, 60, QueueLimits(retention_seconds=60), False),
+    ],
+)
+def test_retries_are_bounded_by_count_and_age(
+    receive_count: int, age_seconds: float, limits: QueueLimits, last: bool, make_settings: Callable[..., Settings]
+) -> None:
+    message = received(receive_count=receive_count)
+    settings = make_settings(retry_max_seconds=900, visibility_timeout_seconds=120)
+    assert is_last_delivery(message, limits, message.sent_at + age_seconds, settings) is last

@@ -7,7 +7,7 @@ import pytest
 
 from daemon.aws.sqs import ReceivedMessage
 from daemon.config import Settings
-from daemon.errors import Interrupted, LeaseLost
+from daemon.errors import Interrupted, LeaseLost, MessageGone
 from daemon.jobs.lease import Lease
 from daemon.telemetry.metrics import Metrics
 from tests.support.aws.fakes import FakeQueue, received
@@ -207,3 +207,24 @@ async def test_failed_extensions_are_retried_with_jitter_and_time_for_more(
     longest_pauses = [most for _, most in bounds]
     assert longest_pauses[:4] == pytest.approx([0.03, 0.06, 0.12, 0.15])
     assert max(longest_pauses) == pytest.approx(0.15), "at most half of a heartbeat"
+
+
+class Purged(FakeQueue):
+    """A queue that no longer has the message."""
+
+    async def extend(self, message: ReceivedMessage, seconds: float) -> None:
+        self.calls.append(("extend", seconds))
+        raise MessageGone("SQS ChangeMessageVisibility failed: ReceiptHandleIsInvalid")
+
+
+@in_virtual_time
+async def test_work_on_a_message_that_is_gone_continues_without_extensions(settings: Settings) -> None:
+    queue, metrics = Purged(), Metrics()
+    async with lease_of(queue, settings, metrics) as lease:
+        assert await lease.hold(answer(10), asyncio.Event()) == 42  # five times the lease
+        lease.require()
+        assert lease.gone
+        await lease.close()
+        assert 0 < lease.remaining_seconds <= 2, "the outcome is bounded in time"
+    assert queue.names() == ["extend"]
+    assert metrics.registry.get_sample_value("transcriptd_leases_lost_total") == 0

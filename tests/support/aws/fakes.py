@@ -12,7 +12,7 @@ from typing import Any, Literal
 from botocore.exceptions import BotoCoreError, ClientError, EndpointConnectionError, ReadTimeoutError
 
 from daemon.aws.s3 import MAX_READ_BYTES, Storage, StoredObject
-from daemon.aws.sqs import ReceivedMessage
+from daemon.aws.sqs import QueueLimits, ReceivedMessage
 from daemon.config import MAX_LEASE_SECONDS
 from daemon.errors import QueueUnavailable, StorageUnavailable, TranscriptdError
 from tests.support.time.virtual import EPOCH, VirtualTime
@@ -50,6 +50,9 @@ class FakeQueue:
         await asyncio.sleep(self.receive_seconds)
         taken, self.waiting = self.waiting[:max_messages], self.waiting[max_messages:]
         return taken
+
+    async def limits(self) -> QueueLimits:
+        return QueueLimits()
 
     async def extend(self, message: ReceivedMessage, seconds: float) -> None:
         await self._called("extend", seconds)

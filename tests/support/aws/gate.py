@@ -1,4 +1,4 @@
-"""A proxy in front of AWS that denies, refuses or holds calls and shifts the server's date on demand; it forwards everything
+"""A proxy in front of AWS that denies, answers or holds calls and shifts the server's date on demand; it forwards everything
 else."""
 
 import fnmatch
@@ -25,6 +25,7 @@ class Gate:
         self.denied: dict[str, str] = {}  # call pattern → action named in the AccessDenied error
         self.refused: dict[str, tuple[int, str]] = {}  # pattern of S3 calls → status and code of the error
         self.demanded: dict[str, str] = {}  # headers without which a PUT is denied, as a bucket's policy does
+        self.answers: dict[str, tuple[int, str, bytes]] = {}  # call pattern → status, Content-Type and body
         self.held: set[str] = set()  # patterns of calls that stay unanswered until the gate closes
         self.date_shift_seconds = 0.0
         self.calls: list[str] = []
@@ -46,6 +47,10 @@ class Gate:
                 if any(fnmatch.fnmatch(call, pattern) for pattern in outer.held):
                     outer._end.wait()
                     self.close_connection = True
+                    return
+                answer = next((each for name, each in outer.answers.items() if fnmatch.fnmatch(call, name)), None)
+                if answer is not None:
+                    self._answer(answer[0], {"Content-Type": answer[1]}, answer[2])
                     return
                 action = next((each for pattern, each in outer.denied.items() if fnmatch.fnmatch(call, pattern)), None)
                 if self.command == "PUT" and any(
