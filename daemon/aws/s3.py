@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import aioboto3
 import aiohttp
 from aiobotocore.config import AioConfig
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.handlers import add_expect_header
 from botocore.parsers import ResponseParserError
 
+from daemon.aws.session import open_session
 from daemon.config import Settings
 from daemon.errors import (
     AccessDenied,
@@ -68,7 +68,8 @@ async def open_storage(settings: Settings) -> AsyncIterator["Storage"]:
         retries={"mode": "standard", "total_max_attempts": 4},
         max_pool_connections=settings.max_jobs_in_flight * PARTS_AT_ONCE + 4,
     )
-    async with aioboto3.Session().client("s3", config=config) as client:
+    session = await open_session()
+    async with session.client("s3", config=config) as client:
         # With this header, aiohttp sends no body before it receives "100 Continue": an extra round trip for each object,
         # and an endless wait if a store never sends it. The bodies are small, so sending one needlessly is cheap.
         client.meta.events.unregister("before-call.s3", add_expect_header)
