@@ -53,7 +53,8 @@ def configuration() -> str:
             "contradict each other; the error lists every problem with its variables. An empty variable is the same as an unset\n"
             "one. Separate the items of a list with commas or spaces. Times are in\n"
             "seconds and sizes in bytes, as the names say. The AWS SDK reads the usual `AWS_*` variables (region, profile,\n"
-            "`AWS_ENDPOINT_URL`); a queue's region is the one that its URL names.\n\n"
+            "`AWS_ENDPOINT_URL`); a queue's region is the one that its URL names. Credentials that\n"
+            "are replaced in the credentials file are used for the next request.\n\n"
         )
         + "\n".join(rows)
         + "\n"

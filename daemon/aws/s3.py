@@ -9,7 +9,6 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import aioboto3
 import aiohttp
 from aiobotocore.config import AioConfig
 from botocore.exceptions import BotoCoreError, ClientError, FlexibleChecksumError, NoCredentialsError
@@ -21,6 +20,7 @@ from daemon.aws.checksums import crc32
 from daemon.aws.content_encoding import decode_content
 from daemon.aws.download import PARTS_AT_ONCE, Download
 from daemon.aws.faults import Fault, fault_of_response
+from daemon.aws.session import open_session
 from daemon.config import Settings
 from daemon.errors import (
     AccessDenied,
@@ -36,6 +36,7 @@ from daemon.schema.job import Input
 from daemon.schema.manifest import InputObject
 from daemon.telemetry.metrics import Metrics
 from daemon.telemetry.outage import Outage
+from daemon.telemetry.redaction import describe
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
@@ -58,11 +59,7 @@ _MISSING = {
     "MethodNotAllowed",
 }  # MethodNotAllowed: a delete marker
 _CONDITION_FAILED = {"PreconditionFailed", "ConditionalRequestConflict", "412"}
-# Answers with 4xx that say nothing about the object: S3 throttles, or the credentials or the clock are wrong.
-_CONCERNS_EVERY_CALL = {
-    *("RequestTimeout", "SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"),
-    *("ExpiredToken", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId", "RequestTimeTooSkewed"),
-}
+# Refusals by a policy, as opposed to wrong credentials.
 _DENIED = {"AccessDenied", "403", "Forbidden", "AllAccessDisabled"}
 
 
@@ -76,7 +73,8 @@ async def open_storage(settings: Settings, metrics: Metrics | None = None) -> As
         s3={"addressing_style": settings.s3_addressing_style},
         max_pool_connections=settings.max_jobs_in_flight * PARTS_AT_ONCE + 4,
     )
-    async with aioboto3.Session().client("s3", config=config) as client:
+    session = await open_session()
+    async with session.client("s3", config=config) as client:
         # With this header, aiohttp sends no body before it receives "100 Continue": an extra round trip for each object,
         # and an endless wait if a store never sends it. The bodies are small, so sending one needlessly is cheap.
         client.meta.events.unregister("before-call.s3", add_expect_header)
@@ -261,11 +259,7 @@ def _is_answer(cause: BaseException | None) -> bool:
     """Return whether S3 itself responded to this call, so that its failure concerns one object and is no outage."""
     if isinstance(cause, FlexibleChecksumError):
         return True
-    if not isinstance(cause, ClientError):
-        return False
-    code = cause.response.get("Error", {}).get("Code", "")
-    status = cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return (400 <= status < 429 or 429 < status < 500 or status == 501) and code not in _CONCERNS_EVERY_CALL
+    return isinstance(cause, ClientError) and fault_of_response("s3", cause.response) is not Fault.DEPENDENCY
 
 
 def _code(error: TranscriptdError) -> str:
@@ -287,7 +281,7 @@ def _translate_errors(where: str) -> Iterator[None]:
             raise ObjectArchived(f"{where} is archived; restore it, then send the message again") from error
         fault = fault_of_response("s3", error.response)
         if fault is Fault.DEPENDENCY:
-            raise StorageUnavailable(f"{where}: S3 failed: {error}") from error
+            raise StorageUnavailable(f"{where}: S3 failed: {describe(error)}") from error
         if fault is Fault.DEPLOYMENT:
             raise StorageRefused(
                 f"{where}: S3 refuses this instance's requests ({code}); check its credentials and its clock"
@@ -304,8 +298,8 @@ def _translate_errors(where: str) -> Iterator[None]:
         ) from error
     except (BotoCoreError, ResponseParserError, aiohttp.ClientError, TimeoutError) as error:
         # The second is an invalid body with status 200; the third is a truncated body, which botocore does not wrap.
-        raise StorageUnavailable(f"{where}: S3 failed: {error}") from error
+        raise StorageUnavailable(f"{where}: S3 failed: {describe(error)}") from error
     except OSError as error:
         if error.errno == 28:  # ENOSPC
             raise DiskFull("the scratch disk is full") from error
-        raise StorageUnavailable(f"{where}: S3 failed: {error}") from error
+        raise StorageUnavailable(f"{where}: S3 failed: {describe(error)}") from error

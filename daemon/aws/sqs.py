@@ -11,7 +11,6 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-import aioboto3
 from aiobotocore.config import AioConfig
 from botocore.exceptions import (
     BotoCoreError,
@@ -25,6 +24,7 @@ from botocore.model import OperationModel
 
 from daemon.aws.dead_letter import attributes_of_copy
 from daemon.aws.faults import Fault, fault_of_response
+from daemon.aws.session import open_session
 from daemon.clock import SYSTEM_CLOCK, Clock
 from daemon.config import MAX_LEASE_SECONDS, Settings
 from daemon.errors import MessageGone, QueueRefused, QueueUnavailable, TranscriptdError
@@ -112,7 +112,8 @@ async def open_client(config: AioConfig, metrics: Metrics, queue_url: str | None
             server_time = parsedate_to_datetime(response_dict["headers"].get("Date")).timestamp()
             metrics.clock_skew_seconds.set(time.time() - server_time)
 
-    async with aioboto3.Session().client("sqs", region_name=queue_region(queue_url), config=config) as client:
+    session = await open_session()
+    async with session.client("sqs", region_name=queue_region(queue_url), config=config) as client:
         # First: even a response that rejects the call because of clock skew has the correct time.
         client.meta.events.register("before-parse.sqs", compare_clocks)
         client.meta.events.register("before-parse.sqs", refuse_garbage)

@@ -26,6 +26,7 @@ OWNERS = {
     "launcher.py: startup": "awaited there",
     "launcher.py: main_loop": "awaited there and in the shutdown; both tasks that may fail are logged",
     "launcher.py: _poll": "awaited there and in the shutdown",
+    "launcher.py: _drain": "the records of interruptions: awaited there, and logged",
     "poller.py: drain": "awaited there",
     "poller.py: _dispatch": "a job: what escapes the processor ends the poller",
     "runner.py: start": "a device's supervision: its failure ends Runners.failed, and so the daemon",

@@ -78,7 +78,6 @@ async def test_an_answer_about_one_object_is_no_outage(error: Exception, caplog:
         refusal("SlowDown", 503),
         refusal("429", 429),
         refusal("RequestTimeout", 400),
-        refusal("ExpiredToken", 400),
     ],
     ids=str,
 )
