@@ -23,8 +23,7 @@ from daemon.schema.options import Format, PersonalData
 from daemon.settings_rules import MAX_LEASE_SECONDS as MAX_LEASE_SECONDS
 from daemon.settings_rules import RULES, Rule
 
-GIB = 1024**3
-HOUR = 3600.0
+GIB, HOUR = 1024**3, 3600.0
 
 # In the environment, `a,b` rather than JSON.
 Names = Annotated[tuple[str, ...], NoDecode]

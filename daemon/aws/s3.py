@@ -259,7 +259,10 @@ def _is_answer(cause: BaseException | None) -> bool:
     """Return whether S3 itself responded to this call, so that its failure concerns one object and is no outage."""
     if isinstance(cause, FlexibleChecksumError):
         return True
-    return isinstance(cause, ClientError) and fault_of_response("s3", cause.response) is not Fault.DEPENDENCY
+    if not isinstance(cause, ClientError):
+        return False
+    fault = fault_of_response("s3", cause.response)
+    return fault is not Fault.DEPENDENCY or cause.response.get("Error", {}).get("Code") in _CONDITION_FAILED
 
 
 def _code(error: TranscriptdError) -> str:
