@@ -29,9 +29,11 @@ TURNS = {"deploy": 0, "chaos": 0, "integration": 1, "acceptance": 1, "unit": 2}
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A shell without job control starts background commands with SIGINT ignored, and processes under test inherit that.
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A shell without job control starts background commands with SIGINT ignored, and nohup ignores SIGHUP. Processes under
+    # test inherit that.
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)
     for suite in TURNS:
         config.addinivalue_line("markers", f"{suite}: the tests in tests/{suite}")
 
