@@ -51,6 +51,13 @@ def test_first_word_after_a_pause_is_spoken_after_it(seconds: float, late: float
     assert [word[1] >= begin for word in words] == [False, True, True]
 
 
+def test_first_word_after_a_pause_without_punctuation_is_spoken_after_it() -> None:
+    """As Whisper base times "importante Non ho" with 2.4 s between them: both regions fit "Non" almost equally."""
+    chunk = Chunk(0.0, 9.0, ((0.0, 3.88), (6.22, 9.0)))
+    words = placed(chunk, (" importante", 2.86, 3.7), (" Non", 3.7, 6.38), (" ho", 6.38, 6.5))
+    assert words == [(" importante", 2.86, 3.7), (" Non", 6.22, 6.38), (" ho", 6.38, 6.5)]
+
+
 def test_words_that_attention_passed_over_are_spoken_after_the_pause() -> None:
     """Whisper base on two utterances of the sample call with 5 s between them."""
     tokens = [

@@ -16,6 +16,9 @@ MIN_WORD_SECONDS = 0.02  # shorter words cannot be played, shown or assigned to 
 # Of the time that an aligner gives a word, the word itself lasts about this long; the rest is the pause next to it.
 SECONDS_PER_CHARACTER = 0.07
 MID_SENTENCE_SECONDS = 0.3  # a pause inside a sentence counts like so many seconds of misplaced speech
+STRETCHED_SECONDS = (
+    0.1  # as much counts a word that ends long after its region: attention adds a pause to the word after it
+)
 
 
 def place(words: Sequence[TimedWord], chunk: Chunk) -> list[TimedWord]:
@@ -66,7 +69,8 @@ def _misplacement(word: TimedWord, start: float, end: float) -> float:
     """Return the seconds by which the word's time is outside the region, or its distance from the region."""
     spoken = min(word.end - word.start, len(word.text.strip()) * SECONDS_PER_CHARACTER)
     overlap = min(word.end, end) - max(word.start, start)
-    return max(spoken - overlap, 0.0)  # a negative overlap is the distance
+    stretched = STRETCHED_SECONDS if word.end - end > spoken else 0.0
+    return max(spoken - overlap, 0.0) + stretched  # a negative overlap is the distance
 
 
 def _fit(chosen: Sequence[int], regions: Sequence[Region]) -> list[int]:
