@@ -23,7 +23,7 @@ from bench.peers import PEERS
 from bench.reference import Sentence
 from bench.report import END, spread, write_measured
 from bench.run import File, Row, Run
-from bench.scores import Hypothesis, Segment
+from bench.hypothesis import Hypothesis, Segment
 from bench.setup import Setup
 from bench.steps import Steps, StepsRow, measure_steps, steps_table
 from bench.throughput import PAGE, subset
