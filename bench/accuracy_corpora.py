@@ -42,7 +42,7 @@ def _pauses() -> Iterator[Case]:
     for row, seconds in enumerate(pauses.PAUSES_SECONDS):
         for column, language in enumerate(pauses.VOICES):
             recording = pauses.with_pauses(language, seconds, is_noisy=(row + column) % 2 == 1)
-            conditions = (pauses.pause_name(seconds), f"{language}, all pauses")
+            conditions = (pauses.pause_name(seconds), f"all pauses, {language}", "all pauses")
             yield Case(PAUSES, recording, conditions, has_speakers=False)
 
 

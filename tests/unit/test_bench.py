@@ -408,6 +408,7 @@ def test_each_command_writes_its_own_section(tmp_path: Path) -> None:
         (PAGE, throughput.COMMAND),
         (PAGE, gpu.COMMAND),
         (accuracy_table.PAGE, accuracy_table.COMMAND),
+        (accuracy_table.PAGE, accuracy_table.CONVERSATIONS_COMMAND),
     ],
 )
 def test_pages_have_the_sections(page: Path, command: str, tmp_path: Path) -> None:
