@@ -63,7 +63,7 @@ bench: setup ## compare speed with whisperx and others, and measure the overhead
 bench-gpu: setup ## the same on a CUDA device, with Whisper's encoder and decoder by batch size; ARGS="--model large-v3"
 	$(BIN)/python -m bench.gpu $(ARGS)
 
-accuracy: setup ## compare errors of words, speakers and times with whisperx; ARGS="--only call", ARGS=--write
+accuracy: setup ## compare errors of words, speakers and times with whisperx and faster-whisper; ARGS="--only call", ARGS=--write
 	$(BIN)/python -m bench.accuracy_table $(ARGS)
 
 long: setup ## measure memory and speed on recordings of 10 min to 6 h; ARGS="--hours 2 --kill-at 0.9"

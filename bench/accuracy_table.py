@@ -1,186 +1,116 @@
-"""`python -m bench.accuracy_table`: compare the accuracy of transcripts with whisperx, on the same recordings and
-models.
+"""`python -m bench.accuracy_table`: compare the accuracy of transcripts with whisperx and faster-whisper, on the same
+recordings and models.
 
-Both peers run in one measurement: transcriptd's runner process, and whisperx's Python API in a separate process. The
-exit status is 1 if transcriptd is worse than whisperx by more than TOLERANCES. `--write` puts the tables into
-docs/accuracy.md.
+All peers run in one measurement. The exit status is 1 if transcriptd is worse than another peer by more than a
+measure's tolerance. `--write` puts the tables into docs/accuracy.md.
 """
 
 import argparse
 import asyncio
 import json
 import sys
-import tempfile
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, astuple, dataclass
-from multiprocessing import get_context
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 
-from bench import corpus
-from bench.corpus import Recording
-from bench.libraries import LibraryTranscript, transcribe_whisperx
-from bench.real_runner import RunnerPeer, open_runner
+from bench.accuracy import Measurement, measure
+from bench.accuracy_corpora import CALL, CONVERSATIONS, CORPORA, PAUSES, SILENCE, cases
+from bench.accuracy_rows import MEASURES, Row, row_of, rows_of
 from bench.report import machine, markdown, write_measured
-from bench.scores import Hypothesis, Scores, turns_error
-from bench.setup import BATCH_SIZE, BEAM_SIZE, PACKAGED, Setup, cores, find_model
+from bench.setup import BATCH_SIZE, BEAM_SIZE, PACKAGED, cores
 
-MODELS = tuple(PACKAGED)
+MODEL = "base"
 PAGE = Path(__file__).parents[1] / "docs" / "accuracy.md"
 COMMAND = "make accuracy ARGS=--write"
-
-# By how much it may be worse than whisperx. One word of the call is 0.012, and a chunk that Whisper is unsure of is
-# decoded by random sampling; the reference itself is up to 0.25 s off at the starts of sentences.
-TOLERANCES = Scores(wer=0.02, speaker_wer=0.02, der=0.02, starts_off_seconds=0.05)
-
-HEADINGS = ("WER", "cpWER", "DER", "Start error, s")  # from the fields of Scores
+CONVERSATIONS_COMMAND = 'make accuracy ARGS="--write --diarization-data FOLDER"'
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    model: str
-    recording: str
-    daemon: Scores
-    whisperx: Scores
-    whisperx_turns_der: float  # of the diarization alone
-
-    def cells(self) -> list[str]:
-        scores = map(_pair, astuple(self.daemon), astuple(self.whisperx))
-        return [self.model, self.recording, *scores, f"{self.whisperx_turns_der:.3f}"]
-
-    def worse(self) -> list[str]:
-        """Yield the measures in which transcriptd is worse than tolerated."""
-        compared = zip(HEADINGS, *map(astuple, (self.daemon, self.whisperx, TOLERANCES)), strict=True)
-        return [
-            f"{self.model}, {self.recording}: {heading} {ours:.3f}, whisperx {theirs:.3f}"
-            for heading, ours, theirs, tolerance in compared
-            if ours > theirs + tolerance
-        ]
+def table(rows: Sequence[Row]) -> str:
+    """Format rows of one corpus as Markdown, without columns in which no peer has a value."""
+    tallies = [tally for row in rows for tally in row.tallies.values()]
+    measures = [measure for measure in MEASURES if any(measure.value(tally) is not None for tally in tallies)]
+    headings = ["Condition", "Program", *(measure.heading for measure in measures)]
+    return markdown([headings, *(line for row in rows for line in row.cells(measures))])
 
 
-@dataclass(frozen=True, slots=True)
-class SilentRow:
-    model: str
-    recording: str
-    daemon: int  # number of words
-    whisperx: int
-
-    def cells(self) -> list[str]:
-        return [self.model, self.recording, _pair(self.daemon, self.whisperx, decimals=0)]
-
-    def worse(self) -> list[str]:
-        if self.daemon <= self.whisperx:
-            return []
-        return [f"{self.model}, {self.recording}: {self.daemon} hallucinated words, whisperx {self.whisperx}"]
+def silence_table(rows: Sequence[Row]) -> str:
+    """Format the invented words in recordings without speech: one line for each sound."""
+    peers = list(rows[0].tallies)
+    invented = next(measure for measure in MEASURES if measure.heading == "Invented")
+    lines = [[row.condition, *(cells[-1] for cells in row.cells([invented]))] for row in rows]
+    return markdown([["Words invented in", *(peer.title for peer in peers)], *lines], words=(0,))
 
 
-def _pair(ours: float, theirs: float, decimals: int = 3) -> str:
-    """Format both values, the better one bold if they differ as printed."""
-    texts = [f"{value:.{decimals}f}" for value in (ours, theirs)]
-    if texts[0] != texts[1]:
-        better = 0 if ours < theirs else 1
-        texts[better] = f"**{texts[better]}**"
-    return " · ".join(texts)
-
-
-class Peers:
-    """Both peers, run on one recording after the other; each row is printed when it is measured."""
-
-    def __init__(self, runner: RunnerPeer, api: ProcessPoolExecutor, console: Console) -> None:
-        self._runner = runner
-        self._api = api
-        self._console = console
-
-    async def compare(self, recording: Recording, model: str) -> Row:
-        hypothesis = await self._daemon(recording, model)
-        other = self._whisperx(recording, model)
-        row = Row(
-            model,
-            recording.name,
-            Scores.of(recording, hypothesis),
-            Scores.of(recording, Hypothesis.of_whisperx(other.segments)),
-            turns_error(recording, other.turns),
-        )
-        self._console.print(" | ".join(row.cells()), soft_wrap=True)
-        return row
-
-    async def compare_silent(self, recording: Recording, model: str) -> SilentRow:
-        hypothesis = await self._daemon(recording, model)
-        other = Hypothesis.of_whisperx(self._whisperx(recording, model).segments)
-        row = SilentRow(model, recording.name, hypothesis.made_up, other.made_up)
-        self._console.print(" | ".join(row.cells()), soft_wrap=True)
-        return row
-
-    async def _daemon(self, recording: Recording, model: str) -> Hypothesis:
-        with tempfile.TemporaryDirectory(prefix="transcriptd-bench-") as name:
-            audio = Path(name) / "audio.f32"
-            recording.audio.astype("<f4").tofile(audio)
-            checkpoints = Path(name) / "checkpoints"
-            checkpoints.mkdir()
-            transcript = await self._runner.transcribe(audio, checkpoints, model=model, align="attention")
-        return Hypothesis.of_daemon(transcript)
-
-    def _whisperx(self, recording: Recording, model: str) -> LibraryTranscript:
-        return self._api.submit(transcribe_whisperx, recording.audio, Setup(find_model(model))).result()
-
-
-async def measure(arguments: argparse.Namespace, console: Console) -> tuple[list[Row], list[SilentRow]]:
-    def asked_for(recordings: list[Recording]) -> list[Recording]:
-        return [each for each in recordings if any(part in each.name for part in arguments.only)]
-
-    spoken = asked_for([*corpus.conditions(), corpus.long_call()])
-    silent = asked_for(corpus.without_speech())
-    rows: list[Row] = []
-    silent_rows: list[SilentRow] = []
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as api:
-        async with open_runner(cores()) as runner:
-            peers = Peers(runner, api, console)
-            for model in arguments.models:
-                rows += [await peers.compare(recording, model) for recording in spoken]
-                silent_rows += [await peers.compare_silent(recording, model) for recording in silent]
-    return rows, silent_rows
-
-
-def report(rows: list[Row], silent_rows: list[SilentRow]) -> str:
-    """Format both tables as Markdown."""
-    spoken = [["Model", "Recording", *HEADINGS, "DER of whisperx's diarization"], *(row.cells() for row in rows)]
-    silent = [["Model", "Recording", "Hallucinated words"], *(row.cells() for row in silent_rows)]
+def report(measured: Sequence[Measurement], corpora: Sequence[str], model: str) -> str:
+    """Format the tables of the corpora, and where transcriptd is worse."""
     head = machine(cores()).replace("\n", "; ")
-    return (
-        f"{head}. Whisper int8, beam {BEAM_SIZE}, batch {BATCH_SIZE}.\n\n"
-        f"In each cell: transcriptd · whisperx; the better value is bold.\n\n{markdown(spoken)}\n{markdown(silent)}"
-    )
+    parts = [f"{head}. Whisper {model}, int8, beam {BEAM_SIZE}, batch {BATCH_SIZE}.\n"]
+    every: list[Row] = []
+    for corpus in corpora:
+        if rows := rows_of(corpus, measured):
+            every += rows
+            parts.append(silence_table(rows) if corpus == SILENCE else table(rows))
+    worse = [line for row in every for line in row.worse(tolerated=True)]
+    listed = "\n".join(f"- {line}" for line in worse) or "- nowhere"
+    return "\n".join([*parts, f"transcriptd is worse than another program here:\n\n{listed}\n"])
 
 
 def main() -> int:
     arguments = _arguments()
     console = Console(stderr=True, highlight=False)
-    rows, silent_rows = asyncio.run(measure(arguments, console))
-    measured = report(rows, silent_rows)
-    print(measured)
+    try:
+        every = cases(arguments.diarization_data)
+    except ValueError as error:
+        console.print(f"--diarization-data: {error}", style="red")
+        return 2
+    chosen = [case for case in every if any(part in case.name for part in arguments.only)]
+
+    def show(found: Measurement) -> None:
+        (cells,) = row_of(found.case.corpus, found.case.name, [found]).cells(MEASURES)
+        console.print(" | ".join(cells), soft_wrap=True)
+
+    measured = asyncio.run(measure(chosen, arguments.model, show, arguments.keep))
+    print(report(measured, CORPORA, arguments.model))
     if arguments.write:
-        write_measured(PAGE, COMMAND, measured)
-    every: list[Row | SilentRow] = [*rows, *silent_rows]
+        write_measured(PAGE, COMMAND, report(measured, (CALL, PAUSES, SILENCE), arguments.model))
+        if arguments.diarization_data:
+            write_measured(PAGE, CONVERSATIONS_COMMAND, report(measured, (CONVERSATIONS,), arguments.model))
     if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(row) for row in every], indent=2) + "\n")
-    worse = [line for row in every for line in row.worse()]
+        arguments.json.write_text(json.dumps([_values(each) for each in measured], indent=2) + "\n")
+    worse = [line for corpus in CORPORA for row in rows_of(corpus, measured) for line in row.worse(tolerated=False)]
     for line in worse:
-        console.print(f"worse than whisperx: {line}", style="red")
+        console.print(f"worse than tolerated: {line}", style="red")
     return 1 if worse else 0
+
+
+def _values(measured: Measurement) -> dict[str, object]:
+    return {"recording": measured.case.name, "program": measured.peer.title, **asdict(measured.tally)}
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument("--model", choices=tuple(PACKAGED), default=MODEL)
     parser.add_argument(
-        "--only", nargs="+", default=[""], metavar="PART", help="only recordings whose name contains one of these"
+        "--only",
+        nargs="+",
+        default=[""],
+        metavar="PART",
+        help=f"only recordings whose name contains one of these. A name starts with its corpus: {', '.join(CORPORA)}",
+    )
+    parser.add_argument(
+        "--diarization-data",
+        type=Path,
+        metavar="FOLDER",
+        help="also measure the speakers of these recordings: FLAC or WAV files, each with an RTTM file",
     )
     parser.add_argument("--write", action="store_true", help="put the tables into docs/accuracy.md")
-    parser.add_argument("--json", type=Path, help="write every measurement to this file")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement to this file")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the recordings and transcripts here")
     arguments = parser.parse_args()
-    if arguments.write and (arguments.only != [""] or arguments.models != MODELS):
-        parser.error("--write requires all recordings and models, because the page covers all of them")
+    if arguments.write and (arguments.only != [""] or arguments.model != MODEL):
+        parser.error(f"--write requires all recordings and the model {MODEL}, because the page covers all of them")
     return arguments
 
 

@@ -82,10 +82,11 @@ CORPORA: dict[str, Callable[[float], list[Recording]]] = {"clips": clips, "ten":
 
 def generated(voices: Sequence[str] = VOICES) -> list[Recording]:
     """Return each sentence in each voice."""
-    return [_read_aloud(text, voice) for text in SENTENCES for voice in voices]
+    return [read_aloud(text, voice) for text in SENTENCES for voice in voices]
 
 
-def _read_aloud(text: str, voice: str) -> Recording:
+def read_aloud(text: str, voice: str) -> Recording:
+    """Return the text as one sentence and one turn, without the silence around it."""
     audio = speak(text, voice)
     loud = np.flatnonzero(np.abs(audio) > QUIET)
     audio = audio[loud[0] : loud[-1] + 1]

@@ -21,6 +21,8 @@ Sound = NDArray[np.float32]
 # Pauses in the call, determined by its level, where it can be cut without cutting a word.
 CUTS_SECONDS = (7.45, 17.93, 21.62)
 
+PAUSES_SECONDS = (2.0, 8.0, 20.0)  # inserted at the cuts
+
 LINE_NOISE_DBFS = -71.0  # from the call's own pauses
 MU = 255  # G.711's companding, as used in North American telephony
 
@@ -31,6 +33,7 @@ class Recording:
     audio: Sound
     sentences: list[Sentence]
     turns: list[Turn]
+    language: str | None = None  # given to the peers; None lets them detect it
 
     @property
     def duration(self) -> float:
@@ -61,7 +64,7 @@ def conditions() -> list[Recording]:
         replace(original, name="noise, 10 dB SNR", audio=noisy(original.audio, snr_db=10.0)),
         replace(original, name="8 kHz, 300–3400 Hz, μ-law", audio=telephone(original.audio)),
         replace(original, name="30 dB quieter", audio=original.audio * np.float32(10 ** (-30 / 20))),
-        join("pauses of 20 s", pieces, gaps=[20.0] * (len(pieces) - 1)),
+        *(join(f"pauses of {pause:g} s", pieces, [pause] * (len(pieces) - 1)) for pause in PAUSES_SECONDS),
         at_speed(original, 9, 10),
         at_speed(original, 11, 10),
     ]
@@ -135,8 +138,10 @@ def cut(recording: Recording) -> list[Recording]:
     ]
 
 
-def join(name: str, pieces: Sequence[Recording], gaps: Sequence[float]) -> Recording:
-    """Join the pieces, with the given seconds of line noise between them."""
+def join(
+    name: str, pieces: Sequence[Recording], gaps: Sequence[float], dbfs: float | None = LINE_NOISE_DBFS
+) -> Recording:
+    """Join the pieces, with the given seconds of noise between them, or of digital silence if `dbfs` is None."""
     sounds: list[Sound] = []
     sentences: list[Sentence] = []
     turns: list[Turn] = []
@@ -145,7 +150,8 @@ def join(name: str, pieces: Sequence[Recording], gaps: Sequence[float]) -> Recor
         offset = samples / SAMPLE_RATE
         sentences += _shifted_sentences(piece.sentences, offset)
         turns += shifted_turns(piece.turns, offset)
-        silence = noise(round(gap * SAMPLE_RATE), LINE_NOISE_DBFS, seed=index)
+        length = round(gap * SAMPLE_RATE)
+        silence = np.zeros(length, np.float32) if dbfs is None else noise(length, dbfs, seed=index)
         sounds += [piece.audio, silence]
         samples += len(piece.audio) + len(silence)
     return Recording(name, np.concatenate(sounds), sentences, turns)

@@ -24,16 +24,27 @@ class LibraryTranscript(NamedTuple):
 Transcribe = Callable[[Sound, Setup], LibraryTranscript]
 
 
-def transcribe_whisperx(audio: Sound, setup: Setup) -> LibraryTranscript:
+def transcribe_whisperx(
+    audio: Sound,
+    setup: Setup,
+    *,
+    language: str | None = None,
+    diarize: bool = True,
+    speaker_bounds: tuple[int | None, int | None] = (MIN_SPEAKERS, MAX_SPEAKERS),
+) -> LibraryTranscript:
     """Run whisperx without word times, which would need weights from a hub."""
-    transcriber, diarizer = _transcriber(setup), _diarizer(setup)
+    transcriber = _transcriber(setup)
+    diarizer = _diarizer(setup) if diarize else None
     from whisperx.diarize import assign_word_speakers
 
     with suppress_library_output():
         began = time.monotonic()
-        result = transcriber.transcribe(audio, batch_size=BATCH_SIZE)
+        result = transcriber.transcribe(audio, batch_size=BATCH_SIZE, language=language)
         transcribed = time.monotonic()
-        found = diarizer(audio, min_speakers=MIN_SPEAKERS, max_speakers=MAX_SPEAKERS)
+        if diarizer is None:
+            return LibraryTranscript(result["segments"], [], {"transcribe": transcribed - began})
+        minimum, maximum = speaker_bounds
+        found = diarizer(audio, min_speakers=minimum, max_speakers=maximum)
         diarized = time.monotonic()
         segments = assign_word_speakers(found, result)["segments"]
         assigned = time.monotonic()
@@ -48,6 +59,27 @@ def transcribe_faster_whisper(audio: Sound, setup: Setup) -> LibraryTranscript:
         began = time.monotonic()
         segments, _ = pipeline.transcribe(audio, batch_size=BATCH_SIZE, beam_size=BEAM_SIZE)
         heard = [{"text": segment.text, "start": segment.start, "end": segment.end} for segment in segments]
+        seconds = time.monotonic() - began
+    return LibraryTranscript(heard, [], {"transcribe": seconds})
+
+
+def transcribe_faster_whisper_plain(audio: Sound, setup: Setup, *, language: str | None = None) -> LibraryTranscript:
+    """Run WhisperModel.transcribe, one window after the other, with its voice activity detection and word times."""
+    model = _whisper_model(setup)
+    with suppress_library_output():
+        began = time.monotonic()
+        segments, _ = model.transcribe(
+            audio, language=language, beam_size=BEAM_SIZE, vad_filter=True, word_timestamps=True
+        )
+        heard = [
+            {
+                "text": segment.text,
+                "start": segment.start,
+                "end": segment.end,
+                "words": [{"word": word.word.strip(), "start": word.start} for word in segment.words],
+            }
+            for segment in segments
+        ]
         seconds = time.monotonic() - began
     return LibraryTranscript(heard, [], {"transcribe": seconds})
 
@@ -86,12 +118,19 @@ def _diarizer(setup: Setup) -> Any:
 
 @cache
 def _batched(setup: Setup) -> Any:
+    from faster_whisper import BatchedInferencePipeline
+
+    return BatchedInferencePipeline(_whisper_model(setup))
+
+
+@cache
+def _whisper_model(setup: Setup) -> Any:
     _prepare(setup.threads)
-    from faster_whisper import BatchedInferencePipeline, WhisperModel
+    from faster_whisper import WhisperModel
 
     with suppress_library_output():
-        return BatchedInferencePipeline(
-            WhisperModel(setup.model, device=setup.device, compute_type=setup.compute_type, cpu_threads=setup.threads)
+        return WhisperModel(
+            setup.model, device=setup.device, compute_type=setup.compute_type, cpu_threads=setup.threads
         )
 
 

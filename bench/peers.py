@@ -18,9 +18,9 @@ import imageio_ffmpeg  # type: ignore[import-untyped]  # ships no types
 
 from bench.corpus import Recording, call, write_wav
 from bench.daemon_jobs import open_daemon
+from bench.hypothesis import Hypothesis
 from bench.libraries import LibraryTranscript, Transcribe, transcribe_faster_whisper, transcribe_whisperx
 from bench.run import Run
-from bench.scores import Hypothesis
 from bench.setup import BATCH_SIZE, BEAM_SIZE, Setup
 from bench.usage import ProcessWatch
 
@@ -74,7 +74,7 @@ def whisperx_command(recordings: Recordings, setup: Setup) -> Run:
             watches.append(_run_command(file, setup))
             file_seconds.append(time.monotonic() - file_began)
             segments = json.loads(file.with_suffix(".json").read_text())["segments"]
-            hypotheses.append(Hypothesis.of_whisperx(segments))
+            hypotheses.append(Hypothesis.of_library(segments))
     return Run.of(
         recordings,
         hypotheses,
@@ -150,7 +150,7 @@ def _sequential(
     """Build the run of a library that processes one file after the other: all its stages are in the models."""
     return Run.of(
         recordings,
-        [Hypothesis.of_whisperx(each.segments) for each in found],
+        [Hypothesis.of_library(each.segments) for each in found],
         watches,
         began=began,
         wall_seconds=sum(file_seconds),

@@ -2,6 +2,7 @@
 
 import wave
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,10 @@ def reference_sentences() -> list[Sentence]:
 
 
 def reference_turns() -> list[Turn]:
-    """Read the RTTM file: SPEAKER, recording, channel, start, duration, -, -, speaker, -, -."""
-    lines = (line.split() for line in sample_call().with_name("sample.rttm").read_text().splitlines())
-    return [Turn(float(f[3]), float(f[3]) + float(f[4]), f[7]) for f in lines]
+    return read_turns(sample_call().with_name("sample.rttm"))
+
+
+def read_turns(file: Path) -> list[Turn]:
+    """Read an RTTM file: SPEAKER, recording, channel, start, duration, -, -, speaker, -, -."""
+    lines = (line.split() for line in file.read_text().splitlines())
+    return [Turn(float(f[3]), float(f[3]) + float(f[4]), f[7]) for f in lines if f and f[0] == "SPEAKER"]

@@ -8,10 +8,9 @@ import numpy as np
 
 from bench.corpus import Recording
 from bench.gpu_watch import GpuUse
+from bench.hypothesis import Hypothesis, turns_error
 from bench.measures import word_error_rate
-from bench.scores import Hypothesis, turns_error
 from bench.usage import ProcessWatch
-from daemon.pipeline.types import Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ class Run:
             stage_seconds=_added(stages),
             wer=word_error_rate(
                 [recording.text for recording in recordings],
-                [" ".join(segment.text for segment in each.segments) for each in hypotheses],
+                [each.text for each in hypotheses],
             ),
             der=_diarization_error(recordings, hypotheses) if tells_speakers else None,
         )
@@ -133,8 +132,7 @@ def _added(stages: Sequence[dict[str, float]]) -> dict[str, float]:
 
 def _diarization_error(recordings: Sequence[Recording], hypotheses: Sequence[Hypothesis]) -> float:
     errors = [
-        turns_error(recording, [Turn(s.start, s.end, s.speaker) for s in each.segments if s.speaker])
-        for recording, each in zip(recordings, hypotheses, strict=True)
+        turns_error(recording, each.segment_turns()) for recording, each in zip(recordings, hypotheses, strict=True)
     ]
     spoken = [sum(turn.end - turn.start for turn in recording.turns) for recording in recordings]
     return float(np.average(errors, weights=spoken))

@@ -23,7 +23,7 @@ from bench.peers import PEERS
 from bench.reference import Sentence
 from bench.report import END, spread, write_measured
 from bench.run import File, Row, Run
-from bench.scores import Hypothesis, Segment
+from bench.hypothesis import Hypothesis, Segment
 from bench.setup import Setup
 from bench.steps import Steps, StepsRow, measure_steps, steps_table
 from bench.throughput import PAGE, subset
@@ -408,6 +408,7 @@ def test_each_command_writes_its_own_section(tmp_path: Path) -> None:
         (PAGE, throughput.COMMAND),
         (PAGE, gpu.COMMAND),
         (accuracy_table.PAGE, accuracy_table.COMMAND),
+        (accuracy_table.PAGE, accuracy_table.CONVERSATIONS_COMMAND),
     ],
 )
 def test_pages_have_the_sections(page: Path, command: str, tmp_path: Path) -> None:
