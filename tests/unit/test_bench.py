@@ -18,12 +18,12 @@ from bench.corpus import Recording
 from bench.daemon_jobs import Job
 from bench.espeak import speak
 from bench.gpu_watch import GpuUse, GpuWatch, gpu_name
+from bench.hypothesis import Hypothesis, Segment
 from bench.overhead import OneJob, overhead_table
 from bench.peers import PEERS
 from bench.reference import Sentence
 from bench.report import END, spread, write_measured
 from bench.run import File, Row, Run
-from bench.hypothesis import Hypothesis, Segment
 from bench.setup import Setup
 from bench.steps import Steps, StepsRow, measure_steps, steps_table
 from bench.throughput import PAGE, subset
