@@ -3,15 +3,16 @@
 Free conversations of more than one pair of voices are not part of any package, so you bring them yourself.
 """
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
-from faster_whisper import decode_audio
 
-from bench.corpus import Recording
+from bench.corpus import Recording, Sound
 from bench.reference import read_turns
-from daemon.pipeline.types import SAMPLE_RATE
+from daemon.media.decode import decode
 
+MAX_SECONDS = 24 * 3600.0
 SUFFIXES = (".flac", ".wav")
 
 
@@ -28,7 +29,14 @@ def conversations(folder: Path) -> dict[str, list[Recording]]:
         turns = file.with_suffix(".rttm")
         if not turns.is_file():
             raise ValueError(f"{file} has no {turns.name} next to it")
-        audio = np.asarray(decode_audio(str(file), SAMPLE_RATE), np.float32)
-        recording = Recording(f"{file.parent.name}, {file.stem}", audio, [], read_turns(turns))
+        recording = Recording(f"{file.parent.name}, {file.stem}", _mono(file), [], read_turns(turns))
         found.setdefault(file.parent.name, []).append(recording)
     return found
+
+
+def _mono(file: Path) -> Sound:
+    """Decode a file with the product's own decoder; that of faster-whisper 1.2.1 fails with PyAV 19."""
+    with file.open("rb") as source, tempfile.TemporaryFile() as target:
+        decode(source, [target], MAX_SECONDS, audio_track=None, split=False)
+        target.seek(0)
+        return np.frombuffer(target.read(), np.float32)
