@@ -1,12 +1,22 @@
 """The settings that some buckets and S3-compatible stores need. They are part of `Settings` in config.py."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
-from pydantic_settings import BaseSettings
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode
+
+# In the environment, `a,b` rather than JSON.
+Names = Annotated[tuple[str, ...], NoDecode]
 
 
 class BucketSettings(BaseSettings):
+    output_prefix: str = Field(
+        "transcripts/", description="key prefix for the results of jobs that name none; `/` is the root of the bucket"
+    )
+    output_prefixes: Names = Field(
+        (),
+        description="further prefixes below which jobs may place their results; below `TRANSCRIPTD_OUTPUT_PREFIX` they always may, and with `*` anywhere",
+    )
     output_encryption: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = Field(
         None,
         description="server-side encryption that is requested for each object written; without it, the bucket's default applies",
@@ -27,6 +37,20 @@ class BucketSettings(BaseSettings):
         "auto",
         description="how URLs name the bucket, for S3-compatible stores: `auto` is a path for a store that `AWS_ENDPOINT_URL_S3` or `AWS_ENDPOINT_URL` names",
     )
+
+    @field_validator("output_prefix")
+    @classmethod
+    def _end_prefix(cls, value: str) -> str:
+        return "" if value in ("", "/") else value if value.endswith("/") else value + "/"
+
+    @field_validator("output_prefixes")
+    @classmethod
+    def _end_prefixes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(each if each == "*" else cls._end_prefix(each) for each in value)
+
+    def allows_prefix(self, prefix: str) -> bool:
+        """Return whether a job may place its results below this prefix, which is empty or ends with `/`."""
+        return self.output_prefixes == ("*",) or prefix.startswith((self.output_prefix, *self.output_prefixes))
 
     @model_validator(mode="after")
     def _check_buckets(self) -> Self:

@@ -15,7 +15,7 @@ from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_vali
 from pydantic_core import ErrorDetails
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from daemon.bucket_settings import BucketSettings
+from daemon.bucket_settings import BucketSettings, Names
 from daemon.errors import ConfigError
 from daemon.schema.catalog import MODELS
 from daemon.schema.device_names import check_device_names
@@ -25,12 +25,9 @@ from daemon.settings_rules import RULES, Rule
 
 GIB, HOUR = 1024**3, 3600.0
 
-# In the environment, `a,b` rather than JSON.
-Names = Annotated[tuple[str, ...], NoDecode]
-
 # Settings that are lists; in the environment, items are separated by spaces or commas.
 LISTS = (
-    "input_buckets output_buckets models devices unpadded_models alignment_models webhook_hosts outbox_retry_schedule_seconds "
+    "input_buckets output_buckets output_prefixes models devices unpadded_models alignment_models webhook_hosts outbox_retry_schedule_seconds "
     "formats redact profanity_words webhook_secret"
 ).split()
 
@@ -89,9 +86,6 @@ class Settings(BucketSettings):
     output_bucket: str | None = Field(None, description="bucket for the results of jobs that name none")
     output_buckets: Names = Field(
         (), description="further buckets that jobs may write to; with `*`, only the instance role limits them"
-    )
-    output_prefix: str = Field(
-        "transcripts/", description="key prefix for the results of jobs that name none; `/` is the root of the bucket"
     )
     storage_timeout_seconds: float = Field(
         30,
@@ -315,11 +309,6 @@ class Settings(BucketSettings):
     def _check_devices(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         check_device_names(value)
         return value
-
-    @field_validator("output_prefix")
-    @classmethod
-    def _end_prefix(cls, value: str) -> str:
-        return "" if value in ("", "/") else value if value.endswith("/") else value + "/"
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:

@@ -110,6 +110,11 @@ class BucketNotAllowed(InvalidJob):
     hint = "Add the bucket to TRANSCRIPTD_INPUT_BUCKETS or TRANSCRIPTD_OUTPUT_BUCKETS, or use one that is listed there."
 
 
+class PrefixNotAllowed(InvalidJob):
+    code = "prefix_not_allowed"
+    hint = "Use a prefix below TRANSCRIPTD_OUTPUT_PREFIX or below one that TRANSCRIPTD_OUTPUT_PREFIXES lists."
+
+
 class WebhookNotAllowed(InvalidJob):
     code = "webhook_not_allowed"
     hint = "Use https and a host that TRANSCRIPTD_WEBHOOK_HOSTS lists."
@@ -117,7 +122,16 @@ class WebhookNotAllowed(InvalidJob):
 
 class JobIdConflict(InvalidJob):
     code = "job_id_conflict"
-    hint = "Use a different job_id for each recording: a finished job with this job_id has a different input."
+    hint = (
+        "Use a different job_id for each recording and choice of options: a finished job with this job_id has others."
+    )
+
+
+class OutputOccupied(InvalidJob):
+    """An object that transcriptd did not write has the key of one of the job's results."""
+
+    code = "output_occupied"
+    hint = "The key of a result belongs to an object that transcriptd did not write: remove it, or use another prefix or job_id."
 
 
 # --- the input ----------------------------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ UNKNOWN: dict[str, Any] = {
     "dlq_url": "unknown:dlq",
     "output_bucket": "unknown",
     "output_buckets": ("*",),
+    "output_prefixes": ("*",),
     "webhook_hosts": ("*",),
     "webhook_secret": "unknown",
 }

@@ -38,8 +38,8 @@ from daemon.cli.command import (
 )
 from daemon.errors import JobIdConflict, error_class
 from daemon.jobs.delivery_log import DeliveryLog, DeliveryRecord
-from daemon.jobs.result_store import CHECKPOINTS, DELIVERY_LOG_NAME
-from daemon.schema.job import JOB_ID, Input
+from daemon.jobs.result_store import DELIVERY_LOG_NAME
+from daemon.schema.job import CHECKPOINTS, JOB_ID, Input
 from daemon.schema.manifest import MANIFEST_NAME, Manifest
 
 if TYPE_CHECKING:

@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import re
 
 from daemon.schema.manifest import InputObject
 from daemon.schema.options import JobOptions
+
+FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 
 
 def checkpoint_fingerprint(pipeline: str, found: InputObject, options: JobOptions) -> str:

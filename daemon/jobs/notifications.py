@@ -6,7 +6,7 @@ The ID of an event is a hash of its content, so a re-sent event keeps its ID and
 import hashlib
 
 from daemon.config import Settings
-from daemon.errors import TranscriptdError
+from daemon.errors import JobIdConflict, TranscriptdError
 from daemon.jobs.delivery import Accepted, LiveDelivery, Published
 from daemon.jobs.validation import peek_job_id, peek_webhook_url
 from daemon.schema.manifest import MANIFEST_NAME
@@ -66,13 +66,15 @@ def completed_event(published: Published, delivery: LiveDelivery) -> WebhookEven
 def failed_event(error: TranscriptdError, delivery: LiveDelivery) -> WebhookEvent:
     """Build the event of a failed job. Its ID is the same for all deliveries of the message."""
     message, job = delivery.message, delivery.reached.job
+    # After a conflict, the results there belong to another job, and so does the record of its final event.
+    place = None if job is None or isinstance(error, JobIdConflict) else (job.output_bucket, job.output_prefix)
     return WebhookEvent(
         id=_event_id(message.message_id, "failed"),
         job_id=job.job_id if job else peek_job_id(message.body),
         status="failed",
         attempt=delivery.reached.attempt,
         input=job.input if job else None,
-        output=EventOutput(bucket=job.output_bucket, prefix=job.output_prefix) if job else None,
+        output=EventOutput(bucket=place[0], prefix=place[1]) if place else None,
         metadata=job.metadata if job else {},
         durations_seconds=delivery.timings_seconds,
         error=EventError(code=error.code, message=error.message, traceback=error.detail),

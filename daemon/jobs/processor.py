@@ -14,8 +14,9 @@ from functools import partial
 from daemon.aws.sqs import Queue, ReceivedMessage
 from daemon.clock import SYSTEM_CLOCK, Clock
 from daemon.config import Settings
-from daemon.errors import CrashSuspect, JobIdConflict, JobTimeout, OnFailure, TranscriptdError
+from daemon.errors import CrashSuspect, JobTimeout, OnFailure, TranscriptdError
 from daemon.jobs.brake import Brake
+from daemon.jobs.conflict import require_same_work
 from daemon.jobs.delivery import Accepted, Claim, DeliveryResult, LiveDelivery, Published, Valid
 from daemon.jobs.delivery_log import DeliveryLog
 from daemon.jobs.disposition import Delete, Disposition, choose_disposition, is_last_delivery
@@ -31,7 +32,6 @@ from daemon.jobs.tracker import JobTracker
 from daemon.jobs.transcriber import Transcriber
 from daemon.jobs.validation import parse_job
 from daemon.schema.job import Job
-from daemon.schema.manifest import Manifest
 from daemon.telemetry.logs import bind, log_context
 from daemon.telemetry.metrics import Metrics
 from daemon.telemetry.redaction import safe_message
@@ -181,7 +181,7 @@ class Processor:
         """Record the start of the delivery, unless an earlier one has published the job's result."""
         claim, job, message = valid.claim, valid.job, valid.claim.message
         if manifest := await self._results.find_manifest(job):
-            _check_same_input(job, manifest)
+            require_same_work(job, message.message_id, manifest)
             known = await self._results.webhook_delivered(job)
             return Published(job, manifest, ours=False, receiver_knows=known)
         delivery.reached = Accepted(
@@ -242,13 +242,3 @@ def _fault(error: Exception) -> TranscriptdError:
     fault = TranscriptdError(f"{type(error).__name__}: {error}")
     fault.__cause__ = error
     return fault
-
-
-def _check_same_input(job: Job, earlier: Manifest) -> None:
-    """Raise JobIdConflict if the manifest belongs to a different recording with the same job_id."""
-    same = (earlier.input.bucket, earlier.input.key) == (job.input.bucket, job.input.key)
-    if not same or job.input.version_id not in (None, earlier.input.version_id):
-        raise JobIdConflict(
-            f"job_id {job.job_id} finished earlier with another input (s3://{earlier.input.bucket}/{earlier.input.key}); "
-            "use a different job_id for each recording"
-        )

@@ -4,6 +4,7 @@ import asyncio
 import datetime
 
 from daemon.config import Settings
+from daemon.jobs.conflict import require_same_work
 from daemon.jobs.delivery import LiveDelivery, Published, Transcribed
 from daemon.jobs.result_store import ResultStore
 from daemon.jobs.stages import timed_stage
@@ -31,6 +32,8 @@ class Publisher:
             )
         if ours:
             self._count(transcribed, delivery)
+        else:
+            require_same_work(job, delivery.message.message_id, manifest)
         return Published(job, manifest, ours)
 
     async def _render(self, transcribed: Transcribed) -> list[OutputFile]:
@@ -44,6 +47,7 @@ class Publisher:
         return Manifest(
             job_id=job.job_id,
             completed_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            message_id=transcribed.accepted.claim.message.message_id,
             worker_id=self._worker_id,
             attempt=transcribed.accepted.attempt,
             input=transcribed.recording,

@@ -25,25 +25,27 @@ from daemon.errors import (
     AccessDenied,
     ObjectMissing,
     ObjectRefused,
+    OutputOccupied,
     OutputRefused,
     StorageUnavailable,
     TranscriptdError,
 )
 from daemon.jobs.delivery_log import DeliveryLog, DeliveryRecord
+from daemon.jobs.fingerprint import FINGERPRINT
 from daemon.outputs import OutputFile
-from daemon.schema.job import Job
+from daemon.schema.job import CHECKPOINTS, Job
 from daemon.schema.manifest import MANIFEST_NAME, Manifest, StoredOutput
 from daemon.webhooks.events import WebhookEvent
 
 log = logging.getLogger("transcriptd.results")
 
 WEBHOOK_NAME = "webhook.json"
-CHECKPOINTS = "checkpoints/"
 PROBE_NAME = ".transcriptd-probe"  # shared by all daemons: without s3:DeleteObject, only one object remains
 DELIVERY_LOG_NAME = CHECKPOINTS + "deliveries.json"
 
 # Far more than the longest recording needs. Anyone with write access to the bucket could otherwise fill the disk.
 CHECKPOINT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,99}")
+_CHECKPOINT_PATH = re.compile(rf"{FINGERPRINT.pattern}/{CHECKPOINT_NAME.pattern}")  # below checkpoints/
 MAX_CHECKPOINTS = 1000
 MAX_CHECKPOINTS_BYTES = 256 * 1024 * 1024
 
@@ -114,10 +116,11 @@ class ResultStore:
         try:
             return Manifest.model_validate_json(stored.body)
         except ValidationError as error:
-            # Another object has the manifest's key. Publishing would fail later, so fail now.
-            raise StorageUnavailable(
-                f"s3://{job.output_bucket}/{key} is not a manifest: {error.error_count()} fields are missing or wrong; remove it"
-            ) from None  # pydantic's message would quote the content
+            # Publishing would fail later, so fail now. pydantic's message would quote the content.
+            problem = f"is not a manifest: {error.error_count()} fields are missing or wrong"
+            raise OutputOccupied(
+                f"s3://{job.output_bucket}/{key} {problem}; remove it, or change prefix or job_id"
+            ) from None
 
     async def publish(
         self,
@@ -178,6 +181,9 @@ class ResultStore:
             there = await self._storage.read(job.output_bucket, key)
             if there is not None and there.metadata.get("delivery") == token:
                 return _describe(job, file)  # this delivery's own write; its response was lost
+            if there is not None and "delivery" not in there.metadata:
+                problem = f"s3://{job.output_bucket}/{key} exists, and transcriptd did not write it"
+                raise OutputOccupied(f"{problem}; remove it, or use another prefix or job_id")
             await self._wait_for_concurrent_writer(job, wait_seconds)
             conditions = {"only_if_etag": there.etag} if there else {"only_if_absent": True}
         raise StorageUnavailable(
@@ -195,38 +201,57 @@ class ResultStore:
             await asyncio.sleep(CONCURRENT_WRITER_POLL_SECONDS)
 
     async def webhook_delivered(self, job: Job) -> bool:
-        """Return whether the final webhook is recorded as delivered."""
+        """Return whether the job's receiver is recorded as having the event of its completion."""
         with self._attribute_errors(job):
-            stored = await self._storage.read(job.output_bucket, job.output_key(WEBHOOK_NAME))
-        try:
-            record = json.loads(stored.body) if stored else {}
-            return (record.get("type"), record.get("result")) == ("job.completed", "delivered")
-        except (ValueError, AttributeError):
-            return False  # a duplicate event is better than none
+            record, _ = await self._webhook_record(job.output_bucket, job.output_prefix)
+        expected = {"type": "job.completed", "result": "delivered", "receiver": _receiver(job.webhook_url)}
+        return record.items() >= expected.items()
 
-    async def record_webhook(self, event: WebhookEvent, result: str, status: int | None) -> None:
-        """Record the result of a job's final event: delivered, gone, refused, exhausted or failed."""
+    async def record_webhook(self, url: str, event: WebhookEvent, result: str, status: int | None) -> None:
+        """Record the result of a job's final event: delivered, gone, refused, exhausted or failed.
+
+        Raises OutputOccupied if the object there is not such a record.
+        """
         if event.output is None:
             return  # the message was too invalid to determine an output location
+        bucket, prefix = event.output.bucket, event.output.prefix
         record = {
             "event_id": event.id,
             "type": event.type,
             "result": result,
             "status": status,
+            "receiver": _receiver(url),
             "at": round(time.time()),
         }
-        await self._storage.write(event.output.bucket, event.output.prefix + WEBHOOK_NAME, json.dumps(record).encode())
+        condition: dict[str, Any] = {"only_if_absent": True}
+        for _ in range(WRITE_ROUNDS):
+            body = json.dumps(record).encode()
+            if await self._storage.write(bucket, prefix + WEBHOOK_NAME, body, **condition) is not None:
+                return
+            earlier, etag = await self._webhook_record(bucket, prefix)
+            if etag is not None and not earlier:
+                raise OutputOccupied(f"s3://{bucket}/{prefix}{WEBHOOK_NAME} exists, and transcriptd did not write it")
+            condition = {"only_if_etag": etag} if etag else {"only_if_absent": True}
+        raise StorageUnavailable(f"s3://{bucket}/{prefix}{WEBHOOK_NAME} was changed by others {WRITE_ROUNDS} times")
 
-    async def webhook_known(self, event: WebhookEvent) -> bool:
-        """Return whether this event, by its ID, is recorded as delivered."""
+    async def webhook_known(self, url: str, event: WebhookEvent) -> bool:
+        """Return whether this event, by its ID, is recorded as delivered to the receiver."""
         if event.output is None:
             return False
-        stored = await self._storage.read(event.output.bucket, event.output.prefix + WEBHOOK_NAME)
+        record, _ = await self._webhook_record(event.output.bucket, event.output.prefix)
+        expected = {"event_id": event.id, "result": "delivered", "receiver": _receiver(url)}
+        return record.items() >= expected.items()
+
+    async def _webhook_record(self, bucket: str, prefix: str) -> tuple[dict[str, Any], str | None]:
+        """Return the record of the final event and its ETag. The record is empty if there is none, or another object."""
+        stored = await self._storage.read(bucket, prefix + WEBHOOK_NAME)
+        if stored is None:
+            return {}, None
         try:
-            record = json.loads(stored.body) if stored else {}
-            return (record.get("event_id"), record.get("result")) == (event.id, "delivered")
-        except (ValueError, AttributeError):
-            return False
+            record = json.loads(stored.body)
+        except ValueError:
+            record = None
+        return record if isinstance(record, dict) and "event_id" in record else {}, stored.etag
 
     # --- deliveries -----------------------------------------------------------------------------------------------
 
@@ -330,7 +355,9 @@ class ResultStore:
         a list call. A delivery that started later may have more; it lists and removes them when it finds the manifest.
         """
         if known is None:
-            keys = await self._storage.list_keys(job.output_bucket, job.output_key(CHECKPOINTS))
+            prefix = job.output_key(CHECKPOINTS)
+            found = await self._storage.list_keys(job.output_bucket, prefix)
+            keys = [key for key in found if _is_ours(key.removeprefix(prefix))]
         else:
             keys = [job.output_key(name) for name in (DELIVERY_LOG_NAME, *(CHECKPOINTS + part for part in known))]
         await self._storage.delete(job.output_bucket, keys)
@@ -342,6 +369,16 @@ class _ConcurrentPublish(Exception):
     def __init__(self, manifest: Manifest) -> None:
         super().__init__("another delivery published first")
         self.manifest = manifest
+
+
+def _receiver(url: str | None) -> str | None:
+    """Return a name for a receiver that does not contain its URL, which may have a token."""
+    return None if url is None else hashlib.sha256(url.encode()).hexdigest()
+
+
+def _is_ours(path: str) -> bool:
+    """Return whether transcriptd writes objects of this name below checkpoints/. Others are not removed."""
+    return CHECKPOINTS + path == DELIVERY_LOG_NAME or bool(_CHECKPOINT_PATH.fullmatch(path))
 
 
 def _describe(job: Job, file: OutputFile) -> StoredOutput:

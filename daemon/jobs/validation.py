@@ -11,11 +11,15 @@ from daemon.errors import (
     InvalidJob,
     InvalidJobId,
     InvalidJson,
+    PrefixNotAllowed,
     UnknownField,
 )
 from daemon.jobs.option_defaults import fill_in
 from daemon.schema.job import (
+    CHECKPOINTS,
     JOB_ID,
+    MAX_BODY_CHARACTERS,
+    MAX_FIELDS,
     MAX_KEY_BYTES,
     MAX_METADATA_BYTES,
     MAX_METADATA_DEPTH,
@@ -51,7 +55,7 @@ def parse_job(body: str, settings: Settings) -> Job:
         job_id=message.job_id,
         input=message.input,
         output_bucket=output_bucket,
-        output_prefix=_prefix(message.output.prefix, settings) + message.job_id + "/",
+        output_prefix=_place(message, settings),
         options=fill_in(message.options, settings),
         webhook_url=_webhook_url(message.webhook, settings),
         metadata=message.metadata,
@@ -117,13 +121,30 @@ def _reject_constant(name: str) -> float:
 
 
 def _json_object(body: str) -> dict[str, Any]:
+    """Parse a body. Its size and numbers of fields are bounded, because parsing and validation block the event loop."""
+    if len(body) > MAX_BODY_CHARACTERS:
+        raise InvalidJson(
+            f"the body has {len(body)} characters, the limit is {MAX_BODY_CHARACTERS}; send references to large data"
+        )
     try:
         data = json.loads(body, parse_constant=_reject_constant)
     except (ValueError, RecursionError) as error:
         raise InvalidJson(f"the body is not JSON ({error}); send one JSON object") from error
     if not isinstance(data, dict):
         raise InvalidJson(f"the body is a JSON {_json_type(data)}; send one JSON object")
+    _check_number_of_fields(data)
     return data
+
+
+def _check_number_of_fields(value: object, path: tuple[str, ...] = ()) -> None:
+    """Reject objects with very many fields, of which each would become an error of its own. Metadata is the caller's."""
+    if not isinstance(value, dict) or path == ("metadata",):
+        return
+    if len(value) > MAX_FIELDS:
+        where = clip(".".join(path)) if path else "the body"
+        raise InvalidJob(f"{where} has {len(value)} fields, the limit is {MAX_FIELDS}; remove the unknown ones")
+    for name, inner in value.items():
+        _check_number_of_fields(inner, (*path, name))
 
 
 def _json_type(value: object) -> str:
@@ -195,7 +216,20 @@ def _prefix(prefix: str | None, settings: Settings) -> str:
         )
     if len(prefix.encode()) > MAX_PREFIX_BYTES:
         raise InvalidJob(f"output.prefix is longer than {MAX_PREFIX_BYTES} bytes in UTF-8; shorten it")
-    return prefix if prefix == "" or prefix.endswith("/") else prefix + "/"
+    prefix = prefix if prefix == "" or prefix.endswith("/") else prefix + "/"
+    if not settings.allows_prefix(prefix):
+        raise PrefixNotAllowed(f"output.prefix {clip(prefix)} is not below a prefix that this deployment writes to")
+    return prefix
+
+
+def _place(message: Message, settings: Settings) -> str:
+    """Return the prefix of the job's results. It must not be where the checkpoints of another job are."""
+    place = _prefix(message.output.prefix, settings) + message.job_id + "/"
+    if "/" + CHECKPOINTS in "/" + place.removeprefix(settings.output_prefix):
+        raise PrefixNotAllowed(
+            f'results at {clip(place)} could be among the checkpoints of another job; avoid "checkpoints"'
+        )
+    return place
 
 
 def _webhook_url(webhook: Webhook | None, settings: Settings) -> str | None:

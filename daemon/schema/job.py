@@ -10,6 +10,9 @@ from pydantic import Field, JsonValue, StringConstraints
 
 from daemon.schema.options import ContractModel, JobOptions, Options
 
+# The longest message that the limits below allow, with every character escaped, is shorter than this.
+MAX_BODY_CHARACTERS = 192 * 1024
+MAX_FIELDS = 64  # of one JSON object, except inside metadata
 MAX_METADATA_BYTES = 16 * 1024
 MAX_METADATA_DEPTH = 64
 MAX_KEY_BYTES = 1024  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
@@ -17,6 +20,9 @@ MAX_PREFIX_BYTES = 512
 
 # Part of S3 keys, file names and log lines, so only these characters are allowed; never `.` or `..`.
 JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+# Below a job's place: state that is removed when the job is finished. No job may have its place there.
+CHECKPOINTS = "checkpoints/"
 
 Bucket = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")]
 

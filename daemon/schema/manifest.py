@@ -37,6 +37,7 @@ class Manifest(_Model):
     version: Literal[1] = 1
     job_id: str
     completed_at: str
+    message_id: str  # of the SQS message whose delivery published the result
     worker_id: str
     attempt: int
     input: InputObject

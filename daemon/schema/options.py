@@ -15,6 +15,7 @@ Format = Literal["json", "md", "txt", "srt", "vtt", "ass", "tsv", "html"]
 
 MAX_SPEAKERS = 64
 MAX_TERMS = 100
+MAX_CHOICES = 16  # items of a list of names; there are fewer names than this
 MAX_AUDIO_URL_LENGTH = 4096  # a presigned URL with a session token has about 2,000 characters
 
 # The characters of a URL (RFC 3986, section 2). Excludes characters that a browser drops (line breaks) or
@@ -63,12 +64,16 @@ class Options(ContractModel):
     min_speakers: Speakers | None = None
     max_speakers: Speakers | None = None
     speaker_embeddings: bool = Field(False, description="add a vector of each speaker's voice to the transcript")
-    formats: list[str] | None = Field(None, min_length=1, description="any of: " + ", ".join(get_args(Format)))
+    formats: list[str] | None = Field(
+        None, min_length=1, max_length=MAX_CHOICES, description="any of: " + ", ".join(get_args(Format))
+    )
     align: Literal["auto", "wav2vec2", "attention", "off"] = Field(
         "auto",
         description="method for word times; `auto`: wav2vec2 if a model for the language is available, else Whisper's attention",
     )
-    redact: list[PersonalData] | None = Field(None, description="personal data to remove from all outputs")
+    redact: list[PersonalData] | None = Field(
+        None, max_length=MAX_CHOICES, description="personal data to remove from all outputs"
+    )
     profanity: Literal["keep", "mask"] | None = Field(None, description="`mask` writes profane words as `d***`")
     channels: Literal["mix", "split"] = Field(
         "mix",

@@ -4,6 +4,8 @@ import difflib
 import json
 from collections.abc import Sequence
 
+MAX_COMPARED = 100  # characters; the comparison takes time that grows with them
+
 
 def clip(value: object, length: int = 80) -> str:
     """Render untrusted text for an error message: quoted, printable and bounded."""
@@ -13,5 +15,5 @@ def clip(value: object, length: int = 80) -> str:
 
 def nearest(value: str, known: Sequence[str], *, otherwise: str = "choose from: ") -> str:
     """Suggest the closest known value; if none is close, list all."""
-    found = difflib.get_close_matches(value, known, n=1, cutoff=0.5)
+    found = difflib.get_close_matches(value[:MAX_COMPARED], known, n=1, cutoff=0.5)
     return f'did you mean "{found[0]}"?' if found else otherwise + ", ".join(known)

@@ -157,7 +157,7 @@ class OutboxWorker:
         attempt: Callable[[str, WebhookEvent], Awaitable[int]],
         metrics: Metrics,
         record: RecordDelivery | None = None,
-        known: Callable[[WebhookEvent], Awaitable[bool]] | None = None,
+        known: Callable[[str, WebhookEvent], Awaitable[bool]] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._settings = settings
@@ -253,7 +253,7 @@ class OutboxWorker:
         if early_seconds > 1:
             await self._defer(message, early_seconds)
             return
-        if self._known is not None and await self._known(entry.event):
+        if self._known is not None and await self._known(entry.url, entry.event):
             self._metrics.webhook_outbox.labels("known").inc()
             await self._outbox.delete(message)
             return
@@ -294,7 +294,7 @@ class OutboxWorker:
         observed = {"gone": "failed", "exhausted": "failed"}.get(ending, ending)
         self._metrics.observe_webhook(event.type, observed, seconds, event.exemplar)
         self._metrics.webhook_outbox.labels(ending).inc()
-        await write_record(self._record, event, ending, status)
+        await write_record(self._record, entry.url, event, ending, status)
         await self._outbox.delete(message)
 
     async def _defer(self, message: OutboxMessage, seconds: float) -> None:

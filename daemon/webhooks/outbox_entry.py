@@ -22,16 +22,18 @@ MAX_JITTER_SECONDS = 60.0  # and at most a tenth of the pause
 
 # Result of a job's final event; `failed`: neither delivered nor stored.
 Ending = Literal["delivered", "gone", "refused", "exhausted", "failed"]
-RecordDelivery = Callable[[WebhookEvent, str, int | None], Awaitable[None]]
+RecordDelivery = Callable[[str, WebhookEvent, str, int | None], Awaitable[None]]  # of a URL
 
 
-async def write_record(record: RecordDelivery | None, event: WebhookEvent, ending: Ending, status: int | None) -> None:
+async def write_record(
+    record: RecordDelivery | None, url: str, event: WebhookEvent, ending: Ending, status: int | None
+) -> None:
     """Record the result of a final event next to the job's results. Never raises; has a time limit."""
     if record is None or not event.final or event.output is None:
         return
     try:
         async with asyncio.timeout(RECORD_TIMEOUT_SECONDS):
-            await record(event, ending, status)
+            await record(url, event, ending, status)
     except (TranscriptdError, TimeoutError) as error:
         log.warning(
             "webhook result not recorded",

@@ -325,14 +325,14 @@ class WebhookSender:
     async def _put_away(self, delivery: _Delivery, failure: DeliveryFailed | None, status: int | None) -> bool:
         event = delivery.event
         if failure is None:
-            await write_record(self._record, event, "delivered", status)
+            await write_record(self._record, delivery.url, event, "delivered", status)
             return True
         if failure.retryable and (delivery.stored or await self._store(delivery, failure)):
             self._record_outcome(delivery, "retried", f"{failure}; it is in the outbox", failure.status)
             return True
         delivery.lost = failure.retryable and self._outbox is not None
         self._record_failure(delivery, failure)
-        await write_record(self._record, event, failure.result, status)
+        await write_record(self._record, delivery.url, event, failure.result, status)
         return False
 
     async def _store(self, delivery: _Delivery, failure: DeliveryFailed) -> bool:

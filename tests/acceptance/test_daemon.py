@@ -121,7 +121,7 @@ def test_a_redelivered_finished_job_is_recognised(world: World) -> None:
 
 def test_unusual_prefix_is_taken_literally(world: World) -> None:
     prefix = "x//%2e%2e\\..\\ü+ &語/"
-    with world.daemon() as daemon:
+    with world.daemon(output_prefixes="*") as daemon:
         assert daemon.wait_until_ready(PATIENCE_SECONDS)
         world.publish("job-1", "call.wav", output={"prefix": prefix})
         world.wait_for("job-1", "job.completed")

@@ -154,7 +154,7 @@ def test_ctrl_c_ends_the_watching_and_never_the_job(world: World, daemon: Daemon
 
 
 def test_requested_format_is_printed(world: World, daemon: DaemonProcess) -> None:
-    elsewhere = ("--output-prefix", "mine")
+    elsewhere = ("--output-prefix", "transcripts/mine")
     done = tool(world, "submit", "s3://media/call.wav", "--job-id", "captions", "--format", "srt", *elsewhere)
     assert done.returncode == 0, (done.stderr, daemon.log_tail())
     assert done.stdout.startswith("1\n00:00:00,000 --> ")

@@ -19,14 +19,21 @@ from daemon.aws.checksums import crc32
 from daemon.aws.s3 import Storage, open_storage
 from daemon.demo.aws import EmbeddedAws
 from daemon.demo.loopback import LoopbackServer, QuietHandler
-from daemon.errors import AccessDenied, ObjectEmpty, ObjectMissing, ObjectTooLarge, StorageUnavailable
+from daemon.errors import (
+    AccessDenied,
+    ObjectEmpty,
+    ObjectMissing,
+    ObjectTooLarge,
+    OutputOccupied,
+    StorageUnavailable,
+)
 from daemon.jobs.result_store import DELIVERY_LOG_NAME, ResultStore
 from daemon.outputs import OutputFile
 from daemon.schema.job import Input, Job
-from daemon.schema.manifest import InputObject, Manifest, StoredOutput
-from daemon.schema.transcript import Models
+from daemon.schema.manifest import Manifest, StoredOutput
 from daemon.telemetry.metrics import Metrics
-from tests.support.builders import a_job, some_settings
+from daemon.webhooks.events import WebhookEvent
+from tests.support.builders import a_job, a_manifest, some_settings
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +49,9 @@ async def storage_on(aws: EmbeddedAws, **settings: Any) -> AsyncIterator[Storage
         yield Storage(client, some_settings(**settings), Metrics())
 
 
+WRITTEN = {"delivery": "of another daemon"}  # in the metadata of each output
+
+
 def files(author: str) -> list[OutputFile]:
     return [
         OutputFile("json", "transcript.json", "application/json", json.dumps({"author": author}).encode()),
@@ -49,30 +59,9 @@ def files(author: str) -> list[OutputFile]:
     ]
 
 
-def manifest_of(job: Job, author: str, outputs: list[StoredOutput]) -> Manifest:
-    models = Models(asr="a", vad="v", alignment=None, diarization=None, device="cpu", compute_type="int8")
-    return Manifest(
-        job_id=job.job_id,
-        completed_at="now",
-        worker_id=author,
-        attempt=1,
-        input=InputObject(bucket="media", key="a.wav", version_id=None, etag="e", size_bytes=1),
-        options=job.options.model_dump(mode="json"),
-        options_digest=job.options.digest(),
-        outputs=outputs,
-        duration_seconds=1,
-        language=None,
-        speakers=0,
-        models=models,
-        timings_seconds={},
-        warnings=[],
-        metadata={},
-    )
-
-
 async def publish(results: ResultStore, job: Job, author: str) -> tuple[Manifest, bool]:
     return await results.publish(
-        job, files(author), lambda outputs: manifest_of(job, author, outputs), proceed=lambda: None
+        job, files(author), lambda outputs: a_manifest(job, worker_id=author, outputs=outputs), proceed=lambda: None
     )
 
 
@@ -102,10 +91,50 @@ async def test_leftovers_of_a_dead_rival_are_overwritten(aws: EmbeddedAws, monke
     async with storage_on(aws) as storage:
         job = a_job(job_id="left-behind")
         for file in files("dead"):
-            aws.s3.put_object(Bucket="results", Key=job.output_key(file.name), Body=file.body)
+            aws.s3.put_object(Bucket="results", Key=job.output_key(file.name), Body=file.body, Metadata=WRITTEN)
         manifest, ours = await publish(ResultStore(storage), job, "alive")
         assert ours
         assert_whole(aws, manifest)
+
+
+async def test_objects_of_others_are_neither_overwritten_nor_removed(aws: EmbeddedAws) -> None:
+    for name in ("transcript.json", "transcript.md", "manifest.json", "webhook.json", "checkpoints/notes.txt"):
+        job = a_job(job_id=f"occupied-{name.replace('/', '-')}")
+        key = job.output_key(name)
+        aws.s3.put_object(Bucket="results", Key=key, Body=b"theirs", Metadata={"author": "somebody else"})
+        async with storage_on(aws) as storage:
+            results = ResultStore(storage)
+            await results.begin(job, "m", 1, "w")
+            if name.startswith("transcript") or name == "manifest.json":
+                with pytest.raises(OutputOccupied, match=name):
+                    await publish(results, job, "late")
+            if name == "webhook.json":
+                with pytest.raises(OutputOccupied, match=name):
+                    await results.record_webhook(
+                        "https://a.example/", WebhookEvent.of(job, "failed", attempt=1), "gone", 410
+                    )
+            await results.remove_checkpoints(job)
+            assert await storage.read("results", job.output_key(DELIVERY_LOG_NAME)) is None
+        assert aws.s3.get_object(Bucket="results", Key=key)["Body"].read() == b"theirs"
+
+
+async def test_final_event_is_recorded_for_its_receiver(aws: EmbeddedAws) -> None:
+    ours, theirs = "https://a.example/?token=planted", "https://b.example/"
+    job = a_job(some_settings(webhook_url=ours, webhook_secret="whsec_x"), job_id="told")
+    event = WebhookEvent.of(job, "completed", attempt=1)
+    async with storage_on(aws) as storage:
+        results = ResultStore(storage)
+        assert not await results.webhook_delivered(job)
+        await results.record_webhook(theirs, event, "delivered", 204)
+        assert not await results.webhook_delivered(job)
+        assert (await results.webhook_known(theirs, event), await results.webhook_known(ours, event)) == (True, False)
+        await results.record_webhook(ours, event, "delivered", 204)
+        assert await results.webhook_delivered(job)
+        await results.record_webhook(ours, event, "gone", 410)
+        assert not await results.webhook_delivered(job)
+        stored = await storage.read("results", job.output_key("webhook.json"))
+        assert stored is not None
+        assert b"planted" not in stored.body
 
 
 class Interrupted(Storage):
@@ -129,12 +158,12 @@ async def test_rival_that_publishes_between_the_wait_and_the_write_keeps_its_res
     monkeypatch.setattr("daemon.jobs.result_store.CONCURRENT_WRITER_TIMEOUT_SECONDS", 0.0)
     job = a_job(job_id="woken-rival")
     put = partial(aws.s3.put_object, Bucket="results")
-    put(Key=job.output_key("transcript.json"), Body=b"what it wrote before it stood still")
+    put(Key=job.output_key("transcript.json"), Body=b"what it wrote before it stood still", Metadata=WRITTEN)
 
     def publish_rival() -> None:
         stored = []
         for file in files("rival"):
-            put(Key=job.output_key(file.name), Body=file.body)
+            put(Key=job.output_key(file.name), Body=file.body, Metadata=WRITTEN)
             digest = hashlib.sha256(file.body).hexdigest()
             stored.append(
                 StoredOutput(
@@ -145,7 +174,10 @@ async def test_rival_that_publishes_between_the_wait_and_the_write_keeps_its_res
                     sha256=digest,
                 )
             )
-        put(Key=job.output_key("manifest.json"), Body=manifest_of(job, "rival", stored).model_dump_json().encode())
+        put(
+            Key=job.output_key("manifest.json"),
+            Body=a_manifest(job, worker_id="rival", outputs=stored).model_dump_json().encode(),
+        )
 
     async with storage_on(aws) as storage:
         manifest, ours = await publish(ResultStore(Interrupted(storage, publish_rival)), job, "late")
@@ -183,7 +215,7 @@ async def test_temporary_objects_have_a_tag(aws: EmbeddedAws, tmp_path: Path) ->
         (tmp_path / "asr-00000.json").write_text("[1]")
         await results.begin(job, "m", 1, "w")
         await results.begin(job, "m", 2, "w")
-        await results.keep_checkpoint(job, "0123", tmp_path / "asr-00000.json")
+        await results.keep_checkpoint(job, "0123456789abcdef", tmp_path / "asr-00000.json")
         await publish(results, job, "author")
         listed = aws.s3.list_objects_v2(Bucket="results", Prefix=job.output_prefix)["Contents"]
         tagged = {
@@ -191,7 +223,7 @@ async def test_temporary_objects_have_a_tag(aws: EmbeddedAws, tmp_path: Path) ->
             for item in listed
             if aws.s3.get_object_tagging(Bucket="results", Key=item["Key"])["TagSet"]
         }
-        assert tagged == {DELIVERY_LOG_NAME, "checkpoints/0123/asr-00000.json"}
+        assert tagged == {DELIVERY_LOG_NAME, "checkpoints/0123456789abcdef/asr-00000.json"}
 
 
 async def test_damaged_record_is_replaced(aws: EmbeddedAws) -> None:
@@ -205,11 +237,11 @@ async def test_checkpoints_are_stored_restored_and_deleted(aws: EmbeddedAws, tmp
     async with storage_on(aws) as storage:
         results, job = ResultStore(storage), a_job(job_id="resumed")
         (tmp_path / "asr-00000.json").write_text("[1]")
-        await results.keep_checkpoint(job, "fits", tmp_path / "asr-00000.json")
+        await results.keep_checkpoint(job, "f175f175f175f175", tmp_path / "asr-00000.json")
         folder = tmp_path / "restored"
         folder.mkdir()
         assert await results.restore_checkpoints(job, "other", folder) == 0
-        assert await results.restore_checkpoints(job, "fits", folder) == 1
+        assert await results.restore_checkpoints(job, "f175f175f175f175", folder) == 1
         assert (folder / "asr-00000.json").read_text() == "[1]"
         await results.remove_checkpoints(job)
         assert await storage.list_keys("results", job.output_key("")) == []
@@ -223,10 +255,13 @@ async def test_known_checkpoints_are_deleted_without_a_listing(
         await results.begin(job, "m", 1, "w")
         for name in ("asr-00000.json", "align.json"):
             (tmp_path / name).write_text("[1]")
-            await results.keep_checkpoint(job, "fits", tmp_path / name)
+            await results.keep_checkpoint(job, "f175f175f175f175", tmp_path / name)
         list_keys = storage.list_keys
         monkeypatch.delattr(Storage, "list_keys")
-        await results.remove_checkpoints(job, ["fits/asr-00000.json", "fits/align.json", "fits/never-stored.json"])
+        await results.remove_checkpoints(
+            job,
+            ["f175f175f175f175/asr-00000.json", "f175f175f175f175/align.json", "f175f175f175f175/never-stored.json"],
+        )
         assert await list_keys("results", job.output_key("")) == []
 
 

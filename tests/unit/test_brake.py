@@ -287,7 +287,7 @@ class Refusing:
 
 def job_at(**output: str) -> Job:
     body = json.dumps({"job_id": "job-1", "input": {"bucket": "media", "key": "a"}, "output": output})
-    return parse_job(body, some_settings(output_buckets=("theirs",)))
+    return parse_job(body, some_settings(output_buckets=("theirs",), output_prefixes=("elsewhere",)))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import traceback
+import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -12,10 +13,13 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from daemon.config import Settings
-from daemon.errors import InvalidJob, OnFailure
+from daemon.errors import InvalidJob, JobIdConflict, OnFailure, PrefixNotAllowed
+from daemon.jobs.conflict import require_same_work
 from daemon.jobs.validation import parse_job, peek_job_id, peek_webhook_url
+from daemon.schema.job import Job
+from daemon.schema.manifest import Manifest
 from daemon.schema.options import SubtitleOptions
-from tests.support.builders import a_message
+from tests.support.builders import a_manifest, a_message, some_settings
 
 SETTINGS = Settings(
     queue_url="http://localhost/queue",
@@ -23,6 +27,7 @@ SETTINGS = Settings(
     input_buckets=("media",),
     output_bucket="results",
     output_buckets=("archive",),
+    output_prefixes=("2026",),
     model="/models/base",
     models=("tiny.en", "large-v3", "large-v3-turbo"),
     webhook_hosts=("app.example.com",),
@@ -166,6 +171,19 @@ REFUSED = {
     "another output": (a_message(output={"bucket": "other"}), "bucket_not_allowed", '"other"'),
     "an invalid bucket": (a_message(input={"bucket": "a/../b", "key": "a"}), "invalid_message", "input.bucket"),
     "a climbing prefix": (a_message(output={"prefix": "a/../b"}), "invalid_message", "output.prefix"),
+    "another prefix": (a_message(output={"prefix": "elsewhere/"}), "prefix_not_allowed", '"elsewhere/"'),
+    "no prefix": (a_message(output={"prefix": ""}), "prefix_not_allowed", '""'),
+    "a similar prefix": (a_message(output={"prefix": "transcripts-2"}), "prefix_not_allowed", '"transcripts-2/"'),
+    "checkpoints of another job": (
+        a_message(job_id="checkpoints", output={"prefix": "transcripts/order-1001/"}),
+        "prefix_not_allowed",
+        "checkpoints",
+    ),
+    "below checkpoints of another job": (
+        a_message(output={"prefix": "transcripts/order-1001/checkpoints/0123"}),
+        "prefix_not_allowed",
+        "checkpoints",
+    ),
     "another webhook": (a_message(webhook={"url": "https://evil.example/"}), "webhook_not_allowed", "evil.example"),
     "a plain webhook": (a_message(webhook={"url": "http://app.example.com/"}), "webhook_not_allowed", "https"),
     "a password in it": (a_message(webhook={"url": "https://u:p@app.example.com/"}), "webhook_not_allowed", "password"),
@@ -242,7 +260,7 @@ def test_unusual_input_keys_are_accepted(key: str) -> None:
 @given(st.text())
 def test_every_output_stays_below_its_prefix(prefix: str) -> None:
     try:
-        job = parse_job(a_message(output={"prefix": prefix}), SETTINGS)
+        job = parse_job(a_message(output={"prefix": prefix}), SETTINGS.model_copy(update={"output_prefixes": ("*",)}))
     except InvalidJob:
         return
     key = job.output_key("manifest.json")
@@ -367,3 +385,106 @@ def test_any_value_of_any_field_is_a_job_or_an_error(name: str, value: Any) -> N
 def test_any_text_is_an_error(text: str) -> None:
     with pytest.raises(InvalidJob):
         parse_job(text, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "prefix", "allowed"),
+    [
+        ({}, "transcripts/2026/", True),
+        ({}, "other/", False),
+        ({"output_prefixes": "other"}, "other/2026", True),
+        ({"output_prefixes": "other"}, "others/", False),
+        ({"output_prefixes": "*"}, "", True),
+        ({"output_prefix": "/"}, "anything/", True),
+        ({"output_prefix": "checkpoints/"}, "checkpoints/2026/", True),
+    ],
+)
+def test_prefix_lies_below_one_that_the_deployment_allows(settings: dict[str, str], prefix: str, allowed: bool) -> None:
+    text = a_message(output={"prefix": prefix})
+    if allowed:
+        assert parse_job(text, some_settings(**settings)).output_prefix.startswith(prefix)
+    else:
+        with pytest.raises(PrefixNotAllowed):
+            parse_job(text, some_settings(**settings))
+
+
+MEGABYTE = 1_000_000
+HOSTILE = {
+    "numbers in a list": options(redact=[1] * (MEGABYTE // 3)),
+    "formats": options(formats=["json"] * 30_000),
+    "terms": options(vocabulary=["a"] * 40_000),
+    "unknown fields": json.dumps({str(number): 1 for number in range(15_000)}),
+    "unknown options": options(**{f"a{number}": 1 for number in range(15_000)}),
+    "unknown fields of a webhook": a_message(webhook={f"a{number}": 1 for number in range(15_000)}),
+    "a long name": json.dumps({"a" * 190_000: 1}),
+    "a long id": a_message(job_id="a" * 190_000),
+    "metadata": a_message(metadata={str(number): [] for number in range(15_000)}),
+    "nesting": a_message()[:-1] + ', "options": ' + '{"a":' * 30_000,
+    "words": "a" * MEGABYTE,
+    "one large text": a_message(metadata={"a": "x" * MEGABYTE}),
+}
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_body_costs_little_memory(text: str) -> None:
+    """Twelve bodies of 1 MB once took a daemon 7.5 GiB and 94 s: pydantic built an error for each item of a list."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidJob) as caught:
+            parse_job(text, SETTINGS)
+        peek_job_id(text)
+        peek_webhook_url(text, SETTINGS)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(caught.value.message) < 1000
+    assert peak_bytes < 20 * 1024 * 1024
+
+
+def test_longest_message_is_accepted() -> None:
+    """Every limit at once, with each character escaped as most JSON libraries write it."""
+    text = a_message(
+        job_id="a" * 128,
+        input={"bucket": "media", "key": "語" * 341, "version_id": "v" * 1024},
+        output={"bucket": "archive", "prefix": "2026/" + "語" * 169},
+        options={
+            "initial_prompt": "😀" * 1000,
+            "hotwords": "😀" * 1000,
+            "audio_url": "a" * 4096,
+            "vocabulary": ["😀" * 100] * 100,
+        },
+        webhook={"url": "https://app.example.com/" + "a" * 2000},
+        metadata={"a": "x" * 16_000},
+    )
+    assert parse_job(text, SETTINGS).job_id == "a" * 128
+
+
+def earlier(job: Job, **changes: Any) -> Manifest:
+    """Return the manifest of a job that finished with these options."""
+    return a_manifest(job, options=job.options.model_dump(mode="json") | changes)
+
+
+def test_same_work_is_no_conflict() -> None:
+    job = parse_job(a_message(), SETTINGS)
+    require_same_work(job, "m-2", earlier(job))
+    require_same_work(job, "m-2", earlier(job, option_of_another_release=1))
+    without = earlier(job)
+    del without.options["multilingual"]
+    require_same_work(job, "m-2", without)
+
+
+def test_message_is_not_in_conflict_with_itself_after_the_defaults_changed() -> None:
+    job = parse_job(a_message(), SETTINGS)
+    require_same_work(job, "m-1", earlier(job, formats=["srt"]))
+    with pytest.raises(JobIdConflict, match="other options"):
+        require_same_work(job, "m-2", earlier(job, formats=["srt"]))
+
+
+@pytest.mark.parametrize("source", [{"key": "b.wav"}, {"bucket": "other"}, {"key": "a.wav", "version_id": "v2"}])
+def test_another_recording_is_a_conflict_that_does_not_name_it(source: dict[str, str]) -> None:
+    settings = some_settings()
+    job = parse_job(a_message(input={"bucket": "media", "key": "a.wav", **source}), settings)
+    with pytest.raises(JobIdConflict, match="another input") as caught:
+        require_same_work(job, "m-1", earlier(job))
+    assert "a.wav" not in caught.value.message
+    assert "media" not in caught.value.message

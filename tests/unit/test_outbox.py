@@ -297,7 +297,7 @@ class Bench:
         self.record_error: Exception | None = None
         self.note = self.record  # the method that the worker calls
 
-    async def record(self, event: WebhookEvent, result: str, status: int | None) -> None:
+    async def record(self, url: str, event: WebhookEvent, result: str, status: int | None) -> None:
         if self.record_error is not None:
             raise self.record_error
         self.endings.append((event.id, result, status))
@@ -352,10 +352,10 @@ async def test_result_is_recorded_before_the_event_leaves_the_queue(answer: Beha
         deleted: list[list[str]] = []
         record = bench.record
 
-        async def note(event: WebhookEvent, result: str, status: int | None) -> None:
+        async def note(url: str, event: WebhookEvent, result: str, status: int | None) -> None:
             await asyncio.sleep(0.01)  # a slow store
             deleted.append(list(bench.outbox.deleted))
-            await record(event, result, status)
+            await record(url, event, result, status)
 
         bench.note = note
         await bench.outbox.add(entry(receiver.url).body())
@@ -629,7 +629,7 @@ async def test_from_the_first_attempts_through_the_queue_to_the_receiver(aws: Em
     )
     metrics, endings, delivered = Metrics(), [], asyncio.Event()
 
-    async def record(event: WebhookEvent, result: str, status: int | None) -> None:
+    async def record(url: str, event: WebhookEvent, result: str, status: int | None) -> None:
         endings.append((event.id, result, status))
         delivered.set()
 

@@ -539,7 +539,7 @@ class Records:
         self.error = error
         self.endings: list[tuple[str, str, int | None]] = []
 
-    async def __call__(self, event: WebhookEvent, result: str, status: int | None) -> None:
+    async def __call__(self, url: str, event: WebhookEvent, result: str, status: int | None) -> None:
         if self.error is not None:
             raise self.error
         self.endings.append((event.id, result, status))

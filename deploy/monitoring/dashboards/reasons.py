@@ -17,6 +17,7 @@ EXCEPTIONS = {
     "access_denied": SETUP,
     "output_refused": SETUP,
     "bucket_not_allowed": SETUP,
+    "prefix_not_allowed": SETUP,
     "webhook_not_allowed": SETUP,
     "unknown_model": SETUP,
     "storage_unavailable": AWS,
