@@ -326,6 +326,11 @@ class Settings(BucketSettings):
         aws = [os.environ.get(name, "") for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")]
         return [*signing, *(secret.removeprefix("whsec_") for secret in signing), *token, *keys, *aws]
 
+    def allows_output(self, bucket: str, prefix: str) -> bool:
+        """Return whether jobs may place their results there."""
+        known_bucket = bucket == self.output_bucket or allows(self.output_buckets, bucket)
+        return known_bucket and self.allows_prefix(prefix)
+
     @property
     def logging_level(self) -> str:
         return "debug" if self.debug else self.log_level

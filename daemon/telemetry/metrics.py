@@ -42,7 +42,7 @@ STAGES = ("download", "decode", "wait", *RUNNER_STAGES, "publish")
 RUNNER_EXIT_REASONS = tuple(
     "exit signal stalled cancel_ignored device_fault protocol setup unwatched recycled leak".split()
 )
-OUTBOX_RESULTS = tuple("stored deferred delivered gone exhausted refused malformed known".split())
+OUTBOX_RESULTS = tuple("stored deferred delivered gone exhausted refused malformed untrusted known".split())
 INPUT_CHECKSUMS = tuple("CRC32 SHA1 SHA256 CRC64NVME CRC32C none".split())
 RESOURCES = ("storage", "output", "queue", "dead_letter_queue", "outbox")
 WEBHOOK_EVENTS = ("job.started", "job.progress", "job.completed", "job.failed")
@@ -277,7 +277,7 @@ class Metrics:
         self.webhook_outbox = counter(
             "webhook_outbox",
             "Final events in the webhook outbox by result: stored, deferred (not due, or failed), delivered, gone, exhausted, "
-            "refused, malformed, known (already delivered by one of the first attempts).",
+            "refused, malformed, untrusted (no seal of this webhook secret), known (already delivered by one of the first attempts).",
             "result",
         )
 

@@ -28,6 +28,7 @@ from daemon.telemetry.tracecontext import TRACEPARENT, TRACESTATE, TraceContext,
 from daemon.webhooks.client import DeliveryFailed
 from daemon.webhooks.events import WebhookEvent
 from daemon.webhooks.outbox_entry import Ending, Entry, RecordDelivery, next_due, write_record
+from daemon.webhooks.seal import SEAL, Seal
 from daemon.webhooks.ssrf import check_webhook_url
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class OutboxMessage:
     body: str
     receive_count: int
     received_at: float  # monotonic: when the receive was sent
+    sealed: bool = False  # by a daemon with the same webhook secret
     trace: TraceContext | None = None
 
 
@@ -79,6 +81,7 @@ class Outbox:
         self._url = settings.outbox_url
         self._metrics = metrics
         self._clock = clock
+        self._seal = Seal(settings.webhook_secret)
         self._schedule = settings.outbox_retry_schedule_seconds
         self._wait_seconds = max(1, settings.receive_wait_time_seconds)  # 0 would be a busy loop
         # Long enough for an attempt, the record and the delete; otherwise another daemon would also send the event.
@@ -89,13 +92,13 @@ class Outbox:
         now = _utc(self._clock)
         due = next_due(self._schedule, first_attempt_at, now, wanted_seconds) or now
         entry = Entry(url=url, event=event, first_attempt_at=first_attempt_at, not_before=due)
+        body = entry.body()
         with translate_errors("SendMessage on the outbox"):
             await self._client.send_message(
                 QueueUrl=self._url,
-                MessageBody=entry.body(),
+                MessageBody=body,
                 DelaySeconds=min(MAX_DELAY_SECONDS, math.ceil((due - now).total_seconds())),
-                # Not in the body: earlier releases would reject it.
-                MessageAttributes=event.trace.attributes() if event.trace else {},
+                MessageAttributes=self._seal.attributes(body) | (event.trace.attributes() if event.trace else {}),
             )
         self._metrics.webhook_outbox.labels("stored").inc()
 
@@ -115,7 +118,7 @@ class Outbox:
                 WaitTimeSeconds=self._wait_seconds,
                 VisibilityTimeout=self._visibility_seconds,
                 MessageSystemAttributeNames=["ApproximateReceiveCount"],
-                MessageAttributeNames=[TRACEPARENT, TRACESTATE],
+                MessageAttributeNames=[SEAL, TRACEPARENT, TRACESTATE],
             )
         return [
             OutboxMessage(
@@ -123,6 +126,7 @@ class Outbox:
                 body=message["Body"],
                 receive_count=int(message["Attributes"]["ApproximateReceiveCount"]),
                 received_at=received_at,
+                sealed=self._seal.fits(message["Body"], message.get("MessageAttributes") or {}),
                 trace=from_attributes(message.get("MessageAttributes") or {}),
             )
             for message in response.get("Messages", [])
@@ -237,10 +241,17 @@ class OutboxWorker:
         if self._stop.is_set():
             await self._outbox.defer(message, 0)
             return
+        # Neither kind is deleted: a newer release or a daemon with another secret may have written it. The queue's
+        # retention or redrive removes it.
+        if not message.sealed:
+            problem = "its seal is missing or of another WEBHOOK_SECRET"
+            log.error("outbox message not trusted", extra={"error": problem})
+            self._metrics.webhook_outbox.labels("untrusted").inc()
+            await self._outbox.defer(message, UNREADABLE_PAUSE_SECONDS)
+            return
         try:
             entry = Entry.parse(message.body, message.trace)
         except ValueError as error:
-            # A newer release may have written it, so do not delete it: the queue's retention or redrive removes it.
             log.error("outbox message not understood", extra={"error": type(error).__name__})
             self._metrics.webhook_outbox.labels("malformed").inc()
             await self._outbox.defer(message, UNREADABLE_PAUSE_SECONDS)
@@ -253,7 +264,7 @@ class OutboxWorker:
         if early_seconds > 1:
             await self._defer(message, early_seconds)
             return
-        if self._known is not None and await self._known(entry.url, entry.event):
+        if self._known is not None and self._has_place(entry) and await self._known(entry.url, entry.event):
             self._metrics.webhook_outbox.labels("known").inc()
             await self._outbox.delete(message)
             return
@@ -294,8 +305,14 @@ class OutboxWorker:
         observed = {"gone": "failed", "exhausted": "failed"}.get(ending, ending)
         self._metrics.observe_webhook(event.type, observed, seconds, event.exemplar)
         self._metrics.webhook_outbox.labels(ending).inc()
-        await write_record(self._record, entry.url, event, ending, status)
+        if self._has_place(entry):
+            await write_record(self._record, entry.url, event, ending, status)
         await self._outbox.delete(message)
+
+    def _has_place(self, entry: Entry) -> bool:
+        """Return whether the job's results are where jobs may place them; the settings may have changed since."""
+        output = entry.event.output
+        return output is not None and self._settings.allows_output(output.bucket, output.prefix)
 
     async def _defer(self, message: OutboxMessage, seconds: float) -> None:
         await self._outbox.defer(message, seconds)

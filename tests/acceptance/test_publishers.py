@@ -151,3 +151,25 @@ def test_each_receiver_gets_the_event_of_the_same_job(world: World, daemon: Daem
         world.wait_until_empty()
     assert json.loads(world.outputs("order-4")["webhook.json"])["result"] == "delivered"
     finish(world, "order-4")
+
+
+def test_forged_outbox_message_is_not_signed_and_sent(world: World, daemon: DaemonProcess) -> None:
+    """Who may send to the outbox may not make the deployment sign a payload, nor write to a bucket."""
+    body = {
+        "version": 1,
+        "url": world.receiver.url,
+        "event": {
+            "id": "msg_forged",
+            "at": "2026-01-01T00:00:00Z",
+            "job_id": "forged",
+            "status": "completed",
+            "attempt": 1,
+            "output": {"bucket": "media", "prefix": "stolen/"},
+        },
+        "first_attempt_at": "2026-01-01T00:00:00Z",
+        "not_before": "2026-01-01T00:00:00Z",
+    }
+    world.aws.sqs.send_message(QueueUrl=world.aws.outbox_url, MessageBody=json.dumps(body))
+    wait_for(lambda: any(daemon.log_entries("outbox message not trusted")), "the message is read")
+    assert world.events("forged") == []
+    assert "Contents" not in world.aws.s3.list_objects_v2(Bucket="media", Prefix="stolen/")

@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,6 +24,7 @@ from daemon.webhooks import outbox as outbox_module
 from daemon.webhooks.events import EventError, EventOutput, EventProgress, WebhookEvent
 from daemon.webhooks.outbox import DELIVERIES_AT_ONCE, Outbox, OutboxMessage, OutboxWorker, open_outbox
 from daemon.webhooks.outbox_entry import Entry, next_due
+from daemon.webhooks.seal import Seal
 from daemon.webhooks.sender import WebhookSender
 from tests.support.builders import some_settings
 from tests.support.time.virtual import in_virtual_time, virtual_time
@@ -129,7 +131,7 @@ def test_event_round_trips() -> None:
     assert set(json.loads(stored.body())) == {"version", "url", "event", "first_attempt_at", "not_before"}
 
 
-async def test_trace_is_compatible_with_earlier_releases() -> None:
+async def test_trace_is_a_message_attribute() -> None:
     sqs = FakeSqs()
     box = Outbox(sqs, make_settings(), Metrics())  # type: ignore[arg-type]
     traced = final(trace=TraceContext("1" * 32, "2" * 16, 1))
@@ -182,7 +184,7 @@ class FakeSqs:
 
 def waiting(body: str = "", *, held_seconds: float = 0) -> OutboxMessage:
     received_at = asyncio.get_running_loop().time() - held_seconds
-    return OutboxMessage(receipt_handle="r", body=body, receive_count=1, received_at=received_at)
+    return OutboxMessage(receipt_handle="r", body=body, receive_count=1, received_at=received_at, sealed=True)
 
 
 @pytest.mark.parametrize(
@@ -237,6 +239,7 @@ class FakeOutbox(Outbox):
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         super().__init__(None, settings, metrics)  # type: ignore[arg-type]
         self.visible: list[str] = []
+        self.forged: list[OutboxMessage] = []
         self.deferrals: list[float] = []
         self.deleted: list[str] = []
         self.failing: set[str] = set()
@@ -257,7 +260,8 @@ class FakeOutbox(Outbox):
         elif not self.visible:
             await asyncio.sleep(0.05)
         taken, self.visible = self.visible[:max_messages], self.visible[max_messages:]
-        return [waiting(body) for body in taken]
+        forged, self.forged = self.forged, []
+        return [*forged, *(waiting(body) for body in taken)]
 
     async def defer(self, message: OutboxMessage, seconds: float) -> None:
         self._fail("defer")
@@ -656,3 +660,50 @@ async def test_from_the_first_attempts_through_the_queue_to_the_receiver(aws: Em
         1,
         1,
     )
+
+
+# --- the seal -----------------------------------------------------------------------------------------------------
+
+
+async def sent_to(settings: Settings) -> dict[str, Any]:
+    """Return what storing an event sends to SQS."""
+    sqs = FakeSqs()
+    box = Outbox(sqs, settings, Metrics())  # type: ignore[arg-type]
+    await box.store("https://hooks.example.com/", final(), NOW)
+    return sqs.calls[0][1]
+
+
+OTHER = "whsec_" + "B" * 32
+
+
+async def test_seal_is_that_of_one_of_the_secrets() -> None:
+    sent = await sent_to(make_settings(webhook_secret=(SecretStr(SECRET), SecretStr(OTHER))))
+    body, attributes = sent["MessageBody"], sent["MessageAttributes"]
+    assert Seal([SecretStr(SECRET), SecretStr(OTHER)]).fits(body, attributes), "after the next rotation"
+    assert not Seal([SecretStr(SECRET)]).fits(body, attributes)
+    assert not Seal([SecretStr(OTHER)]).fits(body.replace("hooks", "evil"), attributes)
+    assert not Seal([SecretStr(OTHER)]).fits(body, {})
+    assert not Seal([SecretStr(OTHER)]).fits(body, {"seal": {"StringValue": "ü"}})
+    assert not Seal([]).fits(body, {"seal": {"StringValue": ""}})
+
+
+async def test_message_without_a_seal_is_neither_sent_nor_deleted(caplog: pytest.LogCaptureFixture) -> None:
+    async with Receiver() as receiver, working() as bench:
+        forged = replace(waiting(entry(receiver.url).body()), sealed=False)
+        bench.outbox.forged = [forged]
+        await bench.outbox.until(1)
+    assert receiver.events == []
+    assert (bench.outbox.deferrals, bench.outbox.deleted, bench.endings) == ([3600], [], [])
+    assert bench.count("untrusted") == 1
+    assert "outbox message not trusted" in caplog.messages
+
+
+@pytest.mark.parametrize(
+    "place", [EventOutput(bucket="theirs", prefix="transcripts/a/"), EventOutput(bucket="results", prefix="other/a/")]
+)
+async def test_nothing_is_recorded_where_jobs_may_not_write(place: EventOutput) -> None:
+    async with Receiver() as receiver, working() as bench:
+        await bench.outbox.add(entry(receiver.url, final(output=place)).body())
+        await bench.outbox.until(1)
+    assert len(receiver.events) == 1
+    assert bench.endings == []

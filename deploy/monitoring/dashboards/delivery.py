@@ -99,7 +99,7 @@ def _now() -> list[Json]:
             "Final events that will not be delivered: the schedule ended, the receiver is gone or not allowed, or the "
             "event was malformed. `webhook.json` next to the result has the reason.",
             Query(
-                f'round(sum(increase(transcriptd_webhook_outbox_total{{{S}, result=~"exhausted|gone|refused|malformed"}}[24h])))'
+                f'round(sum(increase(transcriptd_webhook_outbox_total{{{S}, result=~"exhausted|gone|refused|malformed|untrusted"}}[24h])))'
             ),
             unit="short",
             steps=Steps(GREEN, ((1, RED),)),
@@ -198,7 +198,7 @@ def _webhooks() -> list[Json]:
         graph(
             "Outbox",
             "Final events in the outbox by result: stored, deferred (not due, or failed), delivered. Events that are gone, "
-            "exhausted, refused or malformed are given up.",
+            "exhausted, refused, malformed or untrusted are given up.",
             Query(
                 f"sum by (result) (increase(transcriptd_webhook_outbox_total{{{S}}}[$__rate_interval])) > 0",
                 "{{result}}",
