@@ -2,7 +2,9 @@
 
 import fcntl
 import logging
+import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +16,16 @@ from daemon.errors import ConfigError
 log = logging.getLogger("transcriptd.scratch")
 
 LOCK_NAME = "lock"
+ROOT = 0
+OTHERS_MAY_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 @contextmanager
 def open_scratch(root: Path) -> Iterator[Path]:
     """Create this daemon's directory and remove it at the end. First remove the directories of crashed daemons.
 
-    A running daemon holds a lock in its directory, so that several daemons can share one root. Raises ConfigError.
+    A running daemon holds a lock in its directory, so that several daemons can share one root. Raises ConfigError, also if
+    the root belongs to another user: the default root is in /tmp, where anyone may have made it first.
     """
     try:
         own, lock = _create(root)
@@ -38,13 +43,35 @@ def open_scratch(root: Path) -> Iterator[Path]:
 def _create(root: Path) -> tuple[Path, IO[str]]:
     """Return this daemon's directory and the lock it holds there. Raises OSError."""
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (root / LOCK_NAME).open("w") as gate:
+    _require_trusted(root)
+    with _open_lock(root / LOCK_NAME) as gate:
         fcntl.flock(gate, fcntl.LOCK_EX)  # removing and creating must be atomic, or a new directory could be removed
         _remove_stale(root)
         own = Path(tempfile.mkdtemp(prefix="daemon-", dir=root))
-        lock = (own / LOCK_NAME).open("w")
+        lock = _open_lock(own / LOCK_NAME)
         fcntl.flock(lock, fcntl.LOCK_EX)
     return own, lock
+
+
+def _require_trusted(root: Path) -> None:
+    """Raise ConfigError unless the directory, and a link to it, belong to this user or to root.
+
+    Of a directory of this user, take the permission to write away from everyone else.
+    """
+    user = os.geteuid()
+    for found in (root.lstat(), root.stat()):
+        if found.st_uid not in (user, ROOT):
+            raise ConfigError(
+                f"TRANSCRIPTD_SCRATCH_DIR: {root} belongs to user {found.st_uid} and this is user {user}: the owner could read "
+                "and replace recordings there; remove it, or choose another directory"
+            )
+    if found.st_uid == user and found.st_mode & OTHERS_MAY_WRITE:
+        root.chmod(0o700)
+
+
+def _open_lock(path: Path) -> IO[str]:
+    """Open a lock file, and create it if it is missing. Never follow a link, and never change another file."""
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600), "r+")
 
 
 @contextmanager
@@ -59,7 +86,9 @@ def job_directory(scratch: Path) -> Iterator[Path]:
 
 def _remove_stale(root: Path) -> None:
     for directory in root.glob("daemon-*"):
-        with (directory / LOCK_NAME).open("w") as lock:
+        if directory.is_symlink():
+            continue
+        with _open_lock(directory / LOCK_NAME) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

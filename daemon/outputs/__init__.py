@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from daemon.outputs import html_document, json_document, markdown, plain_text, tsv
 from daemon.outputs.subtitles import ass, srt, vtt
+from daemon.outputs.text import without_direction_controls
 from daemon.schema.options import Format, SubtitleOptions
 from daemon.schema.transcript import Transcript
 
@@ -68,6 +69,7 @@ def render(
     wanted: Presentation = Presentation(),  # frozen
 ) -> list[OutputFile]:
     """Render the transcript in each format, in order and without duplicates."""
+    transcript = without_direction_controls(transcript)
     renderers = {name: _RENDERERS[name] for name in formats}
     return [
         OutputFile(name, renderer.name, renderer.content_type, renderer.render(transcript, wanted).encode())

@@ -11,6 +11,9 @@ from daemon.schema.transcript import Segment, Transcript
 # Control characters, separators that some renderers treat as line breaks, and surrogates, which UTF-8 cannot encode.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
+# Unicode's Bidi_Control characters: they can make a text read otherwise than it is. The formats add their own where needed.
+_DIRECTION_CONTROL = re.compile(r"[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
 _QUOTES = "\"'“”‘’«»()[]"
 _UNSPACED_BLOCKS = (("\u0e00", "\u0eff"), ("\u1000", "\u109f"), ("\u1780", "\u17ff"))  # Thai, Lao; Burmese; Khmer
 
@@ -20,6 +23,14 @@ RIGHT_TO_LEFT_MARK = "\u200f"
 def clean(text: str) -> str:
     """Reduce the text to one line with single spaces; renderers would collapse runs of whitespace anyway."""
     return " ".join(_CONTROL.sub(" ", text).split())
+
+
+def without_direction_controls(transcript: Transcript) -> Transcript:
+    """Remove the characters that control the writing direction from all texts and labels."""
+    found = transcript.model_dump_json()
+    if not _DIRECTION_CONTROL.search(found):
+        return transcript
+    return Transcript.model_validate_json(_DIRECTION_CONTROL.sub("", found))
 
 
 def columns(text: str) -> int:

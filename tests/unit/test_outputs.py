@@ -15,7 +15,7 @@ from daemon.outputs.json_document import json_schema
 from daemon.outputs.markdown import clock
 from daemon.schema.options import Format
 from daemon.schema.transcript import Transcript, TranscriptWarning
-from tests.support.transcripts import expected_blocks, segment, transcript, transcripts, word
+from tests.support.transcripts import DIRECTION_CONTROLS, expected_blocks, segment, transcript, transcripts, word
 
 
 def markdown(document: Transcript) -> str:
@@ -262,3 +262,27 @@ def parsed_blocks(tokens: list[Token]) -> Iterator[tuple[str, str]]:
 def test_commonmark_parser_finds_our_structure_and_the_exact_text(document: Transcript) -> None:
     parser = MarkdownIt("commonmark").enable(["table", "strikethrough"])
     assert list(parsed_blocks(parser.parse(markdown(document)))) == list(expected_blocks(document))
+
+
+@pytest.mark.parametrize("format_", get_args(Format))
+def test_no_text_can_reverse_what_is_read(format_: Format) -> None:
+    """A "right-to-left override" shows "gpj.exe" as "exe.jpg"."""
+    hostile = "one" + DIRECTION_CONTROLS + "two"
+    document = transcript(segment(f"{hostile} three", words=(word(hostile), word("three", 1))))
+    (file,) = render(document, [format_])
+    text = file.body.decode()
+    assert "onetwo" in text
+    assert not {*DIRECTION_CONTROLS} & {*text}
+    assert not any(f"\\u{ord(char):04x}" in text for char in DIRECTION_CONTROLS)
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+49 30 1", "-5", "@SUM(A1)", "\uff1d1", "\t=1", "\u202e=1", " =1"])
+def test_no_text_is_a_formula_of_a_spreadsheet(text: str) -> None:
+    (file,) = render(transcript(segment(text, speaker=text)), ["tsv"])
+    _, row = file.body.decode().splitlines()
+    assert all(cell.startswith("'") for cell in row.split("\t")[2:])
+
+
+def test_other_texts_of_the_table_are_unchanged() -> None:
+    (file,) = render(transcript(segment("a = b - c", speaker="SPEAKER_00")), ["tsv"])
+    assert file.body.decode().splitlines()[1].split("\t")[2:] == ["a = b - c", "SPEAKER_00"]
