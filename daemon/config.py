@@ -27,7 +27,7 @@ GIB, HOUR = 1024**3, 3600.0
 
 # Settings that are lists; in the environment, items are separated by spaces or commas.
 LISTS = (
-    "input_buckets output_buckets output_prefixes models devices unpadded_models alignment_models webhook_hosts outbox_retry_schedule_seconds "
+    "input_buckets output_buckets output_prefixes models devices unpadded_models alignment_models webhook_hosts http_hosts outbox_retry_schedule_seconds "
     "formats redact profanity_words webhook_secret"
 ).split()
 
@@ -284,6 +284,10 @@ class Settings(BucketSettings):
         description="time for jobs to finish after SIGTERM; unfinished jobs are released; 8 by default for process 1 of a container, which has 10 s",
     )
     http_host: str = Field("127.0.0.1", description="address of the status page, /metrics, /healthz and /readyz")
+    http_hosts: Names = Field(
+        (),
+        description="further host names in the URLs of clients; without them: IP addresses, localhost and this machine's name; `*` allows all",
+    )
     http_port: int = Field(9464, ge=0, le=65535, description="HTTP port; 0 selects a free port and logs it")
     worker_id: str = Field(
         default_factory=socket.gethostname,

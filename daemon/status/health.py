@@ -16,11 +16,14 @@ from daemon.errors import ConfigError, TranscriptdError
 from daemon.jobs.brake import Brake
 from daemon.runner import Runner
 from daemon.runner_pool import Runners
+from daemon.status.connections import Connections
+from daemon.status.hosts import reject_unknown_hosts
 from daemon.supervisor.state import RunnerState
 from daemon.telemetry.metrics import Metrics, OpenMetrics
 
 PING_PERIOD_SECONDS = 10.0
 PING_TIMEOUT_SECONDS = 5.0
+KEEPALIVE_SECONDS = 75.0  # between the requests of a client; longer than the usual interval of a scraper
 SHUTDOWN_TIMEOUT_SECONDS = 1.0  # for responses in progress; aiohttp's default of a minute would delay the exit
 
 
@@ -43,6 +46,7 @@ class Health:
         self._settings = settings
         self._runners = runners
         self._pings = pings
+        self._turns = {name: asyncio.Lock() for name in pings}
         self._pinged: dict[str, tuple[float, str | None]] = {}
         self._phase, self.phase_since = "starting", time.time()  # Unix time
         self.poller: PollerStatus | None = None
@@ -104,20 +108,24 @@ class Health:
         }
 
     async def _ping(self, name: str) -> str | None:
-        """Return the dependency's error, or None. Results are cached for a few seconds to limit the calls to AWS."""
-        at, error = self._pinged.get(name, (float("-inf"), None))
-        if time.monotonic() - at < PING_PERIOD_SECONDS:
+        """Return the dependency's error, or None.
+
+        Results are cached for a few seconds, and simultaneous requests share one, to limit the calls to AWS.
+        """
+        async with self._turns[name]:
+            at, error = self._pinged.get(name, (float("-inf"), None))
+            if time.monotonic() - at < PING_PERIOD_SECONDS:
+                return error
+            try:
+                async with asyncio.timeout(PING_TIMEOUT_SECONDS):
+                    await self._pings[name]()
+                error = None
+            except TimeoutError:
+                error = f"no response within {PING_TIMEOUT_SECONDS:g} s"
+            except TranscriptdError as failure:
+                error = failure.message
+            self._pinged[name] = (time.monotonic(), error)
             return error
-        try:
-            async with asyncio.timeout(PING_TIMEOUT_SECONDS):
-                await self._pings[name]()
-            error = None
-        except TimeoutError:
-            error = f"no response within {PING_TIMEOUT_SECONDS:g} s"
-        except TranscriptdError as failure:
-            error = failure.message
-        self._pinged[name] = (time.monotonic(), error)
-        return error
 
 
 def _describe(runner: Runner) -> dict[str, Any]:
@@ -149,21 +157,29 @@ async def serve_http(
         ready, checks = await health.report()
         return web.json_response({"ready": ready, "checks": checks}, status=200 if ready else 503)
 
-    app = web.Application()
+    app = web.Application(middlewares=[reject_unknown_hosts(settings.http_hosts)])
     app.add_routes([web.get("/metrics", get_metrics), web.get("/healthz", get_healthz), web.get("/readyz", get_readyz)])
     attach(app)
-    server = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_SECONDS)
-    await server.setup()
+    runner = web.AppRunner(
+        app, access_log=None, shutdown_timeout=SHUTDOWN_TIMEOUT_SECONDS, keepalive_timeout=KEEPALIVE_SECONDS
+    )
+    await runner.setup()
+    if runner.server is None:
+        raise RuntimeError("the HTTP server was set up and does not exist")
     try:
-        site = web.TCPSite(server, settings.http_host, settings.http_port)
         try:
-            await site.start()
+            server = await asyncio.get_running_loop().create_server(
+                Connections(runner.server), settings.http_host, settings.http_port, reuse_address=True
+            )
         except OSError as error:
             address = f"{settings.http_host} port {settings.http_port}"
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
             raise ConfigError(
                 f"TRANSCRIPTD_HTTP_HOST, TRANSCRIPTD_HTTP_PORT: cannot listen on {address}: {reason}"
             ) from error
-        yield server.addresses[0][1]
+        async with server:
+            yield server.sockets[0].getsockname()[1]
+            server.close()
+            await runner.cleanup()  # ends the connections, which leaving the block waits for since Python 3.12
     finally:
-        await server.cleanup()
+        await runner.cleanup()

@@ -349,12 +349,11 @@ variable "release_key" {
 }
 
 variable "release_sha256" {
-  description = "SHA-256 of the release archive in hex. An instance whose download differs abandons its launch. null: not checked."
+  description = "SHA-256 of the release archive in hex, as printed by deploy/release.sh. An instance whose download differs abandons its launch, so that write access to the bucket is not root access to the fleet."
   type        = string
-  default     = null
 
   validation {
-    condition     = var.release_sha256 == null || can(regex("^[0-9a-f]{64}$", var.release_sha256))
+    condition     = can(regex("^[0-9a-f]{64}$", var.release_sha256))
     error_message = "release_sha256 must be 64 lower-case hex digits."
   }
 }

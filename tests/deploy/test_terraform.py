@@ -191,6 +191,7 @@ def test_unusable_settings_are_rejected_at_plan_time(arguments: str, message: st
   subnet_ids     = ["subnet-0123456789abcdef0"]
   release_bucket = "releases"
   release_key    = "transcriptd/0.1.0.tar.gz"
+  release_sha256 = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
   {arguments}
 }}
 """

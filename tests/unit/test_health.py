@@ -1,8 +1,11 @@
 """Readiness: each failing check makes the daemon unready and reports its reason; some of them pause receiving."""
 
 import asyncio
+import itertools
 import json
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,10 +13,12 @@ from typing import Any, cast
 import aiohttp
 import pytest
 
+from bench.waiting import PATIENCE_SECONDS
 from daemon.config import Settings
 from daemon.errors import QueueUnavailable
 from daemon.jobs.brake import Brake
 from daemon.runner_pool import Runners
+from daemon.status import connections
 from daemon.status.health import PING_TIMEOUT_SECONDS, Health, serve_http
 from daemon.supervisor.state import RunnerState
 from daemon.telemetry.metrics import Metrics
@@ -153,3 +158,119 @@ async def test_probe_answers_503_with_the_reason_and_200_after_recovery(make_set
             polls.last_successful_poll, polls.last_error = 1.0, None
         async with http.get("/healthz") as response:
             assert response.status == 200
+
+
+# --- hostile clients ------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def served(
+    settings: Settings, pings: dict[str, Callable[[], Awaitable[None]]] | None = None
+) -> AsyncIterator[str]:
+    """Serve the probes of a healthy daemon; return the address."""
+    health, _ = healthy(settings, pings=pings)
+    async with serve_http(settings, health, Metrics(), lambda _: None) as port:
+        yield f"http://127.0.0.1:{port}"
+
+
+async def connect(address: str, text: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(address.rpartition(":")[2]))
+    writer.write(text)
+    await writer.drain()
+    return reader, writer
+
+
+async def is_closed(reader: asyncio.StreamReader) -> bool:
+    """Wait for the end of a connection."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        with suppress(ConnectionResetError):
+            await reader.read()
+    return True
+
+
+HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize("text", [b"", b"GET", HEAD, HEAD + b"\r\n" + HEAD], ids=["none", "word", "line", "second"])
+async def test_unfinished_request_ends_its_connection(
+    text: bytes, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HEAD_TIMEOUT_SECONDS", 0.2)
+    async with served(make_settings(http_port=0)) as address:
+        reader, writer = await connect(address, text)
+        assert await is_closed(reader)
+        writer.close()
+
+
+async def test_slowly_sent_request_ends_its_connection(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HEAD_TIMEOUT_SECONDS", 0.5)
+    async with served(make_settings(http_port=0)) as address:
+        reader, writer = await connect(address, HEAD)
+        closed = asyncio.create_task(is_closed(reader))
+        while not closed.done():
+            writer.write(b"a")
+            await asyncio.sleep(0.05)
+        assert closed.result()
+        writer.close()
+
+
+async def test_response_that_is_not_read_ends_its_connection(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "WRITE_TIMEOUT_SECONDS", 0.5)
+    async with served(make_settings(http_port=0)) as address:
+        port = int(address.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            request = HEAD.replace(b"/healthz", b"/metrics") + b"\r\n"
+            client.setblocking(False)
+
+            async def send_without_reading() -> None:
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    for _ in itertools.count():
+                        with suppress(BlockingIOError):
+                            client.send(request * 100)
+                        await asyncio.sleep(0.01)
+
+            with pytest.raises(ConnectionError):
+                await send_without_reading()
+
+
+async def test_silent_clients_lock_nobody_out(make_settings: MakeSettings) -> None:
+    """Descriptors ran out with half-open requests."""
+    async with served(make_settings(http_port=0)) as address, aiohttp.ClientSession() as session:
+        silent = [await connect(address, HEAD) for _ in range(connections.MAX_CONNECTIONS * 2)]
+        async with session.get(f"{address}/healthz") as response:
+            assert response.status == 200
+        closed = [await is_closed(reader) for reader, _ in silent[: connections.MAX_CONNECTIONS]]
+        assert all(closed), "the oldest make room"
+        for _, writer in silent:
+            writer.close()
+
+
+async def test_simultaneous_probes_share_their_calls_to_aws(make_settings: MakeSettings) -> None:
+    calls = 0
+
+    async def ping() -> None:
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(0.1)
+
+    async with served(make_settings(http_port=0), {"sqs": ping}) as address, aiohttp.ClientSession() as session:
+
+        async def probe() -> int:
+            async with session.get(f"{address}/readyz") as response:
+                return response.status
+
+        assert await asyncio.gather(*(probe() for _ in range(50))) == [200] * 50
+    assert calls == 1
+
+
+@pytest.mark.parametrize(("hosts", "status"), [("", 403), ("probe.example,Transcriptd.Default.svc", 200), ("*", 200)])
+async def test_further_host_names_are_a_setting(make_settings: MakeSettings, hosts: str, status: int) -> None:
+    async with served(make_settings(http_port=0, http_hosts=hosts)) as address, aiohttp.ClientSession() as session:
+        headers = {"Host": "transcriptd.default.svc"}
+        async with session.get(f"{address}/metrics", headers=headers) as response:
+            assert response.status == status

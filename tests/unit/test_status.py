@@ -20,8 +20,8 @@ from daemon.jobs.delivery_log import DeliveryRecord as Entry
 from daemon.jobs.lease import Lease
 from daemon.jobs.tracker import MAX_OUTCOMES, JobTracker
 from daemon.jobs.validation import parse_job
+from daemon.status.hosts import is_this_machine
 from daemon.status.page import element, policy, span, to_html
-from daemon.status.server import is_this_machine
 from daemon.status.status_collector import public_settings
 from daemon.telemetry.metrics import Metrics
 from daemon.telemetry.redaction import MAX_ERROR_CHARS, redact_urls

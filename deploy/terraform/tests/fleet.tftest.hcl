@@ -7,6 +7,7 @@ variables {
   subnet_ids     = ["subnet-0aaaaaaaaaaaaaaaa", "subnet-0bbbbbbbbbbbbbbbb"]
   release_bucket = "releases"
   release_key    = "transcriptd/0.1.0.tar.gz"
+  release_sha256 = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 }
 
 run "spot_only" {

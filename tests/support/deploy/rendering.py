@@ -19,6 +19,7 @@ EXAMPLE = MODULE / "examples" / "complete"
 EXAMPLE_VARIABLES = {
     "release_bucket": "my-releases",
     "release_key": "transcriptd/0.1.0.tar.gz",
+    "release_sha256": "a" * 64,
     "webhook_secret_arn": ARN.format("secretsmanager", "secret:transcriptd/webhook-AbCdEf"),
     "alarm_email": "on-call@example.com",
 }
@@ -53,14 +54,19 @@ def example_call() -> str:
 def readme_call() -> str:
     """Return the module call in the README's section Usage."""
     usage = (MODULE / "README.md").read_text().partition("\n## Usage\n")[2]
-    return _module_call(usage.partition("```hcl\n")[2].partition("\n```")[0])
+    return _with_digest(_module_call(usage.partition("```hcl\n")[2].partition("\n```")[0]))
 
 
 def deploy_page_call() -> str:
     """Return the module call in docs/deploy.md, with models from a mirror and its placeholders filled in."""
     page = (MODULE.parents[1] / "docs" / "deploy.md").read_text()
     call = _module_call(page.partition("```hcl\n")[2].partition("\n```")[0])
-    return call.replace('release_sha256   = "…"', f'release_sha256   = "{"a" * 64}"')
+    return _with_digest(call)
+
+
+def _with_digest(call: str) -> str:
+    """Fill in the digest of the release, which the pages leave to the reader."""
+    return re.sub(r'(release_sha256 *= )"…"', rf'\1"{"a" * 64}"', call)
 
 
 def render_user_data(call: str, queue_urls: Mapping[str, str], folder: Path) -> str:

@@ -178,6 +178,7 @@ module "transcriptd" {
 
   release_bucket = var.release_bucket
   release_key    = var.release_key
+  release_sha256 = var.release_sha256
   secrets        = { WEBHOOK_SECRET = var.webhook_secret_arn }
   environment = {
     WEBHOOK_URL       = var.webhook_url

@@ -20,6 +20,11 @@ variable "release_key" {
   type        = string
 }
 
+variable "release_sha256" {
+  description = "SHA-256 of the release archive, as printed by `make release`."
+  type        = string
+}
+
 variable "webhook_url" {
   description = "URL of the webhook receiver."
   type        = string
