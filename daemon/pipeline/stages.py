@@ -12,6 +12,7 @@ from daemon.pipeline.asr.whisper_models import WhisperModels
 from daemon.pipeline.diarization.diarizer import Diarizer
 from daemon.pipeline.runtime.device import choose_device
 from daemon.pipeline.runtime.fifo_lock import FifoLock
+from daemon.pipeline.runtime.plain_weights import allow_pyannote_checkpoints
 from daemon.pipeline.runtime.reporter import NullReporter
 from daemon.pipeline.runtime.work import StageTimer
 from daemon.pipeline.runtime.worker_pool import WorkerPool
@@ -53,6 +54,7 @@ class Stages:
     """
 
     def __init__(self, settings: RunnerSettings) -> None:
+        allow_pyannote_checkpoints()
         self.batch_size = settings.batch_size
         self.default_model = settings.model
         self.unpadded_models = frozenset(settings.unpadded_models)

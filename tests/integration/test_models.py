@@ -537,7 +537,27 @@ try:
     aligners.get("en", required=True)
 except ModelUnavailable as error:
     print("refused", error)
-import torch
+import pathlib, torch
+class Code:
+    def __reduce__(self):
+        return pathlib.Path.touch, (pathlib.Path(sys.argv[1]),)
+checkpoints = pathlib.Path(torch.hub.get_dir()) / "checkpoints"
+torch.save({"weight": Code()}, checkpoints / "wav2vec2_fairseq_base_ls960_asr_ls960.pth")
+try:
+    aligners.get("en", required=False)
+except ModelUnavailable as error:
+    print("refused", error)
+from daemon.pipeline.diarization.diarizer import _load
+folder = pathlib.Path(sys.argv[1]).parent / "hostile"
+folder.mkdir()
+torch.save({"state_dict": Code(), "pyannote.audio": {}}, folder / "pytorch_model.bin")
+(folder / "config.yaml").write_text(
+    f"pipeline:\\n  name: pyannote.audio.pipelines.SpeakerDiarization\\n  params:\\n    segmentation: {folder}/pytorch_model.bin\\n"
+)
+try:
+    _load(str(folder), None)
+except ModelUnavailable as error:
+    print("refused", error)
 print("torch", torch.hub.load_state_dict_from_url("https://download.pytorch.org/torchaudio/models/x.pth"))
 print("ready", json.dumps(ready.models))
 """
@@ -566,11 +586,19 @@ def test_the_daemon_loads_what_was_fetched_without_any_network(tmp_path: Path, a
     environment = {**closed.environ(), "TRANSCRIPTD_DEVICES": "cpu", "TRANSCRIPTD_MODELS": "base"}
     environment |= {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}  # nothing listens there
     done = subprocess.run(
-        [sys.executable, "-c", LOAD], env=environment, capture_output=True, text=True, timeout=600, check=False
+        [sys.executable, "-c", LOAD, str(tmp_path / "ran")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"aligner {DUTCH}" in done.stdout
     assert "refused the wav2vec2 model WAV2VEC2_ASR_BASE_960H for en is not on this machine" in done.stdout
+    assert not (tmp_path / "ran").exists(), "weights ran code"
+    assert "refused the wav2vec2 model WAV2VEC2_ASR_BASE_960H for en is not a file of plain weights" in done.stdout
+    assert "refused cannot load the diarization pipeline" in done.stdout
     assert "torch {'weight': tensor([1.])}" in done.stdout
     models = json.loads(done.stdout.partition("ready ")[2])
     assert (models["asr"], models["diarize"]) == ("base", PIPELINE)

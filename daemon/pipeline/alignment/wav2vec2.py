@@ -20,6 +20,7 @@ from daemon.pipeline.alignment.placement import place
 from daemon.pipeline.alignment.words import AlignedToken, attach_marks, fill_times, split_words
 from daemon.pipeline.runtime.device import ComputeDevice, Failure, classify
 from daemon.pipeline.runtime.library_output import suppress_library_output
+from daemon.pipeline.runtime.plain_weights import runs_code
 from daemon.pipeline.types import SAMPLE_RATE, Passage, TimedWord
 from daemon.schema.catalog import UNSPACED_LANGUAGES
 
@@ -163,6 +164,10 @@ class Aligners:
             if classify(error) is Failure.DEVICE:
                 raise DeviceFault(f"CUDA failed while loading the wav2vec2 model {name}: {error}") from error
             where = "could not be loaded" if download else "is not on this machine"
+            if runs_code(error):
+                where = (
+                    "is not a file of plain weights, and could run code: fetch it again with `transcriptd models fetch`"
+                )
             raise ModelUnavailable(f"the wav2vec2 model {name} for {language} {where}") from error
         return Aligner(name, self._device.type, model.eval(), metadata)
 

@@ -23,6 +23,8 @@ def prepare_environment(hf_token: str | None) -> None:
     """Set the environment variables that the libraries read once, at import."""
     os.environ["PYANNOTE_METRICS_ENABLED"] = "0"  # telemetry is on by default
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # plain_weights.py
+    os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)  # PyTorch refuses to load with both
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
