@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from daemon.container_init import exit_on_signals, fork_if_first_process
 from daemon.environment import drop_empty_variables
+from daemon.hidden_memory import hide_memory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,6 +15,7 @@ def main() -> int:
     drop_empty_variables()
     if sys.argv[1:2] == ["run"]:
         exit_on_signals()
+        hide_memory()
         if (status := fork_if_first_process()) is not None:
             return status
     return _main()
