@@ -4,8 +4,10 @@ else."""
 import fnmatch
 import http.client
 import json
+import re
 import threading
 import time
+from collections.abc import Callable
 from email.utils import formatdate
 from types import TracebackType
 from typing import Self
@@ -26,6 +28,9 @@ class Gate:
         self.refused: dict[str, tuple[int, str]] = {}  # pattern of S3 calls → status and code of the error
         self.demanded: dict[str, str] = {}  # headers without which a PUT is denied, as a bucket's policy does
         self.answers: dict[str, tuple[int, str, bytes]] = {}  # call pattern → status, Content-Type and body
+        # Access key → the code that its calls get, and what happens before the first of them is refused.
+        self.refused_keys: dict[str, tuple[str, Callable[[], None]]] = {}
+        self.refused_calls: dict[str, list[str]] = {}  # by access key
         self.held: set[str] = set()  # patterns of calls that stay unanswered until the gate closes
         self.date_shift_seconds = 0.0
         self.calls: list[str] = []
@@ -47,6 +52,8 @@ class Gate:
                 if any(fnmatch.fnmatch(call, pattern) for pattern in outer.held):
                     outer._end.wait()
                     self.close_connection = True
+                    return
+                if self._signed_with_refused_key(call):
                     return
                 answer = next((each for name, each in outer.answers.items() if fnmatch.fnmatch(call, name)), None)
                 if answer is not None:
@@ -70,6 +77,24 @@ class Gate:
                     self._forward(body)
 
             do_PUT = do_POST = do_HEAD = do_DELETE = do_GET  # noqa: N815  # what http.server calls
+
+            def _signed_with_refused_key(self, call: str) -> bool:
+                found = re.search(r"Credential=(\w+)/", self.headers.get("Authorization", ""))
+                if found is None or found[1] not in outer.refused_keys:
+                    return False
+                code, before_first = outer.refused_keys[found[1]]
+                with outer.arrived:
+                    refused_calls = outer.refused_calls.setdefault(found[1], [])
+                    refused_calls.append(call)
+                    if len(refused_calls) == 1:
+                        before_first()
+                if call.startswith("sqs:"):
+                    refused = {"__type": f"com.amazonaws.sqs#{code}", "message": "refused by the test"}
+                    self._answer(400, {"Content-Type": "application/x-amz-json-1.0"}, json.dumps(refused).encode())
+                else:
+                    refused_xml = f"<Error><Code>{code}</Code><Message>refused by the test</Message></Error>"
+                    self._answer(403, {"Content-Type": "application/xml"}, refused_xml.encode())
+                return True
 
             def _deny(self, call: str, action: str) -> None:
                 if call.startswith("sqs:"):
