@@ -18,6 +18,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from daemon.aws.checksums import FullChecksum, full_checksum
 from daemon.errors import ObjectEmpty, ObjectMissing, ObjectTooLarge, StorageUnavailable
+from daemon.telemetry.redaction import describe
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
@@ -227,6 +228,8 @@ async def _write_body(body: Any, descriptor: int, start: int, end: int) -> None:
             await asyncio.to_thread(os.pwrite, descriptor, chunk, offset)
             offset += len(chunk)
     except (BotoCoreError, aiohttp.ClientError, TimeoutError) as error:
-        raise _WrongPart(f"the answer broke off after {offset - start} of {end - start} bytes: {error}") from error
+        raise _WrongPart(
+            f"the answer broke off after {offset - start} of {end - start} bytes: {describe(error)}"
+        ) from error
     if offset != end:
         raise _WrongPart(f"S3 sent {offset - start} of {end - start} bytes")

@@ -19,6 +19,7 @@ from daemon.aws.sqs import refuse_garbage
 from daemon.config import Settings, read_settings, variable
 from daemon.errors import ConfigError
 from daemon.settings_rules import queue_region
+from daemon.telemetry.redaction import describe
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -74,7 +75,7 @@ def run(name: str, call: Callable[[], int]) -> int:
     except ConfigError as error:
         message, status = error.message, EXIT_USAGE
     except (BotoCoreError, ClientError, Boto3Error) as error:
-        message, status = f"AWS: {error}", EXIT_AWS
+        message, status = f"AWS: {describe(error)}", EXIT_AWS
     except KeyboardInterrupt:
         message, status = "stopped", EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader has closed the pipe, as in `… | head`

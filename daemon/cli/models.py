@@ -11,6 +11,7 @@ from dotenv import dotenv_values
 
 from daemon.config import Settings, load_settings
 from daemon.errors import EXIT_CONFIG, ConfigError, ModelUnavailable, TranscriptdError
+from daemon.telemetry.redaction import describe
 from daemon.weights.cache import Cache, readable
 from daemon.weights.fetch import FileCheck, VerificationReport, fetch, verify
 from daemon.weights.needs import ModelRequirement, packaged_weights, resolve
@@ -44,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"transcriptd: {error}. Fetched data is kept: run the command again to continue", file=sys.stderr)
         return EXIT_FAULT
     except (TranscriptdError, OSError) as error:
-        print(f"transcriptd: {error}", file=sys.stderr)
+        print(f"transcriptd: {describe(error)}", file=sys.stderr)
         return EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAULT
     except KeyboardInterrupt:
         # Do not wait for transfers in progress: the next run continues them.

@@ -30,6 +30,7 @@ from daemon.config import Settings
 from daemon.errors import InvalidJob
 from daemon.jobs.validation import parse_job
 from daemon.schema.job import Job
+from daemon.telemetry.redaction import describe
 from daemon.telemetry.tracecontext import parse
 
 UPLOADS = "uploads/"
@@ -124,7 +125,7 @@ def _upload(file: Path, bucket: str, key: str) -> None:
         try:
             open_s3().upload_file(str(file), bucket, key, Callback=lambda count: progress.advance(task, count))
         except OSError as error:
-            raise ToolError(f"{file}: {error.strerror or error}; nothing was sent") from error
+            raise ToolError(f"{file}: {error.strerror or describe(error)}; nothing was sent") from error
     err.print(f"uploaded to s3://{bucket}/{key}")
 
 

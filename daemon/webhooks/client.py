@@ -198,9 +198,14 @@ def _undelivered(error: Exception) -> DeliveryFailed:
         return DeliveryFailed("the URL is not valid", result="refused")
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return DeliveryFailed(f"the proxy answered HTTP {error.status}")
-    # Connector errors name the host and port; the messages of other errors may quote the URL.
-    connecting = isinstance(error, aiohttp.ClientConnectorError)
-    return DeliveryFailed(str(error) if connecting else type(error).__name__)
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return DeliveryFailed(str(error))
+    if isinstance(error, aiohttp.ClientConnectorError):  # its own text has "None" in place of some reasons
+        return DeliveryFailed(f"cannot connect to {error.host}:{error.port}: {describe(error.os_error)}")
+    # The messages of other errors may quote the URL.
+    if isinstance(error, TimeoutError):
+        return DeliveryFailed("no complete response in time")
+    return DeliveryFailed(type(error).__name__)
 
 
 def _retry_after_seconds(response: aiohttp.ClientResponse) -> float:
