@@ -278,6 +278,10 @@ def _translate_errors(where: str) -> Iterator[None]:
         yield
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
+        if code == "NoSuchBucket" or (code in _MISSING and error.operation_name == "HeadBucket"):
+            raise ObjectMissing(
+                f"{where}: the bucket does not exist ({code}); create it or correct its name"
+            ) from error
         if code in _MISSING:
             raise ObjectMissing(f"{where} does not exist ({code}); upload it before you send the message") from error
         if code == "InvalidObjectState":

@@ -27,6 +27,9 @@ class Gate:
         self.denied: dict[str, str] = {}  # call pattern → action named in the AccessDenied error
         self.refused: dict[str, tuple[int, str]] = {}  # pattern of S3 calls → status and code of the error
         self.demanded: dict[str, str] = {}  # headers without which a PUT is denied, as a bucket's policy does
+        self.payers_only: set[str] = (
+            set()
+        )  # buckets that deny calls without consent to pay, as requester-pays buckets do
         self.answers: dict[str, tuple[int, str, bytes]] = {}  # call pattern → status, Content-Type and body
         # Access key → the code that its calls get, and what happens before the first of them is refused.
         self.refused_keys: dict[str, tuple[str, Callable[[], None]]] = {}
@@ -64,6 +67,9 @@ class Gate:
                     self.headers.get(name) != value for name, value in outer.demanded.items()
                 ):
                     action = "s3:PutObject"
+                bucket = self.path.partition("?")[0].split("/")[1]
+                if bucket in outer.payers_only and self.headers.get("x-amz-request-payer") != "requester":
+                    action = "s3:GetObject"
                 refusal = next(
                     (each for pattern, each in outer.refused.items() if fnmatch.fnmatch(call, pattern)), None
                 )
