@@ -109,7 +109,8 @@ class Storage:
     async def fetch(self, source: Input, target: Path) -> InputObject:
         """Download the object to `target`, in parallel parts of one version, within the size limit, prove its bytes, and decode gzip.
 
-        Raises ObjectMissing, AccessDenied, ObjectEmpty, ObjectTooLarge, MediaUnreadable, DiskFull, StorageUnavailable.
+        Raises ObjectMissing, AccessDenied, ObjectEmpty, ObjectTooLarge, MediaUnreadable, DiskFull, DiskTooSmall,
+        StorageUnavailable.
         """
         request: dict[str, Any] = {"Bucket": source.bucket, "Key": source.key}
         if source.version_id is not None:

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from bench.world import SECRET
 from daemon.errors import ConfigError
 from daemon.webhooks.client import DeliveryFailed, WebhookClient
 from daemon.webhooks.proxy import Proxies
 from tests.support.builders import some_settings
-from tests.unit.test_webhook import SECRET
 
 HTTPS = {"https": "http://proxy:3128"}
 NAMES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy", "REQUEST_METHOD")

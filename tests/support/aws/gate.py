@@ -27,6 +27,7 @@ class Gate:
         self.denied: dict[str, str] = {}  # call pattern → action named in the AccessDenied error
         self.refused: dict[str, tuple[int, str]] = {}  # pattern of S3 calls → status and code of the error
         self.demanded: dict[str, str] = {}  # headers without which a PUT is denied, as a bucket's policy does
+        self.sizes: dict[str, int] = {}  # pattern of S3 calls → size in bytes that the answers to ranged reads state
         self.payers_only: set[str] = (
             set()
         )  # buckets that deny calls without consent to pay, as requester-pays buckets do
@@ -80,7 +81,7 @@ class Gate:
                     refused_xml = f"<Error><Code>{code}</Code><Message>refused by the test</Message></Error>"
                     self._answer(status, {"Content-Type": "application/xml"}, refused_xml.encode())
                 else:
-                    self._forward(body)
+                    self._forward(call, body)
 
             do_PUT = do_POST = do_HEAD = do_DELETE = do_GET  # noqa: N815  # what http.server calls
 
@@ -110,7 +111,7 @@ class Gate:
                     told_xml = f"<Error><Code>AccessDenied</Code><Message>{DENIED}{action}</Message></Error>"
                     self._answer(403, {"Content-Type": "application/xml"}, told_xml.encode())
 
-            def _forward(self, body: bytes) -> None:
+            def _forward(self, call: str, body: bytes) -> None:
                 connection = http.client.HTTPConnection(outer._upstream, timeout=60)
                 try:
                     headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP_BY_HOP}
@@ -121,6 +122,12 @@ class Gate:
                         for name, value in response.getheaders()
                         if name.lower() not in (*HOP_BY_HOP, "date", "server")
                     }
+                    size = next((each for name, each in outer.sizes.items() if fnmatch.fnmatch(call, name)), None)
+                    if size is not None:
+                        kept = {
+                            name: f"{value.partition('/')[0]}/{size}" if name.lower() == "content-range" else value
+                            for name, value in kept.items()
+                        }
                     self._answer(response.status, kept, response.read())
                 finally:
                     connection.close()
