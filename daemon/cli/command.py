@@ -112,8 +112,9 @@ def contract_settings(**given: Any) -> Settings:
 # --- AWS -----------------------------------------------------------------------------------------------------------
 
 
-def _config() -> Config:
+def _config(**more: Any) -> Config:
     return Config(
+        **more,
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
         read_timeout=READ_TIMEOUT_SECONDS,
         retries={"mode": "standard", "total_max_attempts": TRIES},
@@ -127,8 +128,11 @@ def open_sqs(queue_url: str) -> "SQSClient":
     return client
 
 
-def open_s3() -> "S3Client":
-    return boto3.client("s3", config=_config())
+def open_s3(settings: Settings) -> "S3Client":
+    """Open a client that follows the settings for buckets."""
+    client = boto3.client("s3", config=_config(s3=settings.s3_options))
+    settings.prepare_client(client)
+    return client
 
 
 def send(sqs: "SQSClient", queue_url: str, body: str, attributes: dict[str, Any]) -> str:

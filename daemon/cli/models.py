@@ -68,7 +68,7 @@ def _fetch(arguments: argparse.Namespace, settings: Settings, needs: list[ModelR
     if arguments.source is not None:
         from daemon.weights.mirror import Mirror
 
-        fetch(needs, Mirror(arguments.source, revisions), cache, _say)
+        fetch(needs, Mirror(arguments.source, revisions, settings), cache, _say)
     else:
         _fetch_from_hub(revisions, settings, needs, cache)
     return 0
@@ -84,7 +84,7 @@ def _mirror(arguments: argparse.Namespace, settings: Settings, needs: list[Model
     from daemon.weights.mirror import Mirror
 
     revisions = _revisions(arguments)
-    mirror = Mirror(arguments.target, {})
+    mirror = Mirror(arguments.target, {}, settings)
     report = verify(needs, cache)
     present = {model.name: model.revision for model in report.models.models}
     if report.faults or any(present.get(name) != revision for name, revision in revisions.items()):
