@@ -164,7 +164,9 @@ def _alone() -> Iterator[None]:
 
 
 @contextmanager
-def open_world(*, visibility_timeout_seconds: int = 120, **settings: str) -> Iterator[World]:
+def open_world(
+    embedded: type[EmbeddedAws] = EmbeddedAws, /, *, visibility_timeout_seconds: int = 120, **settings: str
+) -> Iterator[World]:
     """Open an empty world. The visibility timeout applies to the queue and to the daemons; `settings` are additional
     ones for daemons.
 
@@ -173,7 +175,7 @@ def open_world(*, visibility_timeout_seconds: int = 120, **settings: str) -> Ite
     with (
         _alone(),
         tempfile.TemporaryDirectory(prefix="transcriptd-test-") as folder,
-        EmbeddedAws(visibility_timeout_seconds) as aws,
+        embedded(visibility_timeout_seconds) as aws,
     ):
         holder: list[World] = []
 

@@ -1,6 +1,9 @@
-"""The settings that some buckets and S3-compatible stores need. They are part of `Settings` in config.py."""
+"""The settings that some buckets and S3-compatible stores need. They are part of `Settings` in config.py.
 
-from typing import Annotated, Literal, Self
+The daemon's S3 client, those of the commands and the mirror of the models follow them.
+"""
+
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode
@@ -52,8 +55,33 @@ class BucketSettings(BaseSettings):
         """Return whether a job may place its results below this prefix, which is empty or ends with `/`."""
         return self.output_prefixes == ("*",) or prefix.startswith((self.output_prefix, *self.output_prefixes))
 
+    @property
+    def write_parameters(self) -> dict[str, Any]:
+        """Parameters of S3's calls that write an object."""
+        wanted = {
+            "ServerSideEncryption": self.output_encryption,
+            "SSEKMSKeyId": self.output_kms_key_id,
+            "ACL": self.output_acl,
+        }
+        return {name: value for name, value in wanted.items() if value is not None}
+
+    @property
+    def s3_options(self) -> Any:
+        """Value of `s3` in botocore's configuration of a client."""
+        return {"addressing_style": self.s3_addressing_style}
+
+    def prepare_client(self, client: Any) -> None:
+        """Let every call of an S3 client of boto3 or aioboto3 meet the settings that are not parameters of the call."""
+        if self.requester_pays:
+            client.meta.events.register("before-call.s3", _accept_to_pay)
+
     @model_validator(mode="after")
     def _check_buckets(self) -> Self:
         if self.output_kms_key_id is not None and self.output_encryption not in ("aws:kms", "aws:kms:dsse"):
             raise ValueError("output_kms_key_id needs output_encryption=aws:kms or aws:kms:dsse")
         return self
+
+
+def _accept_to_pay(params: dict[str, Any], **_: Any) -> None:
+    """Add the header to every call. S3 ignores it for buckets whose owner pays."""
+    params["headers"]["x-amz-request-payer"] = "requester"

@@ -209,7 +209,7 @@ class Settings(BucketSettings):
     )
     webhook_allow_http: bool = Field(
         False,
-        description="allow plain HTTP and private addresses for hosts in the allow-list; for tests and closed networks",
+        description="allow plain HTTP and private addresses for hosts in the allow-list, and check no address before a proxy is used; for tests and closed networks",
     )
     webhook_attempts: int = Field(5, ge=1, description="number of attempts to send an event")
     webhook_backoff_min_seconds: float = Field(2, gt=0, description="first backoff between attempts; doubles each time")

@@ -284,6 +284,16 @@ class DiskFull(TranscriptdError):
     hint = "The scratch disk is full; the job is retried. Give the instance more scratch space."
 
 
+class DiskTooSmall(TranscriptdError):
+    """The recording is within the limit on its size, but larger than the whole scratch disk: the deployment's fault.
+
+    Consumes attempts: other instances may have larger disks, but this one will never have the space.
+    """
+
+    code = "disk_too_small"
+    hint = "The recording is larger than the scratch disk. Give the instances a disk of at least TRANSCRIPTD_MAX_INPUT_BYTES, or lower that limit; then send the message again."
+
+
 class ModelUnavailable(TranscriptdError):
     code = "model_unavailable"
     hint = "The model could not be downloaded or loaded. Run `transcriptd models verify`, and check the hub, the token and the instance's memory."

@@ -54,7 +54,10 @@ def configuration() -> str:
             "one. Separate the items of a list with commas or spaces. Times are in\n"
             "seconds and sizes in bytes, as the names say. The AWS SDK reads the usual `AWS_*` variables (region, profile,\n"
             "`AWS_ENDPOINT_URL`); a queue's region is the one that its URL names. Credentials that\n"
-            "are replaced in the credentials file are used for the next request.\n\n"
+            "are replaced in the credentials file are used for the next request. When AWS refuses the credentials, the daemon\n"
+            "looks them up again, whatever their source, and repeats the request if there are other ones.\n\n"
+            "`HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, in upper or lower case, apply to S3, SQS and\n"
+            "[webhooks](webhooks.md#send-webhooks-through-a-proxy).\n\n"
         )
         + "\n".join(rows)
         + "\n"

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-import aioboto3
 from aiobotocore.config import AioConfig
 from botocore.exceptions import BotoCoreError, ClientError
 from tenacity import AsyncRetrying, RetryError, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
+from daemon.aws.session import open_session
 from daemon.telemetry.outage import Outage
 from daemon.telemetry.redaction import describe
 
@@ -130,13 +130,13 @@ class AutoScalingGroup:
 @asynccontextmanager
 async def open_group(group: str, instance_id: str) -> AsyncIterator[AutoScalingGroup]:
     config = AioConfig(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 1})
-    async with aioboto3.Session().client("autoscaling", config=config) as client:
+    async with (await open_session()).client("autoscaling", config=config) as client:
         yield AutoScalingGroup(client, group, instance_id)
 
 
 async def find_group(group: str) -> list[str] | None:
     """Return the IDs of the group's instances, or None if the group does not exist. Raises BotoCoreError or ClientError."""
     config = AioConfig(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 2})
-    async with aioboto3.Session().client("autoscaling", config=config) as client:
+    async with (await open_session()).client("autoscaling", config=config) as client:
         found = (await client.describe_auto_scaling_groups(AutoScalingGroupNames=[group]))["AutoScalingGroups"]
     return [instance["InstanceId"] for instance in found[0].get("Instances", [])] if found else None

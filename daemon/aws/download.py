@@ -7,6 +7,7 @@ the number of bytes are checked part by part, and the whole by its size and S3's
 import asyncio
 import os
 import re
+import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,16 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from daemon.aws.checksums import FullChecksum, full_checksum
-from daemon.errors import ObjectEmpty, ObjectMissing, ObjectTooLarge, StorageUnavailable
+from daemon.errors import (
+    DiskFull,
+    DiskTooSmall,
+    ObjectEmpty,
+    ObjectMissing,
+    ObjectTooLarge,
+    StorageUnavailable,
+    TranscriptdError,
+)
+from daemon.telemetry.redaction import describe
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
@@ -78,7 +88,12 @@ class Download:
 
     async def run(self, target: Path) -> Downloaded:
         """Download the object to `target`. Raises the errors of Storage.fetch, and botocore's and aiohttp's."""
-        first = await self._repeat_if_wrong(self._first)
+        disk = await asyncio.to_thread(shutil.disk_usage, target.parent)
+
+        async def request_first() -> _Answer:
+            return await self._first(disk.total, disk.free)
+
+        first = await self._repeat_if_wrong(request_first)
         limit = asyncio.Semaphore(PARTS_AT_ONCE)
         with target.open("wb") as file:
             try:
@@ -104,8 +119,11 @@ class Download:
             checksum.algorithm if checksum else None,
         )
 
-    async def _first(self) -> _Answer:
-        """Request the first part. Its answer has the size, so a short recording needs no further part."""
+    async def _first(self, disk_bytes: int, free_bytes: int) -> _Answer:
+        """Request the first part. Its answer has the size, so a short recording needs no further part.
+
+        A recording that does not fit on the disk is refused here, before its bytes are read.
+        """
         empty = f"{self._where} is empty (0 bytes); upload it again"
         try:
             answer = await self._request_part(0, None)
@@ -116,13 +134,16 @@ class Download:
             if code in _NO_NAME:
                 raise ObjectMissing(f"{self._where} cannot exist ({code}); correct the key or version_id") from error
             raise
-        refusal = (
-            ObjectEmpty(empty)
-            if answer.size_bytes == 0
-            else ObjectTooLarge(f"{self._where} has {answer.size_bytes} bytes; the limit is {self._max_bytes}")
-            if answer.size_bytes > self._max_bytes
-            else None
-        )
+        size_bytes = answer.size_bytes
+        refusal: TranscriptdError | None = None
+        if size_bytes == 0:
+            refusal = ObjectEmpty(empty)
+        elif size_bytes > self._max_bytes:
+            refusal = ObjectTooLarge(f"{self._where} has {size_bytes} bytes; the limit is {self._max_bytes}")
+        elif size_bytes > disk_bytes:
+            refusal = DiskTooSmall(f"{self._where} has {size_bytes} bytes; the whole scratch disk has {disk_bytes}")
+        elif size_bytes > free_bytes:
+            refusal = DiskFull(f"{self._where} has {size_bytes} bytes; the scratch disk has {free_bytes} free")
         if refusal:
             answer.body.close()
             raise refusal
@@ -227,6 +248,8 @@ async def _write_body(body: Any, descriptor: int, start: int, end: int) -> None:
             await asyncio.to_thread(os.pwrite, descriptor, chunk, offset)
             offset += len(chunk)
     except (BotoCoreError, aiohttp.ClientError, TimeoutError) as error:
-        raise _WrongPart(f"the answer broke off after {offset - start} of {end - start} bytes: {error}") from error
+        raise _WrongPart(
+            f"the answer broke off after {offset - start} of {end - start} bytes: {describe(error)}"
+        ) from error
     if offset != end:
         raise _WrongPart(f"S3 sent {offset - start} of {end - start} bytes")

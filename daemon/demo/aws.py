@@ -32,7 +32,12 @@ class EmbeddedAws:
         self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
         self._server.start()
         host, port = self._server.get_host_and_port()
-        self.endpoint_url = f"http://{host}:{port}"
+        self.connect(f"http://{host}:{port}")
+        return self
+
+    def connect(self, endpoint_url: str) -> None:
+        """Open clients for a new service, and create the queues and buckets."""
+        self.endpoint_url = endpoint_url
         # Explicit, so that neither the profile nor the credentials of the user are picked up.
         access: dict[str, Any] = {
             "endpoint_url": self.endpoint_url,
@@ -43,7 +48,6 @@ class EmbeddedAws:
         self.sqs: SQSClient = boto3.client("sqs", **access)
         self.s3: S3Client = boto3.client("s3", **access)
         self._create()
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

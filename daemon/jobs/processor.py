@@ -34,7 +34,7 @@ from daemon.jobs.validation import parse_job
 from daemon.schema.job import Job
 from daemon.telemetry.logs import bind, log_context
 from daemon.telemetry.metrics import Metrics
-from daemon.telemetry.redaction import safe_message
+from daemon.telemetry.redaction import describe_with_type, safe_message
 from daemon.telemetry.spans import Span, SpanAttributes, Tracer
 from daemon.telemetry.tracecontext import from_attributes
 from daemon.webhooks.sender import WebhookSender
@@ -239,6 +239,6 @@ class Processor:
 
 def _fault(error: Exception) -> TranscriptdError:
     """Wrap an unexpected exception. Its message may go wherever the message body may go, but not into the log."""
-    fault = TranscriptdError(f"{type(error).__name__}: {error}")
+    fault = TranscriptdError(describe_with_type(error))
     fault.__cause__ = error
     return fault

@@ -6,15 +6,9 @@ from typing import Any
 from pydantic import JsonValue, ValidationError
 
 from daemon.config import Settings, allows
-from daemon.errors import (
-    BucketNotAllowed,
-    InvalidJob,
-    InvalidJobId,
-    InvalidJson,
-    PrefixNotAllowed,
-    UnknownField,
-)
+from daemon.errors import BucketNotAllowed, InvalidJob, InvalidJson, PrefixNotAllowed
 from daemon.jobs.option_defaults import fill_in
+from daemon.jobs.refusal import json_type, refusal
 from daemon.schema.job import (
     CHECKPOINTS,
     JOB_ID,
@@ -24,14 +18,11 @@ from daemon.schema.job import (
     MAX_METADATA_BYTES,
     MAX_METADATA_DEPTH,
     MAX_PREFIX_BYTES,
-    Input,
     Job,
     Message,
-    Output,
     Webhook,
 )
-from daemon.schema.options import ContractModel, Options, SubtitleOptions
-from daemon.schema.wording import clip, nearest
+from daemon.schema.wording import clip
 from daemon.webhooks.ssrf import check_webhook_url
 
 
@@ -131,7 +122,7 @@ def _json_object(body: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InvalidJson(f"the body is not JSON ({error}); send one JSON object") from error
     if not isinstance(data, dict):
-        raise InvalidJson(f"the body is a JSON {_json_type(data)}; send one JSON object")
+        raise InvalidJson(f"the body is a JSON {json_type(data)}; send one JSON object")
     _check_number_of_fields(data)
     return data
 
@@ -147,64 +138,11 @@ def _check_number_of_fields(value: object, path: tuple[str, ...] = ()) -> None:
         _check_number_of_fields(inner, (*path, name))
 
 
-def _json_type(value: object) -> str:
-    names = {
-        dict: "object",
-        list: "array",
-        str: "string",
-        bool: "boolean",
-        int: "number",
-        float: "number",
-        type(None): "null",
-    }
-    return names.get(type(value), "value")
-
-
 def _validate(data: dict[str, Any]) -> Message:
     try:
         return Message.model_validate(data)
     except ValidationError as error:
-        # Unknown fields first: a misspelt required field is also reported as missing, and the spelling is the actual error.
-        problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
-        raise _translate(problems[0]["loc"], problems[0]["type"], problems[0]["msg"], problems[0]["input"]) from None
-
-
-def _translate(loc: tuple[int | str, ...], kind: str, message: str, value: object) -> InvalidJob:
-    """Translate a pydantic error into the contract's terms. Quoted values are truncated."""
-    path = ".".join(str(part) for part in loc)
-    if kind == "extra_forbidden":
-        known = _fields_at(loc[:-1])
-        hint = nearest(str(loc[-1]), known, otherwise="known here: ")
-        return UnknownField(f"unknown {'option' if loc[0] == 'options' else 'field'} {clip(path)}; {hint}")
-    if kind == "missing":
-        return InvalidJob(f"{path} is missing; it is required")
-    if path == "job_id":
-        return InvalidJobId(
-            f"job_id {clip(value)} is not allowed; {InvalidJobId.hint[0].lower()}{InvalidJobId.hint[1:]}"
-        )
-    # A value that is an object or a list, or is in the place of one, may contain private fields.
-    private = _PRIVATE & {*loc} or isinstance(value, dict | list) or kind in _WRONG_SHAPE
-    got = f"a JSON {_json_type(value)}" if private else clip(value)
-    return InvalidJob(f"{clip(path)}: {message[0].lower()}{message[1:]}; got {got}")
-
-
-_WRONG_SHAPE = {"model_type", "model_attributes_type", "dict_type", "list_type", "tuple_type"}  # pydantic's names
-
-
-# Fields whose values must not appear in logs and dead letters: tokens in URLs, the caller's data, spoken content.
-_PRIVATE = {"webhook", "metadata", "initial_prompt", "hotwords", "vocabulary", "audio_url"}
-
-
-def _fields_at(loc: tuple[int | str, ...]) -> list[str]:
-    models: dict[tuple[int | str, ...], type[ContractModel]] = {
-        (): Message,
-        ("input",): Input,
-        ("output",): Output,
-        ("options",): Options,
-        ("options", "subtitles"): SubtitleOptions,
-        ("webhook",): Webhook,
-    }
-    return list(models[loc].model_fields)
+        raise refusal(error) from None
 
 
 def _prefix(prefix: str | None, settings: Settings) -> str:

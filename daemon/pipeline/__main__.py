@@ -40,6 +40,7 @@ from daemon.protocol.messages import (
 from daemon.schema.options import JobOptions
 from daemon.telemetry.logs import configure, log_context, take_stdout
 from daemon.telemetry.memory import resident_bytes
+from daemon.telemetry.redaction import describe_with_type
 
 log = logging.getLogger("transcriptd.pipeline")
 
@@ -172,7 +173,7 @@ def main(arguments: list[str]) -> int:
         channel.send(Fatal(error.code, error.message, _traceback()))
         return EXIT_FATAL
     except Exception as error:  # noqa: BLE001  # report any setup error of a library to the operator
-        channel.send(Fatal(SetupFailed.code, f"{type(error).__name__}: {error}", _traceback()))
+        channel.send(Fatal(SetupFailed.code, describe_with_type(error), _traceback()))
         return EXIT_FATAL
     threads = JobThreads(channel, pipeline)
     while line := channel.receive_line():
@@ -210,7 +211,7 @@ def _serve(run: Run, pipeline: Any, reporter: JobReporter) -> Done | Failed | Fa
         return Failed(run.job_id, error.code, error.message, _traceback())
     except Exception as error:  # a failed job must not end the process
         log.exception("job failed unexpectedly")
-        return Failed(run.job_id, TranscriptdError.code, f"{type(error).__name__}: {error}", _traceback())
+        return Failed(run.job_id, TranscriptdError.code, describe_with_type(error), _traceback())
     return Done(run.job_id)
 
 

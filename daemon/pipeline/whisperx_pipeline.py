@@ -21,6 +21,7 @@ from daemon.protocol.runner_settings import RunnerSettings
 from daemon.schema.catalog import model_name
 from daemon.schema.options import JobOptions
 from daemon.schema.transcript import Transcript
+from daemon.telemetry.redaction import describe_with_type
 
 if TYPE_CHECKING:
     from daemon.pipeline.stages import Stages
@@ -51,7 +52,7 @@ class WhisperXPipeline:
             raise
         except Exception as error:
             raise SetupFailed(
-                f"cannot load the models ({type(error).__name__}: {error}); check the installation, the GPU driver and "
+                f"cannot load the models ({describe_with_type(error)}); check the installation, the GPU driver and "
                 "the available memory"
             ) from error
         self._stages = stages

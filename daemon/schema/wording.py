@@ -15,5 +15,10 @@ def clip(value: object, length: int = 80) -> str:
 
 def nearest(value: str, known: Sequence[str], *, otherwise: str = "choose from: ") -> str:
     """Suggest the closest known value; if none is close, list all."""
+    return similar(value, known) or otherwise + ", ".join(known)
+
+
+def similar(value: str, known: Sequence[str]) -> str:
+    """Suggest the closest known value; '' if none is close."""
     found = difflib.get_close_matches(value[:MAX_COMPARED], known, n=1, cutoff=0.5)
-    return f'did you mean "{found[0]}"?' if found else otherwise + ", ".join(known)
+    return f'did you mean "{found[0]}"?' if found else ""

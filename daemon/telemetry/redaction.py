@@ -33,6 +33,11 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: no response in time" if isinstance(error, TimeoutError) else type(error).__name__
 
 
+def describe_with_type(error: BaseException) -> str:
+    """Return `Type: message` of an exception, or as `describe` if there is no message. Not redacted."""
+    return f"{type(error).__name__}: {error}" if str(error).strip() else describe(error)
+
+
 def redact_message(code: str, message: str) -> str:
     """Bound and redact an error's message. An internal error may quote anything, so only its type is kept."""
     if code == TranscriptdError.code:

@@ -4,9 +4,12 @@ import base64
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from socket import socket
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
@@ -16,8 +19,10 @@ from standardwebhooks import Webhook
 from daemon.config import Settings
 from daemon.errors import ConfigError
 from daemon.telemetry.outage import Outage
+from daemon.telemetry.redaction import describe
 from daemon.telemetry.spans import Tracer
 from daemon.webhooks.events import WebhookEvent
+from daemon.webhooks.proxy import Proxies, check_receiver
 from daemon.webhooks.ssrf import NotPublic, public_socket
 
 log = logging.getLogger("transcriptd.webhook")
@@ -51,33 +56,38 @@ class DeliveryFailed(Exception):
 
 
 class WebhookClient:
-    """`async with WebhookClient(settings) as client:`. Raises ConfigError for an invalid secret."""
+    """`async with WebhookClient(settings) as client:`. Raises ConfigError for an invalid secret or proxy."""
 
     def __init__(self, settings: Settings, tracer: Tracer | None = None) -> None:
         self._settings = settings
         self._tracer = tracer or Tracer()
         secrets = [secret.get_secret_value() for secret in settings.webhook_secret]
         self._signers = [_signer(secret, number) for number, secret in enumerate(secrets, 1)]
+        self._proxies = Proxies.from_environment()
         self._session: aiohttp.ClientSession | None = None
+        self._proxied: aiohttp.ClientSession | None = None
         self._outages: OrderedDict[str, Outage] = OrderedDict()
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
+        self._session = self._open_session(None if self._settings.webhook_allow_http else public_socket)
+        self._proxied = self._open_session(None)  # the proxy is the operator's choice and may have a private address
+        return self
+
+    def _open_session(self, socket_factory: Callable[[aiohttp.AddrInfoType], socket] | None) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
             # No connection limit: pending events are bounded, and hung receivers must not block the others.
-            connector=aiohttp.TCPConnector(
-                limit=0, socket_factory=None if self._settings.webhook_allow_http else public_socket
-            ),
+            connector=aiohttp.TCPConnector(limit=0, socket_factory=socket_factory),
             timeout=aiohttp.ClientTimeout(total=self._settings.webhook_timeout_seconds),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
             headers={"Content-Type": "application/json", "User-Agent": "transcriptd"},
         )
-        return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        for session in (self._session, self._proxied):
+            if session is not None:
+                await session.close()
+        self._session = self._proxied = None
 
     @property
     def ready(self) -> bool:
@@ -132,16 +142,43 @@ class WebhookClient:
 
     async def probe(self, url: str) -> int:
         """Send a HEAD request without an event. Return the HTTP status. Raises DeliveryFailed."""
-        if self._session is None:
-            raise RuntimeError("the client is not open")
         try:
-            async with self._session.head(url, allow_redirects=False) as response:
+            async with self._request("HEAD", url) as response:
                 return response.status
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _undelivered(error) from error
 
+    @asynccontextmanager
+    async def _request(
+        self, method: str, url: str, headers: dict[str, str] | None = None, data: bytes | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request, through the proxy that the environment names for the URL. Raises DeliveryFailed, ClientError."""
+        if self._session is None or self._proxied is None:
+            raise RuntimeError("the client is not open")
+        proxy = self._proxies.for_url(url)
+        session, parameters = self._session, {}
+        if proxy is not None:
+            if not self._settings.webhook_allow_http:
+                await self._check_before_proxy(url)
+            session, parameters = self._proxied, proxy.parameters(urlsplit(url).scheme)
+        parameters["headers"] = (headers or {}) | parameters.get("headers", {})
+        async with session.request(method, url, data=data, allow_redirects=False, **parameters) as response:
+            yield response
+
+    async def _check_before_proxy(self, url: str) -> None:
+        try:
+            await check_receiver(url, self._settings.webhook_timeout_seconds)
+        except NotPublic as error:
+            raise DeliveryFailed(str(error), result="refused") from error
+        except ValueError as error:
+            raise DeliveryFailed("the URL is not valid", result="refused") from error
+        except OSError as error:
+            raise DeliveryFailed(
+                f"cannot resolve the receiver's name to check its address before the proxy is used: {describe(error)}"
+            ) from error
+
     async def _post(self, url: str, event: WebhookEvent, more_headers: dict[str, str]) -> aiohttp.ClientResponse:
-        if self._session is None or not self._signers:
+        if not self.ready:
             raise RuntimeError("the client is not open, or has no secret")
         now, body = datetime.now(UTC), event.body()
         headers = more_headers | {
@@ -150,7 +187,7 @@ class WebhookClient:
             "webhook-signature": " ".join(signer.sign(event.id, now, body) for signer in self._signers),
         }
         # Only the status matters: leaving the block discards the body unread.
-        async with self._session.post(url, data=body.encode(), headers=headers, allow_redirects=False) as response:
+        async with self._request("POST", url, data=body.encode(), headers=headers) as response:
             return response
 
 
@@ -159,9 +196,16 @@ def _undelivered(error: Exception) -> DeliveryFailed:
         return DeliveryFailed(str(error.__cause__), result="refused")
     if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
         return DeliveryFailed("the URL is not valid", result="refused")
-    # Connector errors name the host and port; the messages of other errors may quote the URL.
-    connecting = isinstance(error, aiohttp.ClientConnectorError)
-    return DeliveryFailed(str(error) if connecting else type(error).__name__)
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return DeliveryFailed(f"the proxy answered HTTP {error.status}")
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return DeliveryFailed(str(error))
+    if isinstance(error, aiohttp.ClientConnectorError):  # its own text has "None" in place of some reasons
+        return DeliveryFailed(f"cannot connect to {error.host}:{error.port}: {describe(error.os_error)}")
+    # The messages of other errors may quote the URL.
+    if isinstance(error, TimeoutError):
+        return DeliveryFailed("no complete response in time")
+    return DeliveryFailed(type(error).__name__)
 
 
 def _retry_after_seconds(response: aiohttp.ClientResponse) -> float:

@@ -18,6 +18,12 @@ _NAT64 = IPv6Network("64:ff9b::/96")
 class NotPublic(OSError):
     """The receiver's address is not on the public internet."""
 
+    def __init__(self) -> None:
+        super().__init__(errno.EACCES, "the receiver's address is not public")
+
+    def __str__(self) -> str:
+        return str(self.strerror)  # without the number
+
 
 def is_public(host: str) -> bool:
     """Return whether an IP address is on the public internet.
@@ -44,7 +50,7 @@ def public_socket(addr_info: aiohttp.AddrInfoType) -> socket.socket:
     """
     family, kind, protocol, _, address = addr_info
     if not is_public(address[0]):
-        raise NotPublic(errno.EACCES, "the receiver's address is not public")
+        raise NotPublic
     return socket.socket(family, kind, protocol)
 
 

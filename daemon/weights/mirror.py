@@ -15,6 +15,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from daemon.bucket_settings import BucketSettings
 from daemon.errors import ConfigError, ModelUnavailable
 from daemon.weights.cache import Cache, readable
 from daemon.weights.index import MAX_INDEX_BYTES, Index, Model, parse_index, sha256_file
@@ -35,7 +36,7 @@ _CONFLICT = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 
 
 class Mirror:
-    def __init__(self, url: str, revisions: Mapping[str, str]) -> None:
+    def __init__(self, url: str, revisions: Mapping[str, str], settings: BucketSettings) -> None:
         """`url` is `s3://bucket/prefix`; a revision that the mirror does not have is an error. Raises ConfigError."""
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
         if not url.startswith("s3://") or not bucket:
@@ -46,8 +47,16 @@ class Mirror:
         self._index: Index | None = None
         self._s3: S3Client = boto3.client(
             "s3",
-            config=Config(connect_timeout=5, read_timeout=30, max_pool_connections=64, retries={"mode": "standard"}),
+            config=Config(
+                connect_timeout=5,
+                read_timeout=30,
+                max_pool_connections=64,
+                retries={"mode": "standard"},
+                s3=settings.s3_options,
+            ),
         )
+        settings.prepare_client(self._s3)
+        self._on_write = settings.write_parameters
 
     # --- reading
 
@@ -123,7 +132,7 @@ class Mirror:
                         str(cache.path(model, file.path)),
                         self._bucket,
                         self._key(f"blobs/{file.sha256}"),
-                        ExtraArgs={"ChecksumAlgorithm": "SHA256"},
+                        ExtraArgs={"ChecksumAlgorithm": "SHA256", **self._on_write},
                         Config=TransferConfig(max_concurrency=PARTS_AT_ONCE),
                     )
                 present[file.sha256] = file.size
@@ -143,6 +152,7 @@ class Mirror:
                         Key=self._key(INDEX),
                         Body=merged.to_bytes(),
                         ContentType="application/json",
+                        **self._on_write,
                         **({"IfMatch": etag} if etag is not None else {"IfNoneMatch": "*"}),  # type: ignore[arg-type]
                     )
             except ModelUnavailable as error:

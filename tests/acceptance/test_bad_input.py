@@ -39,6 +39,12 @@ CASES = {
         "invalid_message", "input is missing", body='{"job_id": "missing-input"}', job_id="missing-input"
     ),
     "unknown-option": Case("unknown_field", 'did you mean "diarize"?', options={"diarise": True}),
+    "earlier-worker": Case(
+        "unknown_field",
+        '"object_key" (use "input.key"), "do_diarize" (use "options.diarize")',
+        body='{"job_id": "earlier-worker", "s3_bucket": "media", "object_key": "call.wav", "do_diarize": true}',
+        job_id="earlier-worker",
+    ),
     "unknown-model": Case("unknown_model", 'did you mean "large-v3-turbo"?', options={"model": "large-turbo"}),
     "unknown-format": Case("unknown_format", 'did you mean "json"?', options={"formats": ["jsn"]}),
     "unknown-language": Case("unknown_language", "klingon", options={"language": "klingon"}),

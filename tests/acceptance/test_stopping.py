@@ -30,10 +30,12 @@ def wait_until_logged(daemon: DaemonProcess, event: str) -> None:
     wait_for(lambda: any(daemon.log_entries(event)), event)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_killed_after_a_stop_signal_is_no_crash(world: World, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "grace_seconds"), [(signal.SIGTERM, 1), (signal.SIGTERM, 5), (signal.SIGHUP, 1), (signal.SIGINT, 1)]
+)
+def test_killed_after_a_stop_signal_is_no_crash(world: World, number: signal.Signals, grace_seconds: float) -> None:
     """Three deliveries end with a stop signal and SIGKILL; the fourth completes the job, in its first attempt."""
-    job = f"job-{number.name.lower()}"
+    job = f"job-{number.name.lower()}-{grace_seconds}"
     gate = world.folder / job
     world.publish(job, "call.wav", options={"initial_prompt": f"until {gate}"})
     for count in range(1, 4):
@@ -42,7 +44,7 @@ def test_killed_after_a_stop_signal_is_no_crash(world: World, number: signal.Sig
             daemon.process.send_signal(number)
             wait_until_logged(daemon, "draining")
             with pytest.raises(subprocess.TimeoutExpired):
-                daemon.process.wait(1)  # the job cannot finish; the shortest grace period ends
+                daemon.process.wait(grace_seconds)  # the job cannot finish, and the grace period ends
             daemon.process.kill()
             assert daemon.process.wait() == -signal.SIGKILL
         deliveries = json.loads(world.outputs(job)["checkpoints/deliveries.json"])["deliveries"]

@@ -14,6 +14,7 @@ import pytest
 from bench.world import World, open_world
 from daemon.demo.process import DaemonProcess
 from daemon.demo.recordings import sample_call
+from tests.support.aws.gate import Gate
 from tests.support.command_line import TIMEOUT_SECONDS, run_tool, start_tool
 
 
@@ -44,6 +45,30 @@ def tool(world: World, *words: str, **variables: str) -> Any:
 def uploads(world: World) -> list[str]:
     listed = world.aws.s3.list_objects_v2(Bucket=world.aws.input_bucket, Prefix="uploads/").get("Contents", [])
     return [item["Key"] for item in listed]
+
+
+# --- with a daemon: buckets with conditions ------------------------------------------------------------------------
+
+
+def test_commands_follow_the_settings_for_buckets(world: World, daemon: DaemonProcess) -> None:
+    """The requester pays, and the input bucket's policy demands encryption and an ACL of each object written."""
+    with Gate(world.aws.endpoint_url) as gate:
+        gate.payers_only |= {world.aws.input_bucket, world.aws.output_bucket}
+        gate.demanded = {"x-amz-server-side-encryption": "AES256", "x-amz-acl": "bucket-owner-full-control"}
+        call = ("submit", str(sample_call()), "--watch")
+        refused = tool(world, *call, AWS_ENDPOINT_URL=gate.url)
+        assert refused.returncode == 4
+        assert "AccessDenied" in refused.stderr
+        done = tool(
+            world,
+            *call,
+            AWS_ENDPOINT_URL=gate.url,
+            TRANSCRIPTD_REQUESTER_PAYS="true",
+            TRANSCRIPTD_OUTPUT_ENCRYPTION="AES256",
+            TRANSCRIPTD_OUTPUT_ACL="bucket-owner-full-control",
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("# ")
 
 
 # --- without a daemon -----------------------------------------------------------------------------------------------

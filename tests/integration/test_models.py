@@ -23,6 +23,7 @@ from daemon.weights.hub import Hub
 from daemon.weights.index import MAX_INDEX_BYTES, File, Index, Model
 from daemon.weights.mirror import Mirror
 from daemon.weights.needs import resolve
+from tests.support.aws.gate import Gate
 from tests.support.builders import some_settings
 from tests.support.models import weights
 from tests.support.models.command import BASE, Machine, small_whisper
@@ -327,6 +328,28 @@ def test_mirror_keeps_files_of_others(mirrored: Machine, closed: Machine, hub: F
     closed.succeed("verify", "--model", "tiny", "--model", "base")
 
 
+def test_mirror_follows_the_settings_for_buckets(
+    machine: Machine, closed: Machine, hub: FakeHub, aws: EmbeddedAws
+) -> None:
+    """The requester pays, and the bucket's policy demands encryption and an ACL of each object written."""
+    settings = {
+        "TRANSCRIPTD_REQUESTER_PAYS": "true",
+        "TRANSCRIPTD_OUTPUT_ENCRYPTION": "AES256",
+        "TRANSCRIPTD_OUTPUT_ACL": "bucket-owner-full-control",
+    }
+    with Gate(aws.endpoint_url) as gate:
+        gate.payers_only.add("media")
+        gate.demanded = {"x-amz-server-side-encryption": "AES256", "x-amz-acl": "bucket-owner-full-control"}
+        for one in (machine, closed):
+            with_aws(one, aws).environment["AWS_ENDPOINT_URL"] = gate.url
+        assert "S3 answered AccessDenied" in machine.fail("mirror", "--to", "s3://media/models/")
+        for one in (machine, closed):
+            one.environment |= settings
+        machine.succeed("mirror", "--to", "s3://media/models/")
+        closed.succeed("fetch", *FROM)
+        closed.succeed("verify")
+
+
 def test_concurrent_mirror_runs_lose_nothing(aws: EmbeddedAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in aws.environment.items():
         monkeypatch.setenv(name, value)
@@ -342,10 +365,10 @@ def test_concurrent_mirror_runs_lose_nothing(aws: EmbeddedAws, tmp_path: Path, m
             found = super()._read_index()
             if self.rivals:
                 rival, *self.rivals = self.rivals
-                Mirror("s3://media", {}).publish(Index(models=(rival,)), cache, print)
+                Mirror("s3://media", {}, some_settings()).publish(Index(models=(rival,)), cache, print)
             return found
 
-    Slow("s3://media", {}).publish(Index(models=(models[0],)), cache, print)
+    Slow("s3://media", {}, some_settings()).publish(Index(models=(models[0],)), cache, print)
     index = Index.model_validate_json(aws.s3.get_object(Bucket="media", Key="index.json")["Body"].read())
     assert [model.name for model in index.models] == ["a/first", "b/second", "c/third"]
 
@@ -409,7 +432,7 @@ def test_mirror_larger_than_the_disk_is_rejected_before_anything_is_fetched(
     cache = Cache(tmp_path / "hub", tmp_path / "torch", tmp_path / "index.json")
     needs = resolve(some_settings(), ["base"], diarization=False)
     with pytest.raises(DiskFull, match="free disk space"):
-        fetch(needs, Mirror("s3://media/models", {}), cache, print)
+        fetch(needs, Mirror("s3://media/models", {}, some_settings()), cache, print)
     assert not list((tmp_path / "hub").iterdir())
 
 
@@ -477,7 +500,7 @@ def test_a_large_file_from_the_mirror_is_continued(
             return super()._part(key, size, start)
 
     needs = resolve(some_settings(), ["base"], diarization=False)
-    fetch(needs, Counting("s3://media", {}), cache, print)
+    fetch(needs, Counting("s3://media", {}, some_settings()), cache, print)
     assert sorted(asked) == list(range(500_001, 1_234_567, 100_000))
     assert verify(needs, cache).faults == []
 
@@ -505,9 +528,9 @@ def test_torchaudio_models_come_from_their_site_and_are_continued(
     assert [row.fault for row in verify(needs, cache).faults] == ["has a different sha256"]
     fetch(needs, Hub(None, {}), cache, print)
     assert (cache.torch / name).read_bytes() == content
-    Mirror("s3://media", {}).publish(verify(needs, cache).models, cache, print)
+    Mirror("s3://media", {}, some_settings()).publish(verify(needs, cache).models, cache, print)
     other = Cache(tmp_path / "hub2", tmp_path / "torch2", tmp_path / "index2.json")
-    fetch(needs, Mirror("s3://media", {}), other, print)
+    fetch(needs, Mirror("s3://media", {}, some_settings()), other, print)
     assert (other.torch / name).read_bytes() == content
     assert verify(needs, other).faults == []
     del hub.files[f"audio/{name}"]

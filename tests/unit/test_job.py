@@ -1,10 +1,13 @@
 """The job contract: which messages are accepted, which are rejected, and the error messages."""
 
 import json
+import re
 import traceback
 import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,11 +18,14 @@ from pydantic import SecretStr
 from daemon.config import Settings
 from daemon.errors import InvalidJob, JobIdConflict, OnFailure, PrefixNotAllowed
 from daemon.jobs.conflict import require_same_work
+from daemon.jobs.refusal import EARLIER_NAMES
 from daemon.jobs.validation import parse_job, peek_job_id, peek_webhook_url
 from daemon.schema.job import Job
 from daemon.schema.manifest import Manifest
 from daemon.schema.options import SubtitleOptions
 from tests.support.builders import a_manifest, a_message, some_settings
+
+MIGRATING = (Path(__file__).parents[2] / "docs/migrating.md").read_text()
 
 SETTINGS = Settings(
     queue_url="http://localhost/queue",
@@ -208,6 +214,37 @@ REFUSED = {
         "nested",
     ),
     "huge metadata": (a_message(metadata={"a": "x" * 20_000}), "invalid_message", "metadata"),
+}
+
+
+EARLIER = {"job_id": "job-1", "s3_bucket": "media", "object_key": "a.wav", "language": "en", "model_size": "base"} | {
+    "do_diarize": True,
+    "min_speakers": 2,
+    "max_speakers": 6,
+}
+REFUSED |= {
+    "an earlier worker's message": (
+        json.dumps(EARLIER),
+        "unknown_field",
+        'unknown fields: "s3_bucket" (use "input.bucket"), "object_key" (use "input.key"), "language" (use '
+        '"options.language"), "model_size" (use "options.model"), "do_diarize" (use "options.diarize"), "min_speakers" '
+        '(use "options.min_speakers"), "max_speakers" (use "options.max_speakers")',
+    ),
+    "a field of another object": (a_message(prefix="a/"), "unknown_field", 'field "prefix"; use "output.prefix"'),
+    "a field of two other objects": (
+        '{"job_id": "a", "bucket": "media", "input": {"key": "a"}}',
+        "unknown_field",
+        'unknown field "bucket"; use "input.bucket" or "output.bucket"',
+    ),
+    "an earlier name in an object": (options(do_diarize=True), "unknown_field", 'use "options.diarize"'),
+    "almost a field of another object": (a_message(initial_promt="a"), "unknown_field", '"options.initial_prompt"?'),
+    "several problems": (
+        a_message(job_id="!", nothing_like_it=1, options={"num_speakers": 0, "modle": "base"}),
+        "unknown_field",
+        'unknown fields: "options.modle" (did you mean "model"?), "nothing_like_it"; also: job_id "!" is not allowed; use 1 '
+        "to 128 of A-Z a-z 0-9 . _ - and start with a letter or digit; also: "
+        '"options.num_speakers": input should be greater than or equal to 1; got 0',
+    ),
 }
 
 
@@ -488,3 +525,33 @@ def test_another_recording_is_a_conflict_that_does_not_name_it(source: dict[str,
         require_same_work(job, "m-1", earlier(job))
     assert "a.wav" not in caught.value.message
     assert "media" not in caught.value.message
+
+
+# --- docs/migrating.md ----------------------------------------------------------------------------------------------
+
+
+def test_page_for_migrating_names_every_earlier_field() -> None:
+    rows = [line.split("|") for line in MIGRATING.splitlines() if line.startswith("| `")]
+    named = {
+        old: new
+        for row in rows
+        for old, new in zip_longest(
+            *(re.findall(r"`([^`]+)`", cell) for cell in row[1:3]), fillvalue=re.findall(r"`([^`]+)`", row[2])[0]
+        )
+    }
+    assert {old: named.get(old) for old in EARLIER_NAMES} == EARLIER_NAMES
+    for old, new in named.items():
+        if old != new:
+            with pytest.raises(InvalidJob, match=re.escape(f'"{new}"')):
+                parse_job(a_message(**{old: "x"}), SETTINGS)
+
+
+def test_example_for_migrating_converts_the_message_of_the_page() -> None:
+    body, example = (re.findall(rf"```{kind}\n(.*?)```", MIGRATING, re.DOTALL)[0] for kind in ("json", "python"))
+    names: dict[str, Any] = {}
+    exec(example, names)  # the page of this repository
+    job = parse_job(names["convert"](body), SETTINGS)
+    assert (job.job_id, job.input.bucket, job.input.key) == ("8c2e5f0a", "media", "uploads/a.mp4")
+    options = job.options
+    assert (options.language, options.model, options.diarize) == ("en", "large-v3", True)
+    assert (options.min_speakers, options.max_speakers) == (2, 6)

@@ -8,8 +8,10 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, FlexibleChecksumError
 
 from daemon.aws.s3 import Storage, open_storage
+from daemon.cli.command import open_s3
 from daemon.errors import AccessDenied, StorageUnavailable, TranscriptdError
 from daemon.telemetry.metrics import Metrics
+from daemon.weights.mirror import Mirror
 from tests.support.builders import some_settings
 
 
@@ -140,8 +142,9 @@ async def test_written_objects_have_the_encryption_and_acl_of_the_settings() -> 
         ({}, "localhost", "/results", None),
     ],
 )
+@pytest.mark.parametrize("client", ["daemon", "commands", "mirror"])
 async def test_requests_accept_to_pay_and_name_the_bucket_as_the_settings_say(
-    settings: dict[str, Any], host: str, path: str, payer: str | None, monkeypatch: pytest.MonkeyPatch
+    client: str, settings: dict[str, Any], host: str, path: str, payer: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[Any] = []
 
@@ -153,10 +156,17 @@ async def test_requests_accept_to_pay_and_name_the_bucket_as_the_settings_say(
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    async with open_storage(some_settings(**settings)) as storage:
-        storage._client.meta.events.register("before-send.s3", record)
-        with pytest.raises(StorageUnavailable):
-            await storage.head("results")
+    if client == "daemon":
+        async with open_storage(some_settings(**settings)) as storage:
+            storage._client.meta.events.register("before-send.s3", record)
+            with pytest.raises(StorageUnavailable):
+                await storage.head("results")
+    else:
+        wanted = some_settings(**settings)
+        s3 = open_s3(wanted) if client == "commands" else Mirror("s3://results", {}, wanted)._s3
+        s3.meta.events.register("before-send.s3", record)
+        with pytest.raises(EndpointConnectionError):
+            s3.head_bucket(Bucket="results")
     url = urlsplit(sent[0].url)
     assert (url.hostname, url.path) == (host, path)
     header = sent[0].headers.get("x-amz-request-payer")

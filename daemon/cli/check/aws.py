@@ -15,6 +15,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
+from daemon.aws.session import WRONG_CREDENTIALS
 from daemon.cli.check.registry import CheckAborted, failed
 from daemon.errors import TranscriptdError
 from daemon.telemetry.redaction import describe
@@ -28,10 +29,6 @@ DENIED = {"AccessDenied", "AccessDeniedException", "AllAccessDisabled", "Forbidd
 NO_QUEUE = {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"}
 NO_BUCKET = {"NoSuchBucket", "NotFound", "404"}
 WRONG_CLOCK = {"RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"}
-WRONG_KEY = {
-    *("InvalidAccessKeyId", "InvalidClientTokenId", "UnrecognizedClientException", "SignatureDoesNotMatch"),
-    *("ExpiredToken", "ExpiredTokenException", "InvalidToken", "InvalidSignatureException"),
-}
 ELSEWHERE = {"PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"}
 
 
@@ -83,7 +80,7 @@ def explain(error: BaseException, action: str, where: str) -> CheckAborted:
     if code in WRONG_CLOCK or "signature expired" in message.lower() or "not yet current" in message.lower():
         fix = "Synchronize the clock: start chrony or systemd-timesyncd."
         return CheckAborted(failed(f"{where}: AWS rejects signatures made with this clock ({said})", fix))
-    if code in WRONG_KEY:
+    if code in WRONG_CREDENTIALS:
         return CheckAborted(
             failed(f"{where}: AWS rejects the credentials ({said})", "Renew or correct the credentials.")
         )

@@ -4,9 +4,9 @@ import time
 from collections.abc import AsyncGenerator
 from email.utils import parsedate_to_datetime
 
-import aioboto3
 import aiohttp
 
+from daemon.aws.session import open_session
 from daemon.cli.check.aws import CONFIG, calling
 from daemon.cli.check.registry import CheckResult, check, failed, passed, skipped, warned
 from daemon.config import Settings
@@ -25,7 +25,7 @@ async def clock(_: Settings) -> AsyncGenerator[CheckResult, None]:
     async with aiohttp.ClientSession(timeout=timeout, trust_env=True) as session:
         for service in ("sqs", "s3"):
             with calling("endpoint lookup", service.upper()):
-                async with aioboto3.Session().client(service, config=CONFIG) as client:
+                async with (await open_session()).client(service, config=CONFIG) as client:
                     url = client.meta.endpoint_url
             with calling("HEAD", url):
                 skew = await _skew(session, url)

@@ -20,6 +20,7 @@ from daemon.cli.check.registry import CHECKS, Check, CheckAborted, CheckResult, 
 from daemon.cli.command import EXIT_FAILED, EXIT_OK, UsageError, err, out, printable
 from daemon.config import Settings, load_settings
 from daemon.errors import EXIT_CONFIG, ConfigError
+from daemon.telemetry.redaction import describe_with_type
 
 SETTINGS = "settings"
 
@@ -95,7 +96,7 @@ async def run_check(each: Check, settings: Settings) -> list[CheckResult]:
         fix = "Try again; if it persists, look at what the check waits for: the network, the disk or the driver."
         findings.append(failed(f"not finished after {each.timeout_seconds:g} s", fix))
     except Exception as error:  # noqa: BLE001  # a crashed check must not stop the others
-        reason = f"the check itself failed: {type(error).__name__}: {error}"
+        reason = f"the check itself failed: {describe_with_type(error)}"
         findings.append(failed(reason, "Report it with this line and the settings that it mentions."))
     return findings
 

@@ -179,7 +179,7 @@ def _judge_type(facts: ProbeResult, compute_type: str, automatic: str) -> list[C
 async def disk(settings: Settings) -> AsyncGenerator[CheckResult, None]:
     root, needed = settings.scratch_dir, settings.min_free_bytes
     try:
-        free = await asyncio.to_thread(_try_scratch, root)
+        free, total = await asyncio.to_thread(_try_scratch, root)
     except OSError as error:
         yield failed(
             f"{root} is not writable: {error.strerror or error}",
@@ -192,12 +192,17 @@ async def disk(settings: Settings) -> AsyncGenerator[CheckResult, None]:
             f"{found}: the daemon would receive no messages",
             "Free disk space, use a larger disk, or lower TRANSCRIPTD_MIN_FREE_BYTES.",
         )
+    elif total < settings.max_input_bytes:
+        yield warned(
+            f"{root} has {total / GIB:.1f} GiB in all; recordings of up to {settings.max_input_bytes / GIB:.1f} GiB are accepted",
+            "Use a larger disk, or lower TRANSCRIPTD_MAX_INPUT_BYTES.",
+        )
     else:
         yield passed(found)
 
 
-def _try_scratch(root: Path) -> int:
-    """Write a temporary file and return the free bytes. Removes the directories that it creates."""
+def _try_scratch(root: Path) -> tuple[int, int]:
+    """Write a temporary file and return the disk's free and total bytes. Removes the directories that it creates."""
     made = [folder for folder in (root, *root.parents) if not folder.exists()]
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -205,7 +210,8 @@ def _try_scratch(root: Path) -> int:
             file.write(bytes(4096))
             file.flush()
             os.fsync(file.fileno())
-        return shutil.disk_usage(root).free
+        usage = shutil.disk_usage(root)
+        return usage.free, usage.total
     finally:
         for folder in made:
             with suppress(OSError):  # another process uses the folder

@@ -36,7 +36,7 @@ async def webhook(settings: Settings) -> AsyncGenerator[CheckResult, None]:
         if error.result == "refused":
             fix = "Use a receiver with a public address; in a closed network TRANSCRIPTD_WEBHOOK_ALLOW_HTTP=true allows any address."
         else:
-            fix = "Check the URL, the receiver, its certificate, and the route from this machine."
+            fix = "Check the URL, the receiver, its certificate, the route from this machine, and the proxy variables."
         yield failed(f"{where}: {error}", fix)
         return
     found = f"{where} answers, HTTP {status}"

@@ -23,6 +23,7 @@ from daemon.pipeline.runtime.library_output import suppress_library_output
 from daemon.pipeline.runtime.plain_weights import runs_code
 from daemon.pipeline.types import SAMPLE_RATE, Passage, TimedWord
 from daemon.schema.catalog import UNSPACED_LANGUAGES
+from daemon.telemetry.redaction import describe
 
 BATCH_SIZE = 4  # passages of up to 30 s; each takes about 0.8 GB in a large model's first layers
 RETRY_SECONDS = 600  # before loading a failed model again, so that not every job retries it
@@ -162,7 +163,7 @@ class Aligners:
                 )
         except Exception as error:  # hub, file and torch errors share no base class
             if classify(error) is Failure.DEVICE:
-                raise DeviceFault(f"CUDA failed while loading the wav2vec2 model {name}: {error}") from error
+                raise DeviceFault(f"CUDA failed while loading the wav2vec2 model {name}: {describe(error)}") from error
             where = "could not be loaded" if download else "is not on this machine"
             if runs_code(error):
                 where = (

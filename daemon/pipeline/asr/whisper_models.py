@@ -16,6 +16,7 @@ from daemon.pipeline.asr.numerals import has_numerals
 from daemon.pipeline.runtime.device import ComputeDevice, Failure, classify, free_memory
 from daemon.pipeline.runtime.library_output import suppress_library_output
 from daemon.schema.catalog import model_name
+from daemon.telemetry.redaction import describe
 
 # Sampling (decoding.py) is random. CTranslate2 accepts a seed per thread, not per job, so sampled text differs from run
 # to run.
@@ -97,12 +98,12 @@ class WhisperModels:
         except Exception as error:  # hub, file, CTranslate2 and CUDA errors share no base class
             failure = classify(error)
             if failure is Failure.OUT_OF_MEMORY:
-                raise OutOfMemory(f"the Whisper model {source} does not fit into memory: {error}") from error
+                raise OutOfMemory(f"the Whisper model {source} does not fit into memory: {describe(error)}") from error
             if failure is Failure.DEVICE:
-                raise DeviceFault(f"CUDA failed while loading the Whisper model {source}: {error}") from error
+                raise DeviceFault(f"CUDA failed while loading the Whisper model {source}: {describe(error)}") from error
             raise ModelUnavailable(
-                f"cannot load the Whisper model {source}: {error}; check its name, the network and HF_TOKEN, or use a "
-                "local folder"
+                f"cannot load the Whisper model {source}: {describe(error)}; check its name, the network and HF_TOKEN, or "
+                "use a local folder"
             ) from error
 
 

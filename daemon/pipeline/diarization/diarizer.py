@@ -18,6 +18,7 @@ from daemon.pipeline.runtime.library_output import suppress_library_output
 from daemon.pipeline.runtime.worker_pool import WorkerPool
 from daemon.pipeline.types import SAMPLE_RATE, Diarization, Turn
 from daemon.schema.catalog import EMBEDDED_DIARIZATION, diarization_name
+from daemon.telemetry.redaction import describe
 
 EMBEDDING_DECIMALS = 6
 
@@ -111,8 +112,10 @@ def _load(name: str, hf_token: str | None) -> Any:
         raise
     except Exception as error:  # hub, file, YAML and torch errors share no base class
         if classify(error) is Failure.DEVICE:
-            raise DeviceFault(f"CUDA failed while loading the diarization pipeline {name}: {error}") from error
-        raise ModelUnavailable(f"cannot load the diarization pipeline {name} ({error}); {advice}") from error
+            raise DeviceFault(
+                f"CUDA failed while loading the diarization pipeline {name}: {describe(error)}"
+            ) from error
+        raise ModelUnavailable(f"cannot load the diarization pipeline {name} ({describe(error)}); {advice}") from error
     if pipeline is None:  # pyannote returns None for a gated repository, after printing the reason
         raise ModelUnavailable(f"no access to the diarization pipeline {name}; {advice}")
     return pipeline

@@ -7,6 +7,7 @@ from typing import TypeVar
 from daemon.errors import DeviceFault, OutOfMemory, TranscriptdError
 from daemon.pipeline.runtime.device import Failure, classify, free_memory
 from daemon.schema.transcript import TranscriptWarning
+from daemon.telemetry.redaction import describe, describe_with_type
 
 log = logging.getLogger("transcriptd.pipeline.fallback")
 
@@ -34,11 +35,13 @@ class FallbackPolicy:
             except Exception as error:
                 failure = classify(error)
                 if failure is Failure.DEVICE:
-                    raise DeviceFault(f"CUDA failed in {stage}: {error}") from error
+                    raise DeviceFault(f"CUDA failed in {stage}: {describe(error)}") from error
                 if failure is Failure.OTHER:
                     raise
                 if size == 1:
-                    raise OutOfMemory(f"not enough memory for {stage} even at batch size 1: {error}") from error
+                    raise OutOfMemory(
+                        f"not enough memory for {stage} even at batch size 1: {describe(error)}"
+                    ) from error
             # Retry outside the except block: the exception's frames keep the failed attempt's memory allocated.
             size //= 2
             self._limits[stage] = size
@@ -69,7 +72,7 @@ class FallbackPolicy:
 
     def _failed(self, error: Exception, code: str, stage: str, consequence: str) -> None:
         log.warning("stage failed", extra={"stage": stage, "warning": code}, exc_info=error)
-        self.warn(code, stage, f"{stage} failed ({type(error).__name__}: {error}); {consequence}")
+        self.warn(code, stage, f"{stage} failed ({describe_with_type(error)}); {consequence}")
 
     # --- warnings -------------------------------------------------------------------------------------------------
 

@@ -4,8 +4,10 @@ else."""
 import fnmatch
 import http.client
 import json
+import re
 import threading
 import time
+from collections.abc import Callable
 from email.utils import formatdate
 from types import TracebackType
 from typing import Self
@@ -25,7 +27,14 @@ class Gate:
         self.denied: dict[str, str] = {}  # call pattern → action named in the AccessDenied error
         self.refused: dict[str, tuple[int, str]] = {}  # pattern of S3 calls → status and code of the error
         self.demanded: dict[str, str] = {}  # headers without which a PUT is denied, as a bucket's policy does
+        self.sizes: dict[str, int] = {}  # pattern of S3 calls → size in bytes that the answers to ranged reads state
+        self.payers_only: set[str] = (
+            set()
+        )  # buckets that deny calls without consent to pay, as requester-pays buckets do
         self.answers: dict[str, tuple[int, str, bytes]] = {}  # call pattern → status, Content-Type and body
+        # Access key → the code that its calls get, and what happens before the first of them is refused.
+        self.refused_keys: dict[str, tuple[str, Callable[[], None]]] = {}
+        self.refused_calls: dict[str, list[str]] = {}  # by access key
         self.held: set[str] = set()  # patterns of calls that stay unanswered until the gate closes
         self.date_shift_seconds = 0.0
         self.calls: list[str] = []
@@ -48,6 +57,8 @@ class Gate:
                     outer._end.wait()
                     self.close_connection = True
                     return
+                if self._signed_with_refused_key(call):
+                    return
                 answer = next((each for name, each in outer.answers.items() if fnmatch.fnmatch(call, name)), None)
                 if answer is not None:
                     self._answer(answer[0], {"Content-Type": answer[1]}, answer[2])
@@ -57,6 +68,9 @@ class Gate:
                     self.headers.get(name) != value for name, value in outer.demanded.items()
                 ):
                     action = "s3:PutObject"
+                bucket = self.path.partition("?")[0].split("/")[1]
+                if bucket in outer.payers_only and self.headers.get("x-amz-request-payer") != "requester":
+                    action = "s3:GetObject"
                 refusal = next(
                     (each for pattern, each in outer.refused.items() if fnmatch.fnmatch(call, pattern)), None
                 )
@@ -67,9 +81,27 @@ class Gate:
                     refused_xml = f"<Error><Code>{code}</Code><Message>refused by the test</Message></Error>"
                     self._answer(status, {"Content-Type": "application/xml"}, refused_xml.encode())
                 else:
-                    self._forward(body)
+                    self._forward(call, body)
 
             do_PUT = do_POST = do_HEAD = do_DELETE = do_GET  # noqa: N815  # what http.server calls
+
+            def _signed_with_refused_key(self, call: str) -> bool:
+                found = re.search(r"Credential=(\w+)/", self.headers.get("Authorization", ""))
+                if found is None or found[1] not in outer.refused_keys:
+                    return False
+                code, before_first = outer.refused_keys[found[1]]
+                with outer.arrived:
+                    refused_calls = outer.refused_calls.setdefault(found[1], [])
+                    refused_calls.append(call)
+                    if len(refused_calls) == 1:
+                        before_first()
+                if call.startswith("sqs:"):
+                    refused = {"__type": f"com.amazonaws.sqs#{code}", "message": "refused by the test"}
+                    self._answer(400, {"Content-Type": "application/x-amz-json-1.0"}, json.dumps(refused).encode())
+                else:
+                    refused_xml = f"<Error><Code>{code}</Code><Message>refused by the test</Message></Error>"
+                    self._answer(403, {"Content-Type": "application/xml"}, refused_xml.encode())
+                return True
 
             def _deny(self, call: str, action: str) -> None:
                 if call.startswith("sqs:"):
@@ -79,7 +111,7 @@ class Gate:
                     told_xml = f"<Error><Code>AccessDenied</Code><Message>{DENIED}{action}</Message></Error>"
                     self._answer(403, {"Content-Type": "application/xml"}, told_xml.encode())
 
-            def _forward(self, body: bytes) -> None:
+            def _forward(self, call: str, body: bytes) -> None:
                 connection = http.client.HTTPConnection(outer._upstream, timeout=60)
                 try:
                     headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP_BY_HOP}
@@ -90,6 +122,12 @@ class Gate:
                         for name, value in response.getheaders()
                         if name.lower() not in (*HOP_BY_HOP, "date", "server")
                     }
+                    size = next((each for name, each in outer.sizes.items() if fnmatch.fnmatch(call, name)), None)
+                    if size is not None:
+                        kept = {
+                            name: f"{value.partition('/')[0]}/{size}" if name.lower() == "content-range" else value
+                            for name, value in kept.items()
+                        }
                     self._answer(response.status, kept, response.read())
                 finally:
                     connection.close()

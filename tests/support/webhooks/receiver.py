@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 import threading
 import time
 from collections import deque
@@ -54,16 +55,17 @@ class Receiver:
     any time. `events` holds every request in order of arrival, recorded before it is answered.
     """
 
-    def __init__(self, *behaviours: Behaviour, default: Behaviour = OK) -> None:
+    def __init__(self, *behaviours: Behaviour, default: Behaviour = OK, tls: ssl.SSLContext | None = None) -> None:
         self.behaviours = deque(behaviours)
         self.default = default
         self.events: list[ReceivedEvent] = []
         self._arrived = asyncio.Condition()
-        self._port = 0
+        self._tls = tls
+        self.port = 0
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}{PATH}"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}{PATH}"
 
     @property
     def types(self) -> list[str]:
@@ -81,8 +83,8 @@ class Receiver:
         app.router.add_post(PATH, self._receive)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self._port = self._runner.addresses[0][1]
+        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self._tls).start()
+        self.port = self._runner.addresses[0][1]
         return self
 
     async def __aexit__(self, *_: object) -> None:
