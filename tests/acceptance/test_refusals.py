@@ -173,13 +173,15 @@ def test_job_is_not_lost_if_its_outcome_call_reveals_the_purge(
 
 
 def test_outcome_that_s3_refuses_is_recorded_before_the_job_starts_again(world: World, gate: Gate) -> None:
-    """Otherwise the delivery would count as a crash of its job."""
+    """Otherwise the delivery would count as a crash of its job. A second refusal of the record is the deployment's, too."""
     world.publish("job-1", "call.wav", options={"initial_prompt": "sleep 1"})
     with world.daemon(max_crashed_deliveries="1") as daemon:
         world.wait_for("job-1", "job.started")
-        gate.answers["s3:PUT:*"] = (501, XML, s3_error("NotImplemented"))
-        wait_for(lambda: any(daemon.log_entries("job finished")), "the delivery has ended")
-        assert len(list(daemon.log_entries("outcome not recorded"))) == 1
+        gate.answers["s3:PUT:*"] = (403, XML, s3_error("AccessDenied"))
+        wait_for(lambda: len(list(daemon.log_entries("job finished"))) == 2, "a second delivery has ended")
+        reasons = [end["reason"] for end in daemon.log_entries("job finished")]
+        assert reasons == ["output_refused"] * 2
+        assert any(daemon.log_entries("outcome not recorded"))
         gate.answers.clear()
         world.wait_for("job-1", "job.completed", 2 * PATIENCE_SECONDS)
     assert world.dead_letters() == []
