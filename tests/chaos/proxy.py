@@ -239,7 +239,8 @@ class Proxy:
     async def _forward(self, caller: str, request: web.Request, body: bytes) -> web.Response:
         conditional = "If-None-Match" in request.headers or "If-Match" in request.headers
         target = request.headers.get("x-amz-target")
-        if conditional or (target and not target.endswith("ReceiveMessage")):
+        lists_or_deletes = request.method == "POST" or "list-type" in request.query
+        if conditional or (lists_or_deletes and not target) or (target and not target.endswith("ReceiveMessage")):
             async with self._one_at_a_time:
                 return await self._pass_on(caller, request, body)
         return await self._pass_on(caller, request, body)
