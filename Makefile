@@ -69,8 +69,8 @@ accuracy: setup ## compare errors of words, speakers and times with whisperx and
 long: setup ## measure memory and speed on recordings of 10 min to 6 h; ARGS="--hours 2 --kill-at 0.9"
 	$(BIN)/python -m bench.long $(ARGS)
 
-chaos: setup ## run three daemons and 200 jobs under a seeded schedule of kills and outages; SEED=7
-	$(BIN)/python -m tests.chaos.run $(if $(SEED),--seed $(SEED))
+chaos: setup ## run three daemons and 200 jobs under a seeded schedule of faults; SEED=7 ARGS="--jobs 10000 --faults 1000"
+	$(BIN)/python -m tests.chaos.run $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 search: setup ## search for an order of events that breaks a delivery guarantee, 10 times as long as in the tests
 	$(BIN)/pytest --hypothesis-profile=search tests/unit/test_delivery_model.py

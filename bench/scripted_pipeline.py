@@ -1,6 +1,7 @@
 """Pipelines without a model that fail on purpose. A job selects the behaviour in its `initial_prompt`; the set-up
 classes always fail."""
 
+import hashlib
 import logging
 import os
 import signal
@@ -31,10 +32,10 @@ class ScriptedPipeline:
     """A pipeline that transcribes everything as "hello there".
 
     Prompts: sleep SECONDS, until FILE (exists), work SECONDS (in stages), resume SECONDS (sleeps only without a
-    checkpoint), vary SECONDS, say TEXT, leak BYTES, spawn FILE (starts a process that outlives the job and writes its
-    PID to the file), hang, orphan FILE (kills the daemon unless FILE exists, and creates it first), sigkill and cuda
-    (after SECONDS, if given), segv, exit, raise TEXT, warn, chatter TEXT (through every channel on which a library can
-    print or log).
+    checkpoint), vary SECONDS (says a random word and the digest of the audio), say TEXT, leak BYTES, spawn FILE (starts
+    a process that outlives the job and writes its PID to the file), hang, orphan FILE (kills the daemon unless FILE
+    exists, and creates it first), sigkill and cuda (after SECONDS, if given), segv, exit, raise TEXT, warn, chatter
+    TEXT (through every channel on which a library can print or log).
     """
 
     def __init__(self, settings: RunnerSettings) -> None:
@@ -99,7 +100,9 @@ class ScriptedPipeline:
         duration = len(audio[0]) / 16_000
         speaker = "SPEAKER_00" if options.diarize else None
         # As with a real model, whose timings differ, no two runs of a "vary" job have the same outputs.
-        said: tuple[str, ...] = ("hello", uuid.uuid4().hex if command == "vary" else "there")
+        said: tuple[str, ...] = ("hello", "there")
+        if command == "vary":
+            said = ("hello", uuid.uuid4().hex, hashlib.sha256(audio[0].tobytes()).hexdigest())
         if command == "say":
             said = tuple(argument.split())
         words = [Word(word=word, start=0.0, end=0.1, score=0.9, speaker=speaker, overlap=None) for word in said]

@@ -28,6 +28,7 @@ class TaskName(StrEnum):
     WATCHDOG = "watchdog"
     OUTBOX = "outbox"
     BRAKE = "brake"
+    LATE_OUTCOMES = "late outcomes"
     QUEUE_DEPTHS = "queue depths"
     MACHINE = "machine"
     EVENT_LOOP_LAG = "event loop lag"

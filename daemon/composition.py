@@ -229,6 +229,7 @@ def _start_background_tasks(components: Components) -> None:
     start(TaskName.INTERRUPTION_WATCH, infra.host.watch)
     start(TaskName.TERMINATION_HOOK, infra.host.keep_termination_hook, ends=True)
     start(TaskName.BRAKE, components.brake.run)
+    start(TaskName.LATE_OUTCOMES, components.processor.late_outcomes.run)
     start(TaskName.QUEUE_DEPTHS, lambda: watch_depths(metrics, depths))
     start(TaskName.MACHINE, lambda: watch_machine(settings, metrics, runners))
     start(TaskName.EVENT_LOOP_LAG, lambda: watch_loop(metrics))

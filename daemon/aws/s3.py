@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -134,14 +134,14 @@ class Storage:
             with self._track_outage(where):
                 # The client compares the body with the checksum that it was written with.
                 response = await self._client.get_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
-                etag = _etag(response, where)
-                body = bytearray()
-                async for chunk in response["Body"].iter_chunks(CHUNK_BYTES):
-                    body += chunk
-                    if len(body) > max_bytes:  # checked while reading: anyone with write access may have replaced it
-                        response["Body"].close()
-                        raise StorageUnavailable(f"{where} is larger than {max_bytes} bytes; remove it")
-                return StoredObject(bytes(body), etag, response.get("Metadata", {}))
+                with closing(response["Body"]) as stream:  # a response that breaks off keeps its connection
+                    etag = _etag(response, where)
+                    body = bytearray()
+                    async for chunk in stream.iter_chunks(CHUNK_BYTES):
+                        body += chunk
+                        if len(body) > max_bytes:  # while reading: anyone with write access may have replaced it
+                            raise StorageUnavailable(f"{where} is larger than {max_bytes} bytes; remove it")
+                    return StoredObject(bytes(body), etag, response.get("Metadata", {}))
         except ObjectMissing as error:
             if _code(error) == "NoSuchBucket":
                 raise

@@ -150,6 +150,7 @@ class Obstacle:
     resource: Resource | None  # None: the lease ended first
     problem: str  # safe for the log
     permanent: bool = False  # the resource refused the call: repeating it cures nothing
+    gone: bool = False  # SQS cannot deliver the message again: it expired or was purged
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,6 +129,10 @@ class Lease:
         if self.gone:  # the end of the delivery has one lease length
             self._deadline = self._clock.monotonic() + self._length_seconds
 
+    def end_without_message(self) -> None:
+        """Note that SQS has no message for the handle. Call after `close()`: the end of the delivery has one lease length."""
+        self.gone, self._deadline = True, self._clock.monotonic() + self._length_seconds
+
     def _heartbeat_failure(self) -> BaseException | None:
         """Return the exception that ended the heartbeat, if any."""
         task = self._heartbeat

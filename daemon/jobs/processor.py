@@ -20,6 +20,7 @@ from daemon.jobs.conflict import require_same_work
 from daemon.jobs.delivery import Accepted, Claim, DeliveryResult, LiveDelivery, Published, Valid
 from daemon.jobs.delivery_log import DeliveryLog
 from daemon.jobs.disposition import Delete, Disposition, choose_disposition, is_last_delivery
+from daemon.jobs.late_outcomes import LateOutcomes
 from daemon.jobs.lease import Lease
 from daemon.jobs.notifications import progress_event, started_event
 from daemon.jobs.observers import count_end, count_receive, mark_span
@@ -102,6 +103,10 @@ class Processor:
                     self._notify_observers(ended)
             finally:
                 del self._live[id(delivery)]
+
+    @property
+    def late_outcomes(self) -> LateOutcomes:
+        return self._settlement.late_outcomes
 
     async def record_interruptions(self) -> None:
         """Record an interruption of every delivery in progress, and of those that start from now on.
@@ -187,6 +192,7 @@ class Processor:
         delivery.reached = Accepted(
             claim, job, DeliveryLog()
         )  # set first: the call may be interrupted after it took effect
+        await self.late_outcomes.record(job.job_id)  # the log must be complete before it is judged
         earlier = await self._results.begin(job, message.message_id, message.receive_count, self._settings.worker_id)
         accepted = delivery.reached = Accepted(claim, job, earlier)
         if self._stopping:  # record_interruptions() may have found no record yet

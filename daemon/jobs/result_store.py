@@ -286,13 +286,14 @@ class ResultStore:
         consumes_attempt: bool,
     ) -> None:
         """Record the outcome of a delivery. If the log no longer exists, the job is finished and nothing is recorded."""
-        await self._update(
-            job,
-            lambda history: history.end(
-                message_id, receive_count, outcome, reason, message=message, consumes_attempt=consumes_attempt
-            ),
-            create=False,
-        )
+        with self._attribute_errors(job):
+            await self._update(
+                job,
+                lambda history: history.end(
+                    message_id, receive_count, outcome, reason, message=message, consumes_attempt=consumes_attempt
+                ),
+                create=False,
+            )
 
     async def interrupt(self, job: Job, message_id: str, receive_count: int) -> None:
         """Record that a delivery was interrupted, unless it has recorded an outcome."""

@@ -12,6 +12,7 @@ from daemon.config import Settings
 from daemon.errors import MessageGone, QueueRefused, QueueUnavailable, TranscriptdError
 from daemon.jobs.delivery import Accepted, DeliveryResult, LiveDelivery, Obstacle, Published, Resource
 from daemon.jobs.disposition import Abandon, DeadLetter, Delete, Disposition, Release, Retry
+from daemon.jobs.late_outcomes import LateOutcomes
 from daemon.jobs.lease import Lease
 from daemon.jobs.notifications import completed_event, failed_event, webhook_url
 from daemon.jobs.result_store import ResultStore
@@ -32,6 +33,7 @@ class Settlement:
         self._queue = queue
         self._results = results
         self._webhooks = webhooks
+        self.late_outcomes = LateOutcomes()
 
     async def settle_message(self, disposition: Disposition, delivery: LiveDelivery) -> DeliveryResult:
         """Record the outcome, stop the heartbeat, then carry out the disposition within the rest of the lease."""
@@ -44,6 +46,11 @@ class Settlement:
             await self._record_outcome(disposition, delivery)
             await delivery.claim.lease.close()
             obstacle, webhook = await self._carry_out(disposition, delivery)
+            if obstacle is not None and obstacle.gone:
+                delivery.claim.lease.end_without_message()
+                disposition = _end_without_message(disposition)
+                await self._record_outcome(disposition, delivery)
+                obstacle, webhook = await self._carry_out(disposition, delivery)
         delivery.timings_seconds["settle"] = time.monotonic() - began_at
         end = partial(
             DeliveryResult, delivery, disposition.outcome, settled=obstacle is None, obstacle=obstacle, webhook=webhook
@@ -55,22 +62,28 @@ class Settlement:
                 return end(error.code, error=error, failed_in=stage)
 
     async def _record_outcome(self, disposition: Disposition, delivery: LiveDelivery) -> None:
-        """Add the outcome to the delivery log before it is carried out, so that the delivery does not look crashed."""
+        """Add the outcome to the delivery log before it is carried out, so that the delivery does not look crashed.
+
+        If S3 does not store it now, the outcome is recorded later.
+        """
         accepted, message = delivery.reached, delivery.message
         if not isinstance(accepted, Accepted) or isinstance(disposition, Delete):
             return
         consumes_attempt = isinstance(disposition, Retry | DeadLetter) and disposition.error.consumes_attempt
+        record = partial(
+            self._results.end,
+            accepted.job,
+            message.message_id,
+            message.receive_count,
+            disposition.outcome,
+            disposition.error.code,
+            message=disposition.error.message,
+            consumes_attempt=consumes_attempt,
+        )
         try:
-            await self._results.end(
-                accepted.job,
-                message.message_id,
-                message.receive_count,
-                disposition.outcome,
-                disposition.error.code,
-                message=disposition.error.message,
-                consumes_attempt=consumes_attempt,
-            )
+            await record()
         except TranscriptdError as error:
+            self.late_outcomes.add(accepted.job.job_id, record)
             log.warning("outcome not recorded", extra={"outcome": disposition.outcome, "error": safe_message(error)})
 
     async def record_interruption(self, delivery: LiveDelivery) -> None:
@@ -160,7 +173,9 @@ class Settlement:
             except MessageGone as error:
                 # The handle never becomes valid again. If the message still exists, its next delivery is settled instead.
                 log.warning("outcome call failed", extra={"error": safe_message(error)})
-                return Obstacle(None, safe_message(error))
+                # After a call that may have worked, or a suspension, another delivery may have ended the message.
+                certain = ours_until == math.inf and lease.remaining_seconds > 0
+                return Obstacle(None, safe_message(error), gone=certain and gone_after_seconds < math.inf)
             except QueueRefused as error:
                 log.warning("outcome call failed", extra={"error": safe_message(error)})
                 return Obstacle(resource, safe_message(error), permanent=True)

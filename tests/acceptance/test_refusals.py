@@ -154,6 +154,39 @@ def test_failure_of_a_job_whose_message_was_purged_is_not_lost(world: World) -> 
     assert [letter["failure"]["code"] for letter in world.dead_letters()] == ["message_gone"]
 
 
+@pytest.mark.parametrize(
+    ("prompt", "stops", "code"), [("sleep 60", True, "message_gone"), ("sigkill 2", False, "runner_crashed")]
+)
+def test_job_is_not_lost_if_its_outcome_call_reveals_the_purge(
+    world: World, prompt: str, stops: bool, code: str
+) -> None:
+    """The heartbeat, which usually notices first, is not due yet."""
+    world.publish("job-1", "call.wav", options={"initial_prompt": prompt})
+    settings = {"visibility_timeout_seconds": "60", "heartbeat_seconds": "20", "drain_timeout_seconds": "1"}
+    with world.daemon(**settings) as daemon:
+        world.wait_for("job-1", "job.started")
+        world.aws.sqs.purge_queue(QueueUrl=world.aws.queue_url)
+        if stops:
+            daemon.stop()
+        world.wait_for("job-1", "job.failed")
+    assert [letter["failure"]["code"] for letter in world.dead_letters()] == [code]
+
+
+def test_outcome_that_s3_refuses_is_recorded_before_the_job_starts_again(world: World, gate: Gate) -> None:
+    """Otherwise the delivery would count as a crash of its job. A second refusal of the record is the deployment's, too."""
+    world.publish("job-1", "call.wav", options={"initial_prompt": "sleep 1"})
+    with world.daemon(max_crashed_deliveries="1") as daemon:
+        world.wait_for("job-1", "job.started")
+        gate.answers["s3:PUT:*"] = (403, XML, s3_error("AccessDenied"))
+        wait_for(lambda: len(list(daemon.log_entries("job finished"))) == 2, "a second delivery has ended")
+        reasons = [end["reason"] for end in daemon.log_entries("job finished")]
+        assert reasons == ["output_refused"] * 2
+        assert any(daemon.log_entries("outcome not recorded"))
+        gate.answers.clear()
+        world.wait_for("job-1", "job.completed", 2 * PATIENCE_SECONDS)
+    assert world.dead_letters() == []
+
+
 def test_expired_receipt_handle_is_not_deleted_again_and_the_redelivery_is_recognised(world: World, gate: Gate) -> None:
     gate.answers["sqs:DeleteMessage"] = (400, JSON, EXPIRED)
     world.publish("job-1", "call.wav")

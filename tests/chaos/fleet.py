@@ -1,18 +1,21 @@
 """The daemons of a run, the faults applied to them, and a supervisor that restarts them as systemd would."""
 
 import contextlib
+import json
+import math
 import os
 import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from daemon.demo.process import DaemonProcess
-from tests.chaos.schedule import Action, Fault, Moment, Step
+from tests.chaos.schedule import Action, Fault, Moment, Rotation, Step
 from tests.chaos.site import Site
+from tests.chaos.suspects import Harm, Stop
 
 MARKER = "CHAOS_RUN"  # set in the environment of every process of a run, so that all can be found
 STOP_SECONDS = 60.0
@@ -28,7 +31,14 @@ class _Member:
     lives: int = 1
     killed: bool = False
     asked_at: float | None = None  # SIGTERM was sent
+    asked_at_unix: float = 0.0
     thaw_at: float | None = None
+    kill_at: float | None = None  # the end of the grace period
+
+    @property
+    def worker_id(self) -> str:
+        """The ID of this life."""
+        return f"{self.caller}-{self.lives:03d}"
 
 
 @dataclass
@@ -39,15 +49,18 @@ class Fleet:
     callers: list[str]
     done: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)  # forbidden behaviour of a daemon
+    harms: list[Harm] = field(default_factory=list)  # after which a daemon may have lost what only it knew
+    stops: list[Stop] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._marker = f"{os.getpid()}-{time.monotonic_ns()}"
         self._lock = threading.RLock()  # the proxy's thread kills, too
         self._members: dict[str, _Member] = {}
+        self._later: list[tuple[float, Callable[[], None]]] = []  # the second halves of rotations, and when
 
     def __enter__(self) -> "Fleet":
         for caller in self.callers:
-            self._members[caller] = _Member(caller, self._start(caller, 1))
+            self._members[caller] = _Member(caller, self._start(caller, f"{caller}-001"))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -57,6 +70,11 @@ class Fleet:
         for pid in self.strays():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+    @property
+    def lives(self) -> int:
+        """The number of daemons that were started."""
+        return sum(member.lives for member in self._members.values())
 
     def wait_until_ready(self, timeout_seconds: float) -> bool:
         return all(member.process.wait_until_ready(timeout_seconds) for member in self._members.values())
@@ -68,8 +86,15 @@ class Fleet:
         self.done[step.action] += 1
         if step.action is Action.FAULT:
             self.site.proxy.fail(step.calls, Fault(step.how), step.seconds, caller)
+        elif step.action is Action.REFUSE_RECORDING:
+            self.site.proxy.fail(step.calls, Fault(step.how), math.inf)
+        elif step.action is Action.REFUSE_LETTERS:
+            self.site.proxy.fail(step.calls, Fault(step.how), step.seconds)
         elif step.action is Action.TRAP:
             self.site.proxy.trap(step.calls, Moment(step.how))
+        elif step.action is Action.ROTATE_KEYS:
+            for each in self.callers if caller is None else [caller]:
+                self._rotate(each, step)
         elif caller is not None:
             self._hurt(self._members[caller], step)
 
@@ -77,7 +102,20 @@ class Fleet:
         with self._lock:
             member = self._members[caller]
             member.killed = True
+            self._harm(member)
             self._signal(member, signal.SIGKILL)
+
+    def _harm(self, member: _Member) -> None:
+        self.harms.append(Harm(time.monotonic(), member.caller))
+
+    def _rotate(self, caller: str, step: Step) -> None:
+        keys, refused = self.site.keys, self.site.proxy.refused_keys
+        old, new = keys.written[caller].key, keys.next_key()
+        halves: list[Callable[[], None]] = [lambda: keys.write(caller, new), lambda: refused.add(old)]
+        if step.how == Rotation.REFUSAL_FIRST:
+            halves.reverse()
+        halves[0]()
+        self._later.append((time.monotonic() + step.seconds, halves[1]))
 
     def _hurt(self, member: _Member, step: Step) -> None:
         match step.action:
@@ -88,13 +126,29 @@ class Fleet:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
             case Action.TERM_DAEMON:
-                # A daemon that has not yet installed its signal handlers may die of this, like any program.
-                member.killed = member.killed or not any(member.process.log_entries("listening"))
-                member.asked_at = member.asked_at or time.monotonic()
-                self._signal(member, signal.SIGTERM)
+                self._ask(member)
+            case Action.TERM_THEN_KILL:
+                self._ask(member)
+                member.kill_at = time.monotonic() + step.seconds
             case Action.FREEZE_DAEMON:
+                self._harm(member)
                 self._signal(member, signal.SIGSTOP)
                 member.thaw_at = time.monotonic() + step.seconds
+
+    def _ask(self, member: _Member) -> None:
+        # A daemon that has not yet installed its signal handlers may die of this, like any program.
+        member.killed = member.killed or not any(member.process.log_entries("listening"))
+        member.asked_at = member.asked_at or time.monotonic()
+        member.asked_at_unix = member.asked_at_unix or time.time()
+        self._signal(member, signal.SIGTERM)
+
+    def _cut_short(self, member: _Member) -> None:
+        """End the grace period, as a container's runtime does."""
+        if member.asked_at is not None and member.thaw_at is None and not member.killed:
+            self.stops.append(
+                Stop(member.worker_id, member.caller, member.asked_at, member.asked_at_unix, time.monotonic())
+            )
+        self.kill(member.caller)
 
     def _signal(self, member: _Member, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -103,8 +157,11 @@ class Fleet:
     # --- supervision
 
     def tend(self) -> None:
-        """Resume frozen daemons that are due and replace daemons that ended. Call several times per second."""
+        """Carry out overdue actions and replace daemons that ended. Call several times per second."""
         now = time.monotonic()
+        for due in [each for each in self._later if each[0] <= now]:
+            self._later.remove(due)
+            due[1]()
         with self._lock:
             for member in self._members.values():
                 if member.thaw_at is not None and now >= member.thaw_at:
@@ -112,8 +169,11 @@ class Fleet:
                 if member.process.process.poll() is not None:
                     self._judge(member)
                     member.lives += 1
-                    member.process = self._start(member.caller, member.lives)
-                    member.killed, member.asked_at, member.thaw_at = False, None, None
+                    member.process = self._start(member.caller, member.worker_id)
+                    member.killed, member.asked_at, member.asked_at_unix = False, None, 0.0
+                    member.thaw_at, member.kill_at = None, None
+                elif member.kill_at is not None and now >= member.kill_at:
+                    self._cut_short(member)
                 elif member.asked_at is not None and member.thaw_at is None and now > member.asked_at + STOP_SECONDS:
                     self._stuck(member)
 
@@ -133,8 +193,10 @@ class Fleet:
                 self._judge(member)
         return time.monotonic() - started_at
 
-    def thaw(self) -> None:
-        """Resume all frozen daemons."""
+    def calm(self) -> None:
+        """Resume all frozen daemons and finish the rotations."""
+        while self._later:
+            self._later.pop(0)[1]()
         with self._lock:
             for member in self._members.values():
                 self._thaw(member)
@@ -142,12 +204,13 @@ class Fleet:
     def _thaw(self, member: _Member) -> None:
         if member.thaw_at is not None:
             member.thaw_at = None
-            member.asked_at = time.monotonic() if member.asked_at is not None else None
+            if member.asked_at is not None:
+                member.asked_at, member.asked_at_unix = time.monotonic(), time.time()
             self._signal(member, signal.SIGCONT)
 
-    def _start(self, caller: str, life: int) -> DaemonProcess:
-        environment = {**self.site.environment(caller), MARKER: self._marker}
-        return DaemonProcess(environment, self.site.folder / f"{caller}-{life:02d}.log").__enter__()
+    def _start(self, caller: str, worker_id: str) -> DaemonProcess:
+        environment = {**self.site.environment(caller, worker_id), MARKER: self._marker}
+        return DaemonProcess(environment, self.site.folder / f"{worker_id}.log").__enter__()
 
     def _judge(self, member: _Member) -> None:
         status = member.process.process.returncode
@@ -158,6 +221,9 @@ class Fleet:
             self.faults.append(
                 f"{member.process.log_path.name}: {len(lines)} lines that are not log entries, last: {lines[-1][:300]}"
             )
+        for event in ("unhandled exception", "background task failed"):
+            if lines := [json.dumps(entry) for entry in member.process.log_entries(event)]:
+                self.faults.append(f"{member.process.log_path.name}: {len(lines)} times {event}: {lines[-1][:600]}")
         if unsettled := len(list(member.process.log_entries("delivery not settled"))):
             self.faults.append(f"{member.process.log_path.name}: {unsettled} deliveries were not settled")
 

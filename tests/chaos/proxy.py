@@ -7,27 +7,28 @@ caller. The proxy records the calls that reached AWS, independently of the daemo
 import asyncio
 import fnmatch
 import json
-import re
+import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from http import HTTPStatus
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import aiohttp
 from aiohttp import web
-from multidict import CIMultiDict
 from yarl import URL
 
+from tests.chaos.answers import HOP_BY_HOP, Lie, abort, expired_key, made_up, shorten, without_hops
+from tests.chaos.credentials import KeyUse, key_of
 from tests.chaos.schedule import PAST_THE_LEASE_SECONDS, Fault, Moment
+from tests.chaos.traffic import Disturbance, Traffic
 
-HOP_BY_HOP = ("host", "connection", "transfer-encoding", "expect", "keep-alive", "content-length")
+__all__ = ["HOP_BY_HOP", "Lie", "Proxy", "call_name"]
+
 LATENCY_SECONDS = 2.0
-CUT_OFF = b'{"Messages": [{"MessageId": "b8f6", "Body": "{\\"job'
 TRUSTED = "harness"  # a caller whose calls never fail
 
 
@@ -39,13 +40,28 @@ def call_name(method: str, path: str, target: str | None) -> str:
     return f"s3:{method}:{path.partition('?')[0].rpartition('/')[2]}"
 
 
-class Lie(StrEnum):
-    """An invalid response with status 200. The call never reaches AWS."""
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call with its two names, either of which a pattern may match: `s3:PUT:manifest.json` and
+    `s3:PUT:results/transcripts/job-1/manifest.json`, `sqs:SendMessage` and `sqs:SendMessage:transcriptd-dlq`."""
 
-    PAGE = "page"  # HTML, as captive portals answer
-    CUT_OFF = "cut off"  # the start of a JSON document with a matching Content-Length
-    EMPTY = "empty"
-    BINARY = "binary"
+    name: str
+    full_name: str
+    is_sqs: bool
+    parameters: dict[str, Any]  # of a call to SQS
+
+    def matches(self, pattern: str) -> bool:
+        return fnmatch.fnmatch(self.name, pattern) or fnmatch.fnmatch(self.full_name, pattern)
+
+
+def _parse(request: web.Request, body: bytes) -> _Call:
+    target = request.headers.get("x-amz-target")
+    name = call_name(request.method, request.path, target)
+    if not target:
+        return _Call(name, f"s3:{request.method}:{request.path.lstrip('/')}", is_sqs=False, parameters={})
+    parameters: dict[str, Any] = json.loads(body or b"{}")
+    queue = str(parameters.get("QueueUrl", "")).rpartition("/")[2]
+    return _Call(name, f"{name}:{queue}", is_sqs=True, parameters=parameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +77,6 @@ class _Trap:
     calls: str
     moment: Moment
     skip: int
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """An object that AWS stored."""
-
-    at: float  # monotonic
-    caller: str
-    key: str  # including the bucket
 
 
 class Proxy:
@@ -89,7 +96,8 @@ class Proxy:
         self.calls: Counter[str] = Counter()
         self.faults_injected: Counter[str] = Counter()
         self.traps_sprung: Counter[str] = Counter()
-        self.writes: list[Write] = []
+        self.traffic = Traffic()
+        self.refused_keys: set[str] = set()  # access keys that have expired
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._loop.run_until_complete, args=(self._serve(),), name="chaos proxy")
@@ -110,16 +118,18 @@ class Proxy:
     # --- faults: may be called from any thread
 
     def fail(self, calls: str, fault: Fault | Lie, seconds: float, caller: str | None = None) -> None:
-        """Let matching calls fail for a while."""
-        self._faults = [*self._faults, _Fault(caller, calls, fault, time.monotonic() + seconds)]
+        """Let matching calls fail for a while, or for good with `math.inf`."""
+        now = time.monotonic()
+        kept = [each for each in self._faults if each.until > now]
+        self._faults = sorted([*kept, _Fault(caller, calls, fault, now + seconds)], key=lambda each: -each.until)
 
     def trap(self, calls: str, moment: Moment, *, skip: int = 0) -> None:
         """Kill the caller of a matching call at that call, after letting `skip` matching calls through."""
         self._traps.append(_Trap(calls, moment, skip))
 
     def calm(self) -> None:
-        """End the faults. Traps that were not triggered remain."""
-        self._faults = []
+        """End the faults. Traps that were not triggered remain, and so do faults for good."""
+        self._faults = [fault for fault in self._faults if fault.until == math.inf]
 
     def disarm(self) -> None:
         """Remove the traps."""
@@ -152,26 +162,35 @@ class Proxy:
 
     def _handler(self, caller: str) -> Callable[[web.Request], "asyncio.Future[web.StreamResponse]"]:
         async def handle(request: web.Request) -> web.StreamResponse:
-            call = call_name(request.method, request.path, request.headers.get("x-amz-target"))
-            self.calls[call.partition(":")[0]] += 1
             body = await request.read()
+            call = _parse(request, body)
+            self.calls[call.name.partition(":")[0]] += 1
             if caller == TRUSTED:
                 return await self._forward(caller, request, body)
-            trap = next((trap for trap in self._traps if fnmatch.fnmatch(call, trap.calls)), None)
+            now = time.monotonic()
+            if key := key_of(request.headers.get("Authorization")):
+                self.traffic.key_uses[caller] = KeyUse(key, now)
+            if key in self.refused_keys:
+                self._disturb(caller, call, "expired key")
+                return expired_key(is_sqs=call.is_sqs)
+            trap = next((trap for trap in self._traps if call.matches(trap.calls)), None)
             if trap is not None and trap.skip:
                 self._traps[self._traps.index(trap)] = replace(trap, skip=trap.skip - 1)
             elif trap is not None:
                 self._traps.remove(trap)
                 self.traps_sprung[f"{trap.moment} {trap.calls}"] += 1
                 return await self._spring(trap.moment, caller, request, body)
-            now = time.monotonic()
             for fault in self._faults:
-                if fault.until > now and fault.caller in (None, caller) and fnmatch.fnmatch(call, fault.calls):
-                    self.faults_injected[fault.fault] += 1
-                    return await self._misbehave(fault, caller, request, body)
-            return await self._forward(caller, request, body)
+                if fault.until > now and fault.caller in (None, caller) and call.matches(fault.calls):
+                    self._disturb(caller, call, fault.fault)
+                    return await self._misbehave(fault.fault, call, caller, request, body)
+            return await self._deliver(call, caller, request, body)
 
         return handle  # type: ignore[return-value]
+
+    def _disturb(self, caller: str, call: _Call, how: str) -> None:
+        self.faults_injected[how] += 1
+        self.traffic.disturbances.append(Disturbance(time.monotonic(), caller, call.full_name))
 
     async def _spring(self, moment: Moment, caller: str, request: web.Request, body: bytes) -> web.StreamResponse:
         if moment is Moment.AFTER:
@@ -181,107 +200,58 @@ class Proxy:
             # Packets in flight survive their sender.
             await asyncio.sleep(PAST_THE_LEASE_SECONDS)
             await self._forward(caller, request, body)
-        return _abort(request)
+        return abort(request)
 
-    async def _misbehave(self, fault: _Fault, caller: str, request: web.Request, body: bytes) -> web.StreamResponse:
-        is_sqs = "x-amz-target" in request.headers
-        match fault.fault:
-            case Fault.ERROR:
-                return _refusal(is_sqs, HTTPStatus.INTERNAL_SERVER_ERROR, "InternalError")
-            case Fault.SLOW_DOWN:
-                return _refusal(is_sqs, HTTPStatus.SERVICE_UNAVAILABLE, "ServiceUnavailable" if is_sqs else "SlowDown")
-            case Fault.THROTTLED:
-                return _refusal(is_sqs, HTTPStatus.BAD_REQUEST, "RequestThrottled" if is_sqs else "RequestTimeout")
-            case Fault.GARBAGE:
-                return web.Response(status=HTTPStatus.BAD_GATEWAY, text="<html>\0not what you asked for")
+    async def _misbehave(
+        self, fault: Fault | Lie, call: _Call, caller: str, request: web.Request, body: bytes
+    ) -> web.StreamResponse:
+        if answer := made_up(fault, is_sqs=call.is_sqs):
+            return answer
+        match fault:
             case Fault.LATENCY:
                 await asyncio.sleep(LATENCY_SECONDS)
-                return await self._forward(caller, request, body)
+                return await self._deliver(call, caller, request, body)
             case Fault.BLACK_HOLE:
                 await asyncio.sleep(PAST_THE_LEASE_SECONDS)
-                return _abort(request)
-            case Fault.RESET:
-                return _abort(request)
-            case Lie.PAGE:
-                return web.Response(text="<html><body>Please log in</body></html>", content_type="text/html")
-            case Lie.CUT_OFF:
-                return web.Response(body=CUT_OFF, content_type="application/x-amz-json-1.0")
-            case Lie.EMPTY:
-                return web.Response()
-            case Lie.BINARY:
-                return web.Response(body=bytes(range(128, 256)))
             case Fault.LOST_ANSWER:
                 await self._forward(caller, request, body)
-                return _abort(request)
             case Fault.SHORT_RANGE:
-                return _shorten(await self._forward(caller, request, body))
+                return shorten(await self._forward(caller, request, body))
             case Fault.CUT_ANSWER:
                 answer = await self._forward(caller, request, body)
                 content = answer.body if isinstance(answer.body, bytes) else b""
-                if len(content) < 2:
-                    return _abort(request)
-                cut = web.StreamResponse(status=answer.status, headers=answer.headers)
-                cut.content_length = len(content)
-                await cut.prepare(request)
-                await cut.write(content[: len(content) // 2])
-                _abort(request)
-                return cut
+                if len(content) >= 2:
+                    cut = web.StreamResponse(status=answer.status, headers=answer.headers)
+                    cut.content_length = len(content)
+                    await cut.prepare(request)
+                    await cut.write(content[: len(content) // 2])
+                    abort(request)
+                    return cut
+        return abort(request)
+
+    async def _deliver(self, call: _Call, caller: str, request: web.Request, body: bytes) -> web.Response:
+        answer = await self._forward(caller, request, body)
+        if call.is_sqs and isinstance(answer.body, bytes):
+            operation = call.name.partition(":")[2]
+            self.traffic.note_answer(caller, operation, call.parameters, answer.status, answer.body)
+        return answer
 
     async def _forward(self, caller: str, request: web.Request, body: bytes) -> web.Response:
         conditional = "If-None-Match" in request.headers or "If-Match" in request.headers
         target = request.headers.get("x-amz-target")
-        if conditional or (target and not target.endswith("ReceiveMessage")):
+        lists_or_deletes = request.method == "POST" or "list-type" in request.query
+        if conditional or (lists_or_deletes and not target) or (target and not target.endswith("ReceiveMessage")):
             async with self._one_at_a_time:
                 return await self._pass_on(caller, request, body)
         return await self._pass_on(caller, request, body)
 
     async def _pass_on(self, caller: str, request: web.Request, body: bytes) -> web.Response:
-        headers = _without_hops(request.headers)
+        headers = without_hops(request.headers)
         url = URL(self._upstream + request.raw_path, encoded=True)
         async with self._session.request(
             request.method, url, headers=headers, data=body or None, allow_redirects=False
         ) as response:
             content = await response.read()
         if request.method == "PUT" and response.status == HTTPStatus.OK:
-            self.writes.append(Write(time.monotonic(), caller, request.path.lstrip("/")))
-        return web.Response(status=response.status, headers=_without_hops(response.headers), body=content)
-
-
-def _without_hops(headers: Mapping[str, str]) -> CIMultiDict[str]:
-    kept: CIMultiDict[str] = CIMultiDict(headers)
-    for name in HOP_BY_HOP:
-        kept.popall(name, None)
-    return kept
-
-
-def _shorten(answer: web.Response) -> web.Response:
-    """Halve the answer to a ranged read, with headers that fit. The last of several parts stays whole, so that a file
-    with holes has the right size."""
-    match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", answer.headers.get("Content-Range", ""))
-    if match is None or not isinstance(answer.body, bytes) or len(answer.body) < 2:
-        return answer
-    first, last, size = (int(number) for number in match.groups())
-    if first > 0 and last == size - 1:
-        return answer
-    body = answer.body[: len(answer.body) // 2]
-    headers = answer.headers.copy()
-    headers["Content-Range"] = f"bytes {first}-{first + len(body) - 1}/{size}"
-    return web.Response(status=answer.status, headers=_without_hops(headers), body=body)
-
-
-def _refusal(is_sqs: bool, status: HTTPStatus, code: str) -> web.Response:
-    if is_sqs:
-        return web.Response(
-            status=status,
-            body=json.dumps({"__type": f"com.amazonaws.sqs#{code}", "message": "chaos"}).encode(),
-            content_type="application/x-amz-json-1.0",
-        )
-    text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>chaos</Message></Error>"
-    return web.Response(status=status, text=text, content_type="application/xml")
-
-
-def _abort(request: web.Request) -> web.Response:
-    """Break the connection; the returned response reaches no one."""
-    if request.transport is not None:
-        request.transport.abort()
-    return web.Response()
+            self.traffic.note_write(caller, request.path.lstrip("/"), body, response.headers.get("ETag", "").strip('"'))
+        return web.Response(status=response.status, headers=without_hops(response.headers), body=content)

@@ -1,22 +1,38 @@
 """Tests of the chaos tools and a short run; `make chaos` is the long one."""
 
 import itertools
+import math
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import boto3
+import botocore.session
 import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from bench.waiting import PATIENCE_SECONDS, wait_for
+from daemon.aws.faults import Fault as DaemonFault
+from daemon.aws.faults import fault_of_response
 from daemon.demo.aws import REGION, EmbeddedAws
 from tests.chaos import proxy as proxy_module
+from tests.chaos.credentials import KeyFiles
+from tests.chaos.jobs import make_jobs
 from tests.chaos.proxy import Proxy, call_name
 from tests.chaos.run import Plan, report, run
-from tests.chaos.schedule import TRAPS, Action, Fault, Moment, plan
-from tests.chaos.site import make_jobs
+from tests.chaos.schedule import (
+    BUCKET_REFUSALS,
+    DEAD_LETTERS,
+    RECORDING_REFUSALS,
+    TRAPS,
+    Action,
+    Fault,
+    Moment,
+    Rotation,
+    plan,
+)
 
 LASTING_SECONDS = 3600.0  # duration of a fault: longer than any test
 
@@ -24,25 +40,34 @@ LASTING_SECONDS = 3600.0  # duration of a fault: longer than any test
 
 
 def test_same_seed_gives_the_same_schedule() -> None:
-    assert plan(7, 60, 3) == plan(7, 60, 3)
-    assert plan(7, 60, 3) != plan(8, 60, 3)
+    assert plan(7, 60, 120, 3) == plan(7, 60, 120, 3)
+    assert plan(7, 60, 120, 3) != plan(8, 60, 120, 3)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_long_schedule_contains_everything(seed: int) -> None:
-    steps = plan(seed, 90, 3)
+def test_schedule_of_the_default_run_contains_everything(seed: int) -> None:
+    steps = Plan(seed).steps
+    assert len(steps) == Plan.faults
     assert [step.at for step in steps] == sorted(step.at for step in steps)
     assert {step.action for step in steps} == set(Action)
     assert {step.how for step in steps if step.action is Action.FAULT} == set(Fault)
     assert {(step.calls, step.how) for step in steps if step.action is Action.TRAP} == set(TRAPS)
+    assert {(step.calls, step.how) for step in steps if step.action is Action.FAULT} >= set(BUCKET_REFUSALS)
+    assert {step.how for step in steps if step.action is Action.REFUSE_RECORDING} == set(RECORDING_REFUSALS)
+    assert {step.how for step in steps if step.action is Action.ROTATE_KEYS} == set(Rotation)
     assert {step.daemon for step in steps} == {None, 0, 1, 2}
-    assert steps[-1].at < 90
+    assert steps[-1].at < Plan.seconds
+
+
+def test_jobs_that_steps_publish_are_unique() -> None:
+    names = [step.job for step in plan(7, 1000, 2000, 3) if step.job]
+    assert len(names) == len(set(names)) > 100
 
 
 def test_poisoned_jobs_are_among_the_others() -> None:
     jobs = make_jobs(200, 8)
     assert len({job.job_id for job in jobs}) == 208
-    positions = [number for number, job in enumerate(jobs) if job.poisoned]
+    positions = [number for number, job in enumerate(jobs) if job.codes]
     assert len(positions) == 8
     assert max(after - before for before, after in itertools.pairwise(positions)) <= 26
 
@@ -101,7 +126,9 @@ def test_forwarded_calls_are_unchanged(network: Network) -> None:
     network.s3.head_bucket(Bucket=bucket)
     network.send()
     assert network.sqs.receive_message(QueueUrl=network.aws.queue_url)["Messages"][0]["Body"] == "body"
-    assert [(write.caller, write.key) for write in network.proxy.writes] == [("daemon", f"{bucket}/a/manifest.json")]
+    assert [(write.caller, write.key) for write in network.proxy.traffic.writes] == [
+        ("daemon", f"{bucket}/a/manifest.json")
+    ]
 
 
 @pytest.mark.parametrize("fault", [fault for fault in Fault if fault is not Fault.SHORT_RANGE])
@@ -147,6 +174,64 @@ def test_fault_affects_only_its_calls_and_its_caller(network: Network) -> None:
         network.sqs.delete_message(QueueUrl=network.aws.queue_url, ReceiptHandle="handle")
 
 
+@pytest.mark.parametrize("fault", RECORDING_REFUSALS)
+def test_refusals_for_good_outlast_the_calm_and_are_not_retried(network: Network, fault: Fault) -> None:
+    bucket = network.aws.output_bucket
+    network.put("a.wav")
+    network.proxy.fail("s3:GET:a.wav", fault, math.inf)
+    network.proxy.calm()
+    with pytest.raises(ClientError) as caught:
+        network.s3.get_object(Bucket=bucket, Key="a.wav")
+    assert fault_of_response("s3", caught.value.response) is DaemonFault.JOB
+    network.put("a.wav")
+
+
+def test_patterns_may_name_the_bucket_or_the_queue(network: Network) -> None:
+    network.proxy.fail(f"s3:PUT:{network.aws.output_bucket}/one/*", Fault.DENIED, LASTING_SECONDS)
+    network.proxy.fail(DEAD_LETTERS, Fault.DENIED, LASTING_SECONDS)
+    network.put("other/key")
+    with pytest.raises(ClientError, match="AccessDenied"):
+        network.put("one/key")
+    network.send()
+    with pytest.raises(ClientError, match="AccessDenied") as caught:
+        network.sqs.send_message(QueueUrl=network.aws.dlq_url, MessageBody="body")
+    assert fault_of_response("sqs", caught.value.response) is DaemonFault.DEPLOYMENT
+
+
+def test_expired_keys_are_refused(network: Network) -> None:
+    network.proxy.refused_keys.add("embedded")
+    for service, call in (("s3", network.put), ("sqs", network.send)):
+        with pytest.raises(ClientError, match="ExpiredToken") as caught:
+            call("key") if service == "s3" else call()  # type: ignore[call-arg]
+        assert fault_of_response(service, caught.value.response) is DaemonFault.DEPLOYMENT  # type: ignore[arg-type]
+    assert network.proxy.traffic.key_uses["daemon"].key == "embedded"
+
+
+def test_traffic_has_receipts_refused_handles_and_bodies(network: Network) -> None:
+    queue: Any = {"QueueUrl": network.aws.queue_url}
+    network.sqs.send_message(**queue, MessageBody='{"job_id": "job-1"}')
+    (message,) = network.sqs.receive_message(**queue)["Messages"]
+    receipt = network.proxy.traffic.receipts["job-1"]
+    assert (receipt.caller, receipt.handle) == ("daemon", message["ReceiptHandle"])
+    network.aws.sqs.purge_queue(**queue)
+    with pytest.raises(ClientError):
+        network.sqs.change_message_visibility(**queue, ReceiptHandle=receipt.handle, VisibilityTimeout=1)
+    assert network.proxy.traffic.gone == {receipt.handle}
+    network.put("key", b"the body")
+    assert list(network.proxy.traffic.bodies.values()) == [b"the body"]
+
+
+def test_rotated_file_has_the_new_key(tmp_path: Path) -> None:
+    keys = KeyFiles(tmp_path, ["a", "b"])
+    new = keys.next_key()
+    keys.write("a", new)
+    assert keys.written["a"].key == new
+    assert keys.written["b"].key != new
+    session = botocore.session.Session(session_vars={"credentials_file": (None, None, str(keys.path("a")), None)})
+    assert (credentials := session.get_credentials()) is not None
+    assert credentials.access_key == new
+
+
 @pytest.mark.parametrize("moment", Moment)
 def test_trap_kills_once_at_the_matching_call(network: Network, moment: Moment) -> None:
     network.proxy.trap("s3:PUT:manifest.json", moment)
@@ -164,7 +249,7 @@ def test_trap_kills_once_at_the_matching_call(network: Network, moment: Moment) 
 
 
 def test_every_job_has_one_outcome_whatever_happens() -> None:
-    plan_ = Plan(seed=249, jobs=12, poisoned=2, daemons=2, seconds=14, max_attempts=5, settle_seconds=PATIENCE_SECONDS)
+    plan_ = Plan(249, jobs=12, poisoned=2, faults=8, daemons=2, seconds=16, settle_seconds=PATIENCE_SECONDS)
     before = set(threading.enumerate())
     result = run(plan_)
     assert result.violations == [], report(plan_, result)
