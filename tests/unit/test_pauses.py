@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.pipeline.speech.pauses import MARGIN_SECONDS, cut_at_silence
+from daemon.pipeline.speech.pauses import MARGIN_SECONDS, without_silence
 from daemon.pipeline.types import SAMPLE_RATE, Chunk
 from tests.support.words import chunks
 
@@ -24,7 +24,7 @@ def quiet(seconds: float, dbfs: float = -70.0) -> np.ndarray:
 
 def regions(audio: np.ndarray) -> tuple[tuple[float, float], ...]:
     seconds = len(audio) / SAMPLE_RATE
-    return cut_at_silence(audio, Chunk(0.0, seconds, ((0.0, seconds),))).regions
+    return without_silence(audio, Chunk(0.0, seconds, ((0.0, seconds),))).regions
 
 
 @pytest.mark.parametrize("dbfs", [-200.0, -70.0])
@@ -36,7 +36,7 @@ def test_a_region_is_cut_at_a_pause(dbfs: float) -> None:
 
 def test_the_level_is_compared_with_that_of_the_same_region() -> None:
     audio = np.concatenate([tone(2.0), tone(2.0, 0.01), quiet(0.5, -200.0), tone(2.0, 0.01)])
-    cut = cut_at_silence(audio, Chunk(0.0, 6.5, ((0.0, 2.0), (2.0, 6.5))))
+    cut = without_silence(audio, Chunk(0.0, 6.5, ((0.0, 2.0), (2.0, 6.5))))
     assert len(cut.regions) == 3
     assert cut.regions[0] == (0.0, 2.0)
     assert cut.regions[2] == pytest.approx((4.5 - MARGIN_SECONDS, 6.5), abs=FRAME_SECONDS)
@@ -64,7 +64,7 @@ def test_regions_stay_in_order_inside_the_old_ones(chunk: Chunk, seed: int) -> N
     random = np.random.default_rng(seed)
     loud = np.repeat(random.choice([0.0, 0.3], 60), SAMPLE_RATE // 2)
     audio = (loud * random.normal(0, 1, len(loud))).astype(np.float32)
-    cut = cut_at_silence(audio, chunk)
+    cut = without_silence(audio, chunk)
     times = [time for region in cut.regions for time in region]
     assert times == sorted(times)
     assert (cut.start, cut.end) == (chunk.start, chunk.end)

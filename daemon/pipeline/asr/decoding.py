@@ -24,7 +24,7 @@ from daemon.pipeline.asr.language import chunk_language
 from daemon.pipeline.asr.prompts import build_prompt
 from daemon.pipeline.asr.whisper_models import numeral_tokens
 from daemon.pipeline.speech.levels import is_steady, raise_quiet
-from daemon.pipeline.speech.pauses import cut_at_silence
+from daemon.pipeline.speech.pauses import without_silence
 from daemon.pipeline.types import SAMPLE_RATE, Chunk, Passage
 from daemon.schema.options import JobOptions
 
@@ -264,7 +264,7 @@ class WhisperDecoder:
                 )
                 for item in found
             ]
-            speech = cut_at_silence(audio, passage.chunk)
+            speech = without_silence(audio, passage.chunk)
             passage.words = attention_words(tokens, speech, written_language(self._options, language))
 
 
