@@ -24,7 +24,7 @@ from daemon.pipeline.asr.language import chunk_language
 from daemon.pipeline.asr.prompts import build_prompt
 from daemon.pipeline.asr.whisper_models import numeral_tokens
 from daemon.pipeline.speech.levels import is_steady, raise_quiet
-from daemon.pipeline.speech.pauses import without_silence
+from daemon.pipeline.speech.silence import without_silence
 from daemon.pipeline.types import SAMPLE_RATE, Chunk, Passage
 from daemon.schema.options import JobOptions
 

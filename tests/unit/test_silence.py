@@ -1,11 +1,11 @@
-"""Pauses inside detected speech, by their level."""
+"""Silence in detected speech, by its level."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.pipeline.speech.pauses import MARGIN_SECONDS, without_silence
+from daemon.pipeline.speech.silence import MARGIN_SECONDS, without_silence
 from daemon.pipeline.types import SAMPLE_RATE, Chunk
 from tests.support.words import chunks
 
@@ -32,6 +32,11 @@ def test_a_region_is_cut_at_a_pause(dbfs: float) -> None:
     (first, second) = regions(np.concatenate([tone(2.0), quiet(0.6, dbfs), tone(1.5)]))
     assert first == pytest.approx((0.0, 2.0 + MARGIN_SECONDS), abs=FRAME_SECONDS)
     assert second == pytest.approx((2.6 - MARGIN_SECONDS, 4.1), abs=FRAME_SECONDS)
+
+
+def test_a_region_begins_and_ends_with_its_sound() -> None:
+    [region] = regions(np.concatenate([quiet(0.1), tone(2.0), quiet(0.6)]))
+    assert region == pytest.approx((0.1 - MARGIN_SECONDS, 2.1 + MARGIN_SECONDS), abs=FRAME_SECONDS)
 
 
 def test_the_level_is_compared_with_that_of_the_same_region() -> None:
