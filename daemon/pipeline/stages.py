@@ -83,7 +83,7 @@ class Stages:
             decoder = WhisperDecoder(whisper, _WARM_UP_OPTIONS, "en")
             decoder.decode(encoded, audio, chunks)
             passages = [Passage(chunk, " warm up", None, decoder.tokens(" warm up"), language="en") for chunk in chunks]
-            decoder.align(encoded, passages)
+            decoder.align(encoded, audio, passages)
         for aligner in self.aligners.loaded():
             aligner.align(passages[:1], audio)
         self.diarizer.diarize(audio, speech.segmentation, lambda _: None)

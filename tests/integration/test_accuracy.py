@@ -11,6 +11,7 @@ import jiwer
 import pytest
 
 from bench.measures import diarization_error_rate, start_errors, tokens, word_error_rate
+from bench.pauses import with_pauses
 from bench.reference import reference_sentences, reference_turns, sample_audio
 from daemon.pipeline.types import Turn
 from daemon.schema.transcript import Transcript
@@ -20,6 +21,8 @@ DURATION_SECONDS = 30.0
 MAX_WER = 0.20
 MAX_DER = 0.20
 START_TOLERANCE_SECONDS = 0.3
+PAUSE_SECONDS = 1.0
+PAUSE_TOLERANCE_SECONDS = 0.15  # to the first audible sample; attention alone is up to 0.57 s early
 MIN_STARTS_IN_TOLERANCE = 0.8
 MIN_ERRORS_UNSURE = 0.7  # share of the wrong words that are in the less confident half
 MIN_RANKING = 0.75  # probability that a correct word scores higher than a wrong one (area under the ROC curve)
@@ -107,6 +110,20 @@ def test_sentences_start_on_time(model: str) -> None:
     print(f"{len(errors) - len(recognised)} not recognised:", [e if e is None else round(e, 2) for e in errors])
     assert len(recognised) >= MIN_RECOGNISED * len(errors)
     assert hits >= MIN_STARTS_IN_TOLERANCE * len(recognised)
+
+
+@pytest.mark.parametrize("language", ["de", "it"])
+def test_sentences_start_after_pauses_that_speech_detection_joins(language: str) -> None:
+    pipeline, _ = loaded()
+    recording = with_pauses(language, PAUSE_SECONDS, is_noisy=language == "it")
+    job = options(model="base", language=language, diarize=False)
+    transcript = transcribe(pipeline, "pauses", recording.audio, job)
+    words = [(word.word, word.start) for segment in transcript.segments for word in segment.words]
+    errors = start_errors(recording.sentences, words, language)
+    recognized = [error for error in errors if error is not None]
+    print(f"\n{language}: {[round(error, 2) for error in recognized]}")
+    assert len(recognized) >= MIN_RECOGNISED * len(errors)
+    assert max(map(abs, recognized)) <= PAUSE_TOLERANCE_SECONDS
 
 
 @both_models

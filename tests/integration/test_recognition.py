@@ -305,8 +305,8 @@ def test_speech_in_which_nothing_is_recognized_is_named(
 
     align = WhisperDecoder.align
 
-    def loses_the_second(self: WhisperDecoder, encoded: Any, passages: Any) -> None:
-        align(self, encoded, passages)
+    def loses_the_second(self: WhisperDecoder, encoded: Any, audio: Any, passages: Any) -> None:
+        align(self, encoded, audio, passages)
         for passage in passages:
             passage.words = [word for word in passage.words if word.end < 4]
 

@@ -215,9 +215,9 @@ def test_words_by_attention_instead_of_wav2vec2_are_resumed(
             raise ValueError("a bug")
         return [[] for _ in passages]
 
-    def counted(self: WhisperDecoder, encoded: Any, passages: Any) -> None:
+    def counted(self: WhisperDecoder, encoded: Any, audio: np.ndarray, passages: Any) -> None:
         attended.extend(passage.text for passage in passages)
-        attend(self, encoded, passages)
+        attend(self, encoded, audio, passages)
 
     monkeypatch.setattr(Aligner, "align", fails_late)
     monkeypatch.setattr(WhisperDecoder, "align", counted)

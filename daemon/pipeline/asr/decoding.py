@@ -24,6 +24,7 @@ from daemon.pipeline.asr.language import chunk_language
 from daemon.pipeline.asr.prompts import build_prompt
 from daemon.pipeline.asr.whisper_models import numeral_tokens
 from daemon.pipeline.speech.levels import is_steady, raise_quiet
+from daemon.pipeline.speech.silence import without_silence
 from daemon.pipeline.types import SAMPLE_RATE, Chunk, Passage
 from daemon.schema.options import JobOptions
 
@@ -75,7 +76,7 @@ class WhisperDecoder:
             self._write_numbers_out(encoded, passages)
         return passages
 
-    def align(self, encoded: Sequence[Encoding], passages: Sequence[Passage]) -> None:
+    def align(self, encoded: Sequence[Encoding], audio: np.ndarray, passages: Sequence[Passage]) -> None:
         """Set the passages' words, timed by Whisper's cross-attention. They must have been decoded from `encoded`.
 
         Times are accurate to about 0.1 s (measured in tests/integration/test_accuracy.py).
@@ -83,7 +84,7 @@ class WhisperDecoder:
         order = sorted(range(len(passages)), key=lambda index: passages[index].language)
         for language, indexes in groupby(order, key=lambda index: passages[index].language):
             same = list(indexes)
-            self._align([encoded[index] for index in same], [passages[index] for index in same], language)
+            self._align([encoded[index] for index in same], audio, [passages[index] for index in same], language)
 
     def decode_plainly(self, audio: np.ndarray, window: Chunk, words: bool) -> list[Passage]:
         """Transcribe a long window with Whisper's own sequential algorithm, as a fallback without batches and chunks.
@@ -249,7 +250,9 @@ class WhisperDecoder:
                     hypothesis.avg_logprob,
                 )
 
-    def _align(self, encoded: Sequence[Encoding], passages: Sequence[Passage], language: str) -> None:
+    def _align(
+        self, encoded: Sequence[Encoding], audio: np.ndarray, passages: Sequence[Passage], language: str
+    ) -> None:
         frames = [int((p.chunk.end - p.chunk.start) * self._model.frames_per_second) for p in passages]
         tokenizer = self._tokenizer(language)
         aligned = self._whisper.find_alignment(tokenizer, [p.tokens for p in passages], encoded, frames)
@@ -261,7 +264,8 @@ class WhisperDecoder:
                 )
                 for item in found
             ]
-            passage.words = attention_words(tokens, passage.chunk, written_language(self._options, language))
+            speech = without_silence(audio, passage.chunk)
+            passage.words = attention_words(tokens, speech, written_language(self._options, language))
 
 
 def token_cap(seconds: float) -> int:

@@ -132,7 +132,7 @@ class Recognizer:
                 self._work.timer.check_cancelled()
                 batch = rest[:size]
                 chunks = [passage.chunk for passage in batch]
-                decoder.align(encode(self._whisper(), self._work.audio, chunks), batch)
+                decoder.align(encode(self._whisper(), self._work.audio, chunks), self._work.audio, batch)
                 del rest[:size]
 
         self._work.fallback.or_none(
@@ -277,7 +277,10 @@ class Recognizer:
         """Set the passages' words; if the job does not use them, only of those with pauses."""
         wanted = [index for index, it in enumerate(passages) if with_words or (len(it.chunk.regions) > 1 and it.text)]
         align = partial(
-            self._decoder_now().align, [encoded[index] for index in wanted], [passages[index] for index in wanted]
+            self._decoder_now().align,
+            [encoded[index] for index in wanted],
+            self._work.audio,
+            [passages[index] for index in wanted],
         )
         with self._work.timer.clock("align" if with_words else "asr"):
             if with_words:
