@@ -160,9 +160,7 @@ def _problem(head: bytes) -> str:
     """Return what is probably wrong with a file that FFmpeg does not recognize."""
     if head[4:8] == b"ftyp":
         return "the file is an MP4 or MOV whose index cannot be read: it is cut off or damaged; upload it again"
-    problem = (
-        "the file cannot be read as audio or video: it is no recording in a known format, or it is cut off or damaged"
-    )
+    problem = "the file cannot be read as audio or video: it is not media, or it is cut off or damaged"
     if not head.strip(b"\0") or head.isascii():
         return problem
     # Samples without a header look like noise, so nothing says which of the raw formats it is.

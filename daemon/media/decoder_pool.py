@@ -23,6 +23,7 @@ from daemon.environment import minimal_environment
 from daemon.errors import (
     AudioTrackMissing,
     DecodeLimit,
+    DecoderKilled,
     DiskFull,
     MediaTooLong,
     MediaUnreadable,
@@ -57,7 +58,7 @@ VERDICTS = {
 MEDIA_INCOMPLETE = "media_incomplete"
 WARNINGS = {MEDIA_INCOMPLETE, "timestamps_jump", "channels_mixed_differently", "audio_track_changed"}
 CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS}
-EXHAUSTED = {signal.SIGXCPU, signal.SIGXFSZ, signal.SIGKILL}  # we did not send this SIGKILL, so it is the OOM killer's
+EXHAUSTED = {signal.SIGXCPU, signal.SIGXFSZ}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,11 @@ class DecodeLimits:
     max_media_seconds: float  # of decoded audio, summed over split channels
     timeout_seconds: float  # wall-clock time, and CPU time
     memory_bytes: int  # address space of the child
+
+
+def max_decoders(memory_bytes: int, total_bytes: int) -> int:
+    """Return how many decoders may run at once: one per core, and together with at most half of the memory."""
+    return max(1, min(len(os.sched_getaffinity(0)), total_bytes // 2 // memory_bytes))
 
 
 class DecoderPool:
@@ -297,7 +303,9 @@ def _answer(status: int, output: bytes, errors: bytes) -> dict[str, Any]:
         name = signal.Signals(-status).name
         raise MediaUnreadable(f"the file crashed the decoder ({name}): it is damaged or malicious", detail=log)
     if -status in EXHAUSTED:
-        raise DecodeLimit("the decoder reached its CPU time or memory limit", detail=log)
+        raise DecodeLimit("the decoder reached its CPU time or file size limit", detail=log)
+    if -status == signal.SIGKILL:  # not ours, so the OOM killer's: any process of the host may have used up the memory
+        raise DecoderKilled("the kernel killed the decoder: the host is out of memory", detail=log)
     answer = None
     with suppress(ValueError):
         answer = json.loads(output.splitlines()[-1] if output else b"null")

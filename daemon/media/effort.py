@@ -12,7 +12,8 @@ REPEATED_SHARE = 2
 REPEATED_BYTES = 2**20
 COMPRESSING = "matroska,webm"
 
-PATIENCE_PACKETS = 100_000  # some seconds of work
+FAILED_PACKETS = 100_000  # half an hour of AAC; a second of work, or a few
+EMPTY_PACKETS = 20_000
 MIN_PACKET_SECONDS = 0.0005  # of sound, on average; a packet of any codec holds more
 
 
@@ -36,7 +37,7 @@ class Effort:
         self.decoded_packets += 1
         self._seconds += seconds
         packets = self.decoded_packets + self.failed_packets
-        if packets > PATIENCE_PACKETS and self._seconds < MIN_PACKET_SECONDS * packets:
+        if packets > EMPTY_PACKETS and self._seconds < MIN_PACKET_SECONDS * packets:
             raise MediaUnreadable(
                 f"the file is damaged: its first {packets} packets hold only {self._seconds:.1f} s of sound"
             )
@@ -44,7 +45,7 @@ class Effort:
     def note_failed(self, reason: str) -> None:
         """Note a packet that cannot be decoded. Raises MediaUnreadable if the others will hardly make up for it."""
         self.failed_packets += 1
-        if self.failed_packets - self.decoded_packets > PATIENCE_PACKETS:
+        if self.failed_packets - self.decoded_packets > FAILED_PACKETS:
             self.judge(reason)
 
     def judge(self, reason: str) -> None:
