@@ -71,3 +71,14 @@ def test_daemon_with_a_weak_sandbox_works_and_says_so(world: World, kernel: str)
     assert check == {"ok": True, "missing": MISSING[kernel], "error": entry["error"]}
     for layer in ("Landlock", "seccomp"):
         assert f'layer="{layer}"}} {float(layer not in MISSING[kernel])}' in metrics
+
+
+@pytest.mark.parametrize(("allowed", "status"), [("false", "fail"), ("true", "warn")])
+def test_check_finds_a_weak_sandbox(world: World, allowed: str, status: str) -> None:
+    check = command_on("without Landlock", sys.executable, "-m", "daemon", "check", "--json", "--only", "sandbox")
+    with world.daemon(command=check, allow_weak_sandbox=allowed) as command:
+        assert command.process.wait(PATIENCE_SECONDS) == (status == "fail")
+    (found,) = json.loads(command.log_path.read_text())["checks"]
+    assert found["status"] == status
+    assert "Landlock is missing" in found["found"]
+    assert "operations.md" in found["fix"]

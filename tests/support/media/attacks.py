@@ -5,13 +5,19 @@ Signals have the number 0, and a mount has no target: where the jail fails, its 
 
 import ctypes
 import errno
+import io
 import mmap
 import os
 import resource
 import socket
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
+
+from daemon.errors import TranscriptdError
+from daemon.media.decode import decode
+from daemon.media.landlock import landlock_abi
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 PTRACE_ATTACH, PTRACE_TRACEME = 16, 0
@@ -19,6 +25,7 @@ CLONE_NEWUSER, CLONE_NEWNET, CLONE_NEWNS = 0x10000000, 0x40000000, 0x00020000
 AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
 PR_SET_DUMPABLE, PR_SET_PDEATHSIG = 4, 1
 MEBIBYTE = 2**20
+ABI = landlock_abi()
 # mov eax, 20 (getpid of 32-bit programs); int 0x80; ret
 I386_GETPID = bytes.fromhex("b814000000cd80c3")
 X32_GETPID = 0x40000000 + 39
@@ -132,6 +139,60 @@ def escape(source: BinaryIO, _: Sequence[BinaryIO]) -> dict[str, str]:
         **{name: (lambda call=call: _call(*call)) for name, call in _SYSTEM_CALLS.items()},
     }
     return {name: _outcome(act) for name, act in acts.items()}
+
+
+def escape_landlock(source: BinaryIO, _: Sequence[BinaryIO]) -> dict[str, str]:
+    """Try what Landlock refuses alone, without seccomp. Its input is that of `escape`."""
+    folder, port = source.readline().decode().split()
+    acts: dict[str, Callable[[], object]] = {
+        "read /etc/passwd": lambda: _read("/etc/passwd"),
+        "read another job's audio": lambda: _read(f"{folder}/other.f32"),
+        "write another job's audio": lambda: os.open(f"{folder}/other.f32", os.O_WRONLY),
+        "create a file": lambda: os.open(f"{folder}/new", os.O_WRONLY | os.O_CREAT),
+        "remove a file": lambda: os.unlink(f"{folder}/other.f32"),
+        "link to a file": lambda: os.symlink("/etc/passwd", f"{folder}/link"),
+        "list a folder": lambda: os.listdir(folder),
+        "execute": lambda: os.execv("/bin/true", ["/bin/true"]),
+    }
+    if ABI >= 4:
+        acts["connect to TCP"] = lambda: _connect(socket.AF_INET, ("127.0.0.1", int(port)))
+    if ABI >= 6:
+        acts["signal the parent"] = lambda: os.kill(os.getppid(), 0)
+    return {name: _outcome(act) for name, act in acts.items()}
+
+
+def break_out(source: BinaryIO, _: Sequence[BinaryIO]) -> dict[str, str]:
+    """Do some of it where there is no jail. Its input is that of `escape`."""
+    folder, port = source.readline().decode().split()
+    acts: dict[str, Callable[[], object]] = {
+        "read another job's audio": lambda: _read(f"{folder}/other.f32"),
+        "list a folder": lambda: os.listdir(folder),
+        "look at a file": lambda: os.stat(f"{folder}/other.f32"),
+        "remove a file": lambda: os.unlink(f"{folder}/other.f32"),
+        "connect to a path socket": lambda: _connect(socket.AF_UNIX, f"{folder}/socket"),
+        "connect to TCP": lambda: _connect(socket.AF_INET, ("127.0.0.1", int(port))),
+        "signal the parent": lambda: os.kill(os.getppid(), 0),
+        "limit the parent": lambda: resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE),
+        "map code": lambda: mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_EXEC),
+    }
+    return {name: _outcome(act) for name, act in acts.items()}
+
+
+def decode_and_watch(source: BinaryIO, _: Sequence[BinaryIO]) -> dict[str, Any]:
+    """Decode, and return the outcome with what Python imported or opened in the jail."""
+    seen: list[str] = []
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        if event in ("import", "open", "os.listdir", "ctypes.dlopen", "socket.__new__", "_thread.start_new_thread"):
+            seen.append(f"{event} {arguments[0]}")
+
+    sys.addaudithook(watch)
+    outcome = "audio"
+    try:
+        decode(source, [io.BytesIO() for _ in range(8)], 120, audio_track=None, split=False)
+    except TranscriptdError as error:
+        outcome = error.code
+    return {"outcome": outcome, "seen": seen}
 
 
 def _writable_page() -> int:

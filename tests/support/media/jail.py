@@ -1,7 +1,8 @@
 """Start the fork server with a decoder that does something else than decoding, once it is locked down.
 
-`python jail.py USER MODULE:FUNCTION PARENT` imports FUNCTION first, because nothing can be imported in the jail, then becomes
-USER (a number; 0 stays root), and forks decoders as the daemon's fork server does. FUNCTION takes the source and the targets.
+`python jail.py USER LAYERS MODULE:FUNCTION PARENT` imports FUNCTION first, because nothing can be imported in the jail, then
+becomes USER (a number; 0 stays root), and forks decoders as the daemon's fork server does. LAYERS names the layers of the jail.
+FUNCTION takes the source and the targets.
 """
 
 import ctypes
@@ -22,10 +23,10 @@ SAMPLE_BYTES = 4
 Attack = Callable[[BinaryIO, Sequence[BinaryIO]], object]
 
 
-def interpreter(folder: Path, attack: Attack, user: int = 0) -> Path:
+def interpreter(folder: Path, attack: Attack, user: int = 0, layers: str = "Landlock,seccomp") -> Path:
     """Return a program to use as `sys.executable`, whose decoders run `attack`. It must be importable from its module."""
     program = folder / "python"
-    command = [sys.executable, __file__, str(user), f"{attack.__module__}:{attack.__qualname__}"]
+    command = [sys.executable, __file__, str(user), layers, f"{attack.__module__}:{attack.__qualname__}"]
     # The arguments of the daemon are `-I -m MODULE PARENT`.
     program.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$4"\n')
     program.chmod(0o755)
@@ -54,12 +55,13 @@ def _become(user: int) -> None:
 
 
 def main() -> None:
-    user, name, parent = sys.argv[1:]
+    user, layers, name, parent = sys.argv[1:]
     sys.path.insert(0, str(Path(__file__).parents[3]))
     module, _, function = name.partition(":")
     attack = getattr(importlib.import_module(module), function)
-    from daemon.media import decode, fork_server
+    from daemon.media import decode, fork_server, sandbox
 
+    sandbox.LAYERS = tuple(layer for layer in sandbox.LAYERS if layer.name in layers.split(","))
     decode.decode = partial(_run, attack)
     if int(user):
         _become(int(user))
