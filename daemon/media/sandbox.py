@@ -36,7 +36,7 @@ class Layer:
     needs: str
 
 
-LAYERS = (
+LAYERS: tuple[Layer, ...] = (
     Layer("Landlock", refuse_files, "Linux 5.13 or later with landlock in its list of LSMs"),
     Layer("seccomp", refuse_system_calls, "Linux with CONFIG_SECCOMP_FILTER, on x86-64 or AArch64"),
 )

@@ -91,7 +91,9 @@ async def test_landlock_alone_closes_the_file_system(folder: Path, user: int, mo
     assert {name: outcome for name, outcome in found.items() if outcome not in ("EPERM", "EACCES")} == {}
 
 
-async def test_without_the_jail_the_same_code_gets_out(folder: Path, user: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_the_jail_the_same_code_gets_out(
+    folder: Path, user: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The attacks above would work: it is the jail that stops them."""
     with booty(folder, user) as source:
         (folder / "other.f32").rename(folder / "kept")

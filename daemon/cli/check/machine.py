@@ -213,7 +213,10 @@ def _try_scratch(root: Path) -> int:
                 folder.rmdir()
 
 
-@check("sandbox", "this kernel confines the decoder of untrusted media: a process that Landlock and seccomp lock down tries what they must refuse")
+@check(
+    "sandbox",
+    "this kernel confines the decoder of untrusted media: a process that Landlock and seccomp lock down tries what they must refuse",
+)
 async def sandbox(settings: Settings) -> AsyncGenerator[CheckResult, None]:
     try:
         report = await probe_sandbox()
@@ -261,4 +264,3 @@ def _write_tone(path: Path) -> None:
         file.setsampwidth(2)
         file.setframerate(SAMPLE_RATE)
         file.writeframes(struct.pack(f"<{count}h", *samples))
-

@@ -16,7 +16,9 @@ def make_generator(path: Path) -> Path:
 def make_repeating_mp4(path: Path, codec: bytes, sample: bytes, chunks: int) -> Path:
     """Write an MP4 with one chunk of 40 equal samples, which its index names so many times, in 4 bytes each."""
     kind = _box(b"ftyp", b"isom\0\0\2\0isommp42")
-    path.write_bytes(kind + _box(b"mdat", sample * SAMPLES_PER_CHUNK) + _index(codec, len(sample), len(kind) + 8, chunks))
+    path.write_bytes(
+        kind + _box(b"mdat", sample * SAMPLES_PER_CHUNK) + _index(codec, len(sample), len(kind) + 8, chunks)
+    )
     return path
 
 
