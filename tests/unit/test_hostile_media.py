@@ -12,6 +12,7 @@ from av.format import ContainerFormat, formats_available
 from daemon.errors import MediaUnreadable
 from daemon.media.containers import CONTAINERS
 from daemon.media.decoder_pool import DecodeLimits, DecoderPool, max_decoders
+from daemon.telemetry import memory
 from daemon.telemetry.metrics import Metrics
 from tests.support.media.decoding import LIMITS, children, decoded, delay, refused, stuck_decode
 from tests.support.media.files import RATE, chirp, make_audio, make_tracks, make_wav
@@ -122,6 +123,17 @@ async def test_cancelled_decoder_gives_its_turn_back(tmp_path: Path) -> None:
                 task.cancel()
             (tmp_path / "stuck.pipe").unlink()
         assert (await pool.decode(make_audio(tmp_path / "a.wav"), tmp_path / "a.f32", LIMITS)).duration_seconds == 2
+
+
+def test_memory_limit_of_a_container_or_service(tmp_path: Path) -> None:
+    service = tmp_path / "root" / "system.slice" / "transcriptd.service"
+    service.mkdir(parents=True)
+    (service / "memory.max").write_text("max\n")
+    (service.parent / "memory.max").write_text("1000\n")
+    (tmp_path / "cgroup").write_text("0::/system.slice/transcriptd.service\n")
+    assert memory._limits(tmp_path / "cgroup", tmp_path / "root") == [1000]
+    assert memory._limits(tmp_path / "none", tmp_path / "root") == []
+    assert 0 < memory.total_bytes() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_decoders_at_once_fit_the_cores_and_the_memory() -> None:

@@ -2,7 +2,9 @@
 
 import os
 import platform
+import shlex
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from tests.support.media.decoding import LIMITS
 from tests.support.media.files import RATE, chirp, make_recording, make_text, make_truncated_mp4, make_wav
 from tests.support.media.hostile import make_generator
 from tests.support.media.jail import Attack, interpreter, read_report
+from tests.support.media.kernels import command_on
 from tests.support.media.kinds import KINDS
 
 NOBODY = 65534
@@ -125,6 +128,24 @@ async def test_decoding_imports_and_opens_nothing(folder: Path, user: int, monke
 
 def write_loud(path: Path) -> Path:
     return make_wav(path, np.array([0.25, np.nan, np.inf, 1e30] * RATE, np.float32))
+
+
+@pytest.mark.parametrize("layer", ["Landlock", "seccomp"])
+async def test_decoder_without_a_layer_reads_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layer: str
+) -> None:
+    """Unless the setting allows it: the daemon does not start there, and its decoders do not rely on that."""
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(command_on(f"without {layer}", sys.executable))} "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(program))
+    path, target = make_wav(tmp_path / "a.wav"), tmp_path / "a.f32"
+    async with DecoderPool(tmp_path, Metrics()) as pool:
+        with pytest.raises(TranscriptdError) as caught:
+            await pool.decode(path, target, LIMITS)
+    assert f"{layer} cannot confine the decoder" in str(caught.value.detail)
+    async with DecoderPool(tmp_path, Metrics(), allow_weak_sandbox=True) as pool:
+        assert (await pool.decode(path, target, LIMITS)).duration_seconds == 2
 
 
 async def test_probe_finds_this_kernel_complete() -> None:

@@ -497,6 +497,7 @@ async def test_child_has_limits_and_no_secrets(tmp_path: Path, monkeypatch: pyte
         environment = (Path("/proc") / str(pid) / "environ").read_bytes()
         limits_text = (Path("/proc") / str(pid) / "limits").read_text()
         assert os.getpgid(pid) == pid
+        assert (Path("/proc") / str(pid) / "oom_score_adj").read_text() == "1000\n"
     assert b"not-for-the-child" not in environment
     assert {entry.partition(b"=")[0] for entry in environment.split(b"\0")} <= {b"", b"LC_ALL", b"LD_LIBRARY_PATH"}
     found = {line[:25].strip(): line[25:].split()[0] for line in limits_text.splitlines()}
