@@ -1,6 +1,6 @@
 """Find out at start whether this kernel can confine a decoder: a child applies the layers and tries what they must refuse.
 
-`python -I -m daemon.media.sandbox_probe` is the child. It prints what is missing as one JSON line.
+`python -I -m daemon.media.sandbox_probe` is the child. It prints the missing layers as one JSON line.
 """
 
 import asyncio

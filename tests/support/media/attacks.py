@@ -82,7 +82,7 @@ def _send_descriptor(source: BinaryIO) -> None:
 
 
 _SOCKETS = socket.socketpair()  # closed in the decoder, whose descriptors these are no longer
-_SYSTEM_CALLS: dict[str, tuple[Any, ...]] = {  # of both architectures: those of Linux 5 and later have one number
+_SYSTEM_CALLS: dict[str, tuple[Any, ...]] = {  # since Linux 5, calls have one number on all architectures
     "pidfd_send_signal": (424, 0, 0, None, 0),
     "io_uring_setup": (425, 1, bytes(120)),
     "open_tree": (428, AT_FDCWD, b"/", 0),
