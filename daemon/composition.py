@@ -21,7 +21,9 @@ from daemon.jobs.result_store import ResultStore
 from daemon.jobs.scratch import open_scratch
 from daemon.jobs.tracker import JobTracker
 from daemon.jobs.transcriber import Transcriber
-from daemon.media.decoder_pool import DecoderPool
+from daemon.media.decoder_pool import DecoderPool, max_decoders
+from daemon.media.sandbox import LAYERS
+from daemon.media.sandbox_probe import SandboxReport, require_sandbox
 from daemon.poller import Poller
 from daemon.runner_pool import Runners
 from daemon.status.collectors import measure_when_scraped, watch_depths, watch_loop, watch_machine
@@ -29,6 +31,7 @@ from daemon.status.health import Health, serve_http
 from daemon.status.nvml import watch_gpus
 from daemon.status.server import StatusServer
 from daemon.status.status_collector import StatusCollector
+from daemon.telemetry.memory import total_bytes
 from daemon.telemetry.metrics import Metrics
 from daemon.telemetry.spans import Tracer
 from daemon.webhooks.outbox import Outbox, OutboxWorker, open_outbox
@@ -41,6 +44,7 @@ log = logging.getLogger("transcriptd.launcher")
 class Infrastructure:
     """Connections and resources outside the daemon, open and ready."""
 
+    sandbox: SandboxReport
     scratch: Path
     tracer: Tracer
     host: Host
@@ -107,7 +111,7 @@ async def open_components(settings: Settings) -> AsyncIterator[Components]:
             "dead_letter_queue": infra.queue.ping_dead_letters,
             "s3": infra.storage.ping,
         }
-        health = Health(settings, runners, pings, brake)
+        health = Health(settings, runners, pings, brake, infra.sandbox)
         tracker = JobTracker()
         status = StatusServer(StatusCollector(settings, health, runners, metrics, tracker).collect)
         port = await stack.enter_async_context(serve_http(settings, health, metrics, status.attach))
@@ -133,16 +137,33 @@ async def open_components(settings: Settings) -> AsyncIterator[Components]:
 
 
 async def _open_infrastructure(stack: AsyncExitStack, settings: Settings, metrics: Metrics) -> Infrastructure:
+    sandbox = await _require_sandbox(settings, metrics)
     scratch = stack.enter_context(open_scratch(settings.scratch_dir))
+    decoder = DecoderPool(
+        scratch,
+        metrics,
+        max_decoders=max_decoders(settings.decode_memory_bytes, total_bytes()),
+        allow_weak_sandbox=settings.allow_weak_sandbox,
+    )
     return Infrastructure(
+        sandbox=sandbox,
         scratch=scratch,
         tracer=await stack.enter_async_context(_open_tracer(settings, metrics)),
         host=await stack.enter_async_context(open_host(settings, metrics)),
         queue=await stack.enter_async_context(open_queue(settings, metrics)),
         storage=await stack.enter_async_context(open_storage(settings, metrics)),
-        decoder=await stack.enter_async_context(DecoderPool(scratch, metrics)),
+        decoder=await stack.enter_async_context(decoder),
         outbox=await stack.enter_async_context(open_outbox(settings, metrics)) if settings.outbox_url else None,
     )
+
+
+async def _require_sandbox(settings: Settings, metrics: Metrics) -> SandboxReport:
+    report = await require_sandbox(allow_weak=settings.allow_weak_sandbox)
+    for layer in LAYERS:
+        metrics.decoder_sandbox_layer.labels(layer.name).set(layer.name not in report.missing)
+    if report.weakness:
+        log.error("sandbox is weak", extra={"error": report.weakness})
+    return report
 
 
 @asynccontextmanager

@@ -191,7 +191,15 @@ class Settings(BucketSettings):
     decode_timeout_seconds: float = Field(
         1800, gt=0, description="limit on wall time and CPU time to decode a recording"
     )
-    decode_memory_bytes: int = Field(2 * GIB, gt=0, description="address space limit of the decoder process")
+    decode_memory_bytes: int = Field(
+        2 * GIB,
+        gt=0,
+        description="address space limit of a decoder process; as many run at once as half of the memory holds, at most one per core",
+    )
+    allow_weak_sandbox: bool = Field(
+        False,
+        description="start although the kernel cannot fully confine the decoders of untrusted media (operations.md); without it, the daemon exits",
+    )
 
     # Webhooks
     webhook_url: str | None = Field(

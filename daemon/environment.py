@@ -19,3 +19,11 @@ def drop_empty_variables() -> None:
     for name, value in list(os.environ.items()):
         if not value.strip() and (name.upper().startswith(PREFIXES) or name.upper() in NAMES):
             del os.environ[name]
+
+
+def minimal_environment() -> dict[str, str]:
+    """Return the environment of a child that handles untrusted data: no credentials, no proxies, no PYTHON* variables."""
+    environment = {"LC_ALL": "C.UTF-8"}
+    if libraries := os.environ.get("LD_LIBRARY_PATH"):
+        environment["LD_LIBRARY_PATH"] = libraries  # some interpreters need it to find libpython
+    return environment

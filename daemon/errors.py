@@ -211,6 +211,13 @@ class DecodeLimit(TranscriptdError):
     hint = "Decoding the file takes far more resources than its length explains: convert it to a common format first."
 
 
+class DecoderKilled(TranscriptdError):
+    """The kernel killed the decoder, which it does first when the host runs out of memory."""
+
+    code = "decoder_killed"
+    hint = "The host ran out of memory, so the kernel killed the decoder; the job is retried. If it recurs, use a host with more memory, or lower TRANSCRIPTD_DECODE_MEMORY_BYTES."
+
+
 class CrashSuspect(TranscriptdError):
     """Deliveries of the job repeatedly ended without an outcome: the job probably crashes its host."""
 

@@ -92,6 +92,7 @@ def _run(console: Console, folder: Path, file: Path | None) -> list[str]:
             "TRANSCRIPTD_DIARIZATION_MODEL": "embedded",
             "TRANSCRIPTD_SCRATCH_DIR": str(folder / "scratch"),
             "TRANSCRIPTD_MIN_FREE_BYTES": "100000000",
+            "TRANSCRIPTD_ALLOW_WEAK_SANDBOX": "true",  # the recordings are the user's own
             "TRANSCRIPTD_RECEIVE_WAIT_TIME_SECONDS": "1",
         }
         daemon = DaemonProcess(environment, folder / "daemon.log")

@@ -1,8 +1,8 @@
 """The decoder process: decode one untrusted recording.
 
 `fork_server.py` forks it. It reads one request as a JSON line from stdin, writes one reply as a JSON line to stdout,
-and exits. Before FFmpeg reads a byte of the file, the process limits its memory, time, files, processes and network
-access.
+and exits. Before FFmpeg reads a byte of the file, the process limits its memory and time, opens its files, and locks itself
+down (`sandbox.py`): from then on it can read, write and exit. Nothing may be imported or opened later.
 
 Channels are mixed into one file, or each is written to its own file. All files have the same length, even if channels
 are silent.
@@ -24,6 +24,9 @@ from typing import Any, BinaryIO, NoReturn
 
 import av
 import av.logging
+import av.subtitles.codeccontext  # these three, because PyAV would import them when it opens a file: too late
+import av.subtitles.stream
+import av.subtitles.subtitle
 from av.codec.codec import Codec, UnknownCodecError
 from av.container import InputContainer
 
@@ -35,12 +38,13 @@ from daemon.errors import (
     NoAudio,
     TranscriptdError,
 )
+from daemon.media.containers import CONTAINERS
 from daemon.media.endings import cut_unit
 from daemon.media.mixing import USUAL, Meter, Mix
 from daemon.media.ogg import links
 from daemon.media.reading import Reader, blame
 from daemon.media.recording import Recording
-from daemon.media.sandbox import die_with_parent, leave_network, limit
+from daemon.media.sandbox import die_with_parent, limit, lock_down
 from daemon.media.source import Section
 from daemon.media.timeline import Timeline
 from daemon.media.tracks import loudest_track
@@ -134,6 +138,7 @@ def _open(source: Section) -> InputContainer:
     containment = {
         "protocol_whitelist": "none",  # for demuxers that open URLs without calling io_open, such as sdp
         "codec_whitelist": AUDIO_CODECS,  # prevents decoding of video, even while probing
+        "format_whitelist": CONTAINERS,
     }
     with blame(problem):
         container: InputContainer = av.open(
@@ -144,6 +149,10 @@ def _open(source: Section) -> InputContainer:
             buffer_size=256 * 1024,
             **LENIENT_METADATA,
         )
+    for stream in container.streams.audio:
+        if stream.codec_context is not None:
+            # FFmpeg's audio decoders do not benefit from more, and the jail allows none.
+            stream.codec_context.thread_count = 1
     return container
 
 
@@ -176,7 +185,6 @@ def _choose_audio(container: InputContainer, track: int | None) -> av.AudioStrea
     chosen: av.AudioStream = tracks[track or 0]
     if chosen.codec_context is None:
         raise MediaUnreadable("the audio format cannot be decoded: it is unknown or protected (DRM)")
-    chosen.codec_context.thread_count = 1  # FFmpeg's audio decoders do not benefit from more
     return chosen
 
 
@@ -204,7 +212,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
             # Opened as a descriptor: FFmpeg sees no path and infers nothing from a name that the uploader chose.
             source = files.enter_context(os.fdopen(os.open(request["source"], os.O_RDONLY), "rb"))
             targets = [files.enter_context(_create(path)) for path in request["targets"]]
-            leave_network()
+            lock_down(allow_weak=request["allow_weak_sandbox"])
             return decode(
                 source,
                 targets,

@@ -19,9 +19,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from daemon.environment import minimal_environment
 from daemon.errors import (
     AudioTrackMissing,
     DecodeLimit,
+    DecoderKilled,
     DiskFull,
     MediaTooLong,
     MediaUnreadable,
@@ -56,7 +58,7 @@ VERDICTS = {
 MEDIA_INCOMPLETE = "media_incomplete"
 WARNINGS = {MEDIA_INCOMPLETE, "timestamps_jump", "channels_mixed_differently", "audio_track_changed"}
 CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS}
-EXHAUSTED = {signal.SIGXCPU, signal.SIGXFSZ, signal.SIGKILL}  # we did not send this SIGKILL, so it is the OOM killer's
+EXHAUSTED = {signal.SIGXCPU, signal.SIGXFSZ}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +86,25 @@ class DecodeLimits:
     memory_bytes: int  # address space of the child
 
 
+def max_decoders(memory_bytes: int, total_bytes: int) -> int:
+    """Return how many decoders may run at once: one per core, and together with at most half of the memory."""
+    return max(1, min(len(os.sched_getaffinity(0)), total_bytes // 2 // memory_bytes))
+
+
 class DecoderPool:
     """Decode each recording in its own process. `async with` starts and stops the fork server."""
 
-    def __init__(self, folder: Path, metrics: Metrics) -> None:
-        """`folder` is the working directory of the processes, which also identifies them as this daemon's."""
+    def __init__(
+        self, folder: Path, metrics: Metrics, *, max_decoders: int | None = None, allow_weak_sandbox: bool = False
+    ) -> None:
+        """`folder` is the working directory of the processes, which also identifies them as this daemon's.
+
+        At most `max_decoders` run at once, by default one per core. With `allow_weak_sandbox`, they also run where the
+        kernel cannot confine them.
+        """
         self._folder = folder
+        self._turns = asyncio.Semaphore(max_decoders or len(os.sched_getaffinity(0)))
+        self._allow_weak_sandbox = allow_weak_sandbox
         self._starts = metrics.decoder_fork_server_starts
         self._servers: list[_ForkServer] = []  # the last one takes requests; retired ones still have children
         self._starting = asyncio.Lock()
@@ -119,9 +134,11 @@ class DecoderPool:
         if split:
             targets = [target.with_stem(f"{target.stem}-{index:02}") for index in range(MAX_SPLIT_CHANNELS)]
         request = _paths(source, targets) | {"audio_track": audio_track, "split": split}
+        request |= {"allow_weak_sandbox": self._allow_weak_sandbox, **asdict(limits)}
         with _removed_unless_done(targets):
-            child = self._run_child(request | asdict(limits), limits.timeout_seconds)
-            return _audio(targets, _answer(*await child))
+            async with self._turns:
+                ended = await self._run_child(request, limits.timeout_seconds)
+            return _audio(targets, _answer(*ended))
 
     async def _run_child(self, request: dict[str, Any], timeout_seconds: float) -> tuple[int, bytes, bytes]:
         """Run the decoder for one request. Return its exit status and the tails of its stdout and stderr."""
@@ -170,10 +187,6 @@ class _ForkServer:
 
     @classmethod
     async def start(cls, folder: Path) -> Self:
-        # A minimal environment, inherited by the children: no credentials, no proxies, no PYTHON* variables.
-        environment = {"LC_ALL": "C.UTF-8"}
-        if libraries := os.environ.get("LD_LIBRARY_PATH"):
-            environment["LD_LIBRARY_PATH"] = libraries  # some interpreters need it to find libpython
         ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
         with theirs:
             process = await asyncio.create_subprocess_exec(
@@ -182,7 +195,7 @@ class _ForkServer:
                 stdout=DEVNULL,
                 stderr=theirs.fileno(),
                 cwd=folder,
-                env=environment,
+                env=minimal_environment(),  # inherited by the children
                 process_group=0,
             )
         ours.setblocking(False)
@@ -290,7 +303,9 @@ def _answer(status: int, output: bytes, errors: bytes) -> dict[str, Any]:
         name = signal.Signals(-status).name
         raise MediaUnreadable(f"the file crashed the decoder ({name}): it is damaged or malicious", detail=log)
     if -status in EXHAUSTED:
-        raise DecodeLimit("the decoder reached its CPU time or memory limit", detail=log)
+        raise DecodeLimit("the decoder reached its CPU time or file size limit", detail=log)
+    if -status == signal.SIGKILL:  # not ours, so the OOM killer's: any process of the host may have used up the memory
+        raise DecoderKilled("the kernel killed the decoder: the host is out of memory", detail=log)
     answer = None
     with suppress(ValueError):
         answer = json.loads(output.splitlines()[-1] if output else b"null")

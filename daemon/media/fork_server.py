@@ -2,7 +2,7 @@
 
 Loading FFmpeg's libraries takes several times as long as decoding a short recording. This process loads them once; it
 reads no media and has no job data. Each recording still gets its own process, which applies the restrictions of
-`sandbox.py` after the fork and before it opens the file. AFL and Android's zygote use the same design, for speed and
+`sandbox.py` after the fork and before it reads the file. AFL and Android's zygote use the same design, for speed and
 memory respectively.
 
 A socket serves as this process's stdin and stderr. Each packet on it requests a decoder and carries three sockets:
@@ -29,6 +29,7 @@ import selectors
 import signal
 import socket
 import sys
+import tokenize  # noqa: F401  # a traceback may need it, and a decoder that is locked down cannot import it
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass

@@ -11,6 +11,7 @@ from av.container import InputContainer
 from av.stream import Discard, Disposition, Stream
 
 from daemon.errors import MediaUnreadable
+from daemon.media.effort import Effort
 from daemon.media.source import UNKNOWN_BYTES
 from daemon.media.timeline import OtherStreams
 
@@ -47,8 +48,8 @@ class Reader:
         self.container = container
         self.stream = stream
         self.stopped: str | None = None  # the error at which reading stopped
-        self.decoded_packets = self.failed_packets = 0
         self.failed_seconds = 0.0
+        self._effort = Effort(container)
         self._ticks: dict[int, float] = {}  # by stream
         self._indexed = container.format.name == INDEXED
         self._timed = [each for each in container.streams if each is not stream and _is_timed(each)]
@@ -72,15 +73,13 @@ class Reader:
                 with blame("undecodable packet"):
                     frames = self.stream.codec_context.decode(packet)
             except MediaUnreadable as error:
-                self.failed_packets, reason = self.failed_packets + 1, str(error.detail)
+                reason = str(error.detail)
                 self.failed_seconds += self._length(packet) if packet else 0.0
+                self._effort.note_failed(reason)
             else:
-                self.decoded_packets += 1
                 yield from frames
-        failed, total = self.failed_packets, self.failed_packets + self.decoded_packets
-        if failed > self.decoded_packets:
-            message = f"the file is damaged: {failed} of the {total} packets of its audio cannot be decoded"
-            raise MediaUnreadable(message, detail=reason)
+                self._effort.note_decoded(sum(frame.samples / frame.sample_rate for frame in frames))
+        self._effort.judge(reason)
 
     def missing_seconds(self, missing_share: float) -> float:
         """Return by how much the contents are shorter than stated; 0 if nothing is stated, or the whole is there.
@@ -109,11 +108,19 @@ class Reader:
 
     def _read(self) -> Iterator[Packet]:
         """Yield all packets. A read error ends the recording at that point."""
-        try:
-            with blame("read error"):
-                yield from (packet for packet in self.container.demux() if packet.size)
-        except MediaUnreadable as error:
-            self.stopped = str(error.detail)
+        packets = self.container.demux()
+        while True:
+            try:
+                with blame("read error"):
+                    packet = next(packets, None)
+            except MediaUnreadable as error:
+                self.stopped = str(error.detail)
+                return
+            if packet is None:
+                return
+            self._effort.note_read(packet.size)
+            if packet.size:
+                yield packet
 
     def _time(self, packet: Packet) -> float | None:
         ticks = packet.pts if packet.pts is not None else packet.dts

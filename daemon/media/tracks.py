@@ -11,6 +11,7 @@ import av
 from av.container import InputContainer
 
 from daemon.errors import MediaUnreadable
+from daemon.media.effort import Effort
 from daemon.media.mixing import SILENT
 from daemon.media.reading import blame
 from daemon.media.samples import frame_power
@@ -27,14 +28,19 @@ def loudest_track(container: InputContainer, *, besides: int) -> int | None:
     numbers = {each.index: number for number, each in streams if number != besides and each.codec_context}
     energy: defaultdict[int, float] = defaultdict(float)
     seconds: defaultdict[int, float] = defaultdict(float)  # with sound
+    effort = Effort(container)
     with suppress(MediaUnreadable), blame("read error"):
         for packet in container.demux(*(container.streams[index] for index in numbers)) if numbers else ():
+            effort.note_read(packet.size)
             number = numbers[packet.stream.index]
+            decoded_seconds = 0.0
             for frame in _frames(packet):
                 length, power = frame.samples / frame.sample_rate, frame_power(frame)
+                decoded_seconds += length
                 if power > SILENT:
                     seconds[number] += length
                     energy[number] += power * length
+            effort.note_decoded(decoded_seconds)
             if seconds[number] > COMPARED_SECONDS:
                 break
     return max(energy, key=energy.__getitem__, default=None)

@@ -15,6 +15,7 @@ from daemon.media.mixing import Meter, Mix
 
 RATE = 16_000  # Hz
 SAMPLE_BYTES = 4  # float32
+MIN_SOURCE_RATE = 4000  # Hz; speech needs more, and a few bytes at a lower one would fill hours
 
 # The top byte of a float32 holds its sign and most of its exponent: these values mean magnitudes below 2.
 SOUND_BYTES = bytes(range(0x00, 0x40)) + bytes(range(0x80, 0xC0))
@@ -121,6 +122,8 @@ class Resampler:
         self._graph = graph = Graph()
         graph.threads = 1
         rate, sample_format, layout = self.kind
+        if rate < MIN_SOURCE_RATE:
+            raise MediaUnreadable(f"the audio has {rate} samples a second; speech needs at least {MIN_SOURCE_RATE}")
         channels = frame.layout.nb_channels
         if split:
             waveform.require_room(channels)

@@ -14,6 +14,7 @@ from prometheus_client.exposition import choose_encoder
 from daemon.config import Settings
 from daemon.errors import ConfigError, TranscriptdError
 from daemon.jobs.brake import Brake
+from daemon.media.sandbox_probe import SandboxReport
 from daemon.runner import Runner
 from daemon.runner_pool import Runners
 from daemon.status.connections import Connections
@@ -39,10 +40,16 @@ class Health:
     """Health of the daemon. The launcher sets the phase and the poller during start-up."""
 
     def __init__(
-        self, settings: Settings, runners: Runners, pings: dict[str, Callable[[], Awaitable[None]]], brake: Brake
+        self,
+        settings: Settings,
+        runners: Runners,
+        pings: dict[str, Callable[[], Awaitable[None]]],
+        brake: Brake,
+        sandbox: SandboxReport,
     ) -> None:
         """`pings` maps each dependency (sqs, s3) to a call that raises if it is unavailable."""
         self._brake = brake
+        self._sandbox = sandbox
         self._settings = settings
         self._runners = runners
         self._pings = pings
@@ -90,6 +97,8 @@ class Health:
             },
             "disk": {"ok": self.free_bytes() >= self._settings.min_free_bytes, "free_bytes": self.free_bytes()},
             "poll": self._poll_check(),
+            # A weak sandbox was allowed by a setting: it is reported, and the daemon is ready.
+            "sandbox": {"ok": True, "missing": sorted(self._sandbox.missing), "error": self._sandbox.weakness},
             "brake": {"ok": self._brake.reason is None, "error": self._brake.reason},
         }
         results = await asyncio.gather(*(self._ping(name) for name in self._pings))

@@ -264,6 +264,13 @@ class Metrics:
             "signal, for example because a file crashed FFmpeg.",
         )
 
+        self.decoder_sandbox_layer = gauge(
+            "decoder_sandbox_layer",
+            "1 if decoders are confined by this layer of their sandbox: Landlock, seccomp. 0 is possible only with "
+            "TRANSCRIPTD_ALLOW_WEAK_SANDBOX.",
+            "layer",
+        )
+
         # Are receivers notified?
         self.webhook_attempts = counter(
             "webhook_attempts",

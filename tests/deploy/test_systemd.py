@@ -59,6 +59,31 @@ def test_unit_is_sandboxed(installed: Path) -> None:
     assert float(exposure[1]) <= MAX_EXPOSURE
 
 
+def allowed_calls() -> set[str]:
+    """Return the system calls that the unit allows, by the order of its filters."""
+    groups: dict[str, set[str]] = {}
+    for line in analyze("syscall-filter", "--no-pager").splitlines():
+        if line.startswith("@"):
+            members = groups.setdefault(line.strip(), set())
+        elif line.strip() and not line.strip().startswith("#"):
+            members.add(line.strip())
+
+    def calls(name: str) -> set[str]:
+        return set[str]().union(*map(calls, groups[name])) if name.startswith("@") else {name}
+
+    allowed = calls("@default")
+    for words in directives()["SystemCallFilter"]:
+        named = set[str]().union(*map(calls, words.removeprefix("~").split()))
+        allowed = allowed - named if words.startswith("~") else allowed | named
+    return allowed
+
+
+def test_unit_allows_the_sandbox_of_the_decoder() -> None:
+    allowed = allowed_calls()
+    assert {"prlimit64", "prctl", "capset", "landlock_create_ruleset", "landlock_restrict_self", "seccomp"} <= allowed
+    assert not {"ptrace", "mount", "bpf"} & allowed
+
+
 def test_deadlines_of_daemon_unit_and_fleet_are_consistent() -> None:
     fields = Settings.model_fields
     drain = fields["drain_timeout_seconds"].default

@@ -17,6 +17,7 @@ from bench.waiting import PATIENCE_SECONDS
 from daemon.config import Settings
 from daemon.errors import QueueUnavailable
 from daemon.jobs.brake import Brake
+from daemon.media.sandbox_probe import SandboxReport
 from daemon.runner_pool import Runners
 from daemon.status import connections
 from daemon.status.health import PING_TIMEOUT_SECONDS, Health, serve_http
@@ -68,6 +69,7 @@ def healthy(
         cast(Runners, devices or Devices()),
         {"sqs": answers, "s3": answers, **(pings or {})},
         brake or Brake(1, {}, Metrics()),
+        SandboxReport({}),
     )
     health.phase = "running"
     health.poller = polls = FakePoller()
@@ -79,7 +81,7 @@ async def failing(health: Health) -> dict[str, Any]:
     ready, checks = await health.report()
     bad = {name: check for name, check in checks.items() if not check["ok"]}
     assert ready == (not bad)
-    assert set(checks) == {"phase", "runner", "disk", "brake", "poll", "sqs", "s3"}
+    assert set(checks) == {"phase", "runner", "disk", "sandbox", "brake", "poll", "sqs", "s3"}
     return bad
 
 

@@ -19,6 +19,7 @@ import pytest
 from bench.waiting import wait_for
 from daemon.errors import (
     DecodeLimit,
+    DecoderKilled,
     DiskFull,
     MediaTooLong,
     MediaUnreadable,
@@ -391,8 +392,8 @@ async def test_recording_that_is_too_long(tmp_path: Path) -> None:
 
 
 async def test_small_file_that_expands_to_hours(tmp_path: Path) -> None:
-    path = make_wav(tmp_path / "a.wav", np.zeros(2000, np.int16), rate=1)  # 2000 samples, one each second
-    assert path.stat().st_size < 5000
+    path = make_tracks(tmp_path / "a.flac", [silence(600)], "flac")
+    assert path.stat().st_size < 200_000
     await refused(path, MediaTooLong)
 
 
@@ -444,7 +445,7 @@ async def test_wall_clock_limit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "error"),
-    [(signal.SIGSEGV, MediaUnreadable), (signal.SIGXCPU, DecodeLimit), (signal.SIGKILL, DecodeLimit)],
+    [(signal.SIGSEGV, MediaUnreadable), (signal.SIGXCPU, DecodeLimit), (signal.SIGKILL, DecoderKilled)],
 )
 async def test_child_killed_by_a_signal(tmp_path: Path, number: signal.Signals, error: type[TranscriptdError]) -> None:
     async with DecoderPool(tmp_path, Metrics()) as decoder, stuck_decode(decoder, tmp_path) as (task, pid):
@@ -496,6 +497,7 @@ async def test_child_has_limits_and_no_secrets(tmp_path: Path, monkeypatch: pyte
         environment = (Path("/proc") / str(pid) / "environ").read_bytes()
         limits_text = (Path("/proc") / str(pid) / "limits").read_text()
         assert os.getpgid(pid) == pid
+        assert (Path("/proc") / str(pid) / "oom_score_adj").read_text() == "1000\n"
     assert b"not-for-the-child" not in environment
     assert {entry.partition(b"=")[0] for entry in environment.split(b"\0")} <= {b"", b"LC_ALL", b"LD_LIBRARY_PATH"}
     found = {line[:25].strip(): line[25:].split()[0] for line in limits_text.splitlines()}

@@ -20,6 +20,7 @@ WITHOUT_UNIT = {  # counts, and values without a base unit
     "transcriptd_jobs_in_flight",
     "transcriptd_receive_capacity",
     "transcriptd_brake_engaged",
+    "transcriptd_decoder_sandbox_layer",
     "transcriptd_jobs_waiting",
     "transcriptd_message_receive_count",
     "transcriptd_real_time_factor",
