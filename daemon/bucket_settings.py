@@ -1,4 +1,4 @@
-"""The settings that some buckets and S3-compatible stores need. They are part of `Settings` in config.py.
+"""The settings about where results go, and those that some buckets and S3-compatible stores need. They are part of `Settings` in config.py.
 
 The daemon's S3 client, those of the commands and the mirror of the models follow them.
 """
@@ -12,7 +12,16 @@ from pydantic_settings import BaseSettings, NoDecode
 Names = Annotated[tuple[str, ...], NoDecode]
 
 
+def allows(allowed: tuple[str, ...], name: str) -> bool:
+    """Return whether an allow-list contains the name; `*` alone allows every name."""
+    return allowed == ("*",) or name in allowed
+
+
 class BucketSettings(BaseSettings):
+    output_bucket: str | None = Field(None, description="bucket for the results of jobs that name none")
+    output_buckets: Names = Field(
+        (), description="further buckets that jobs may write to; with `*`, only the instance role limits them"
+    )
     output_prefix: str = Field(
         "transcripts/", description="key prefix for the results of jobs that name none; `/` is the root of the bucket"
     )
@@ -54,6 +63,11 @@ class BucketSettings(BaseSettings):
     def allows_prefix(self, prefix: str) -> bool:
         """Return whether a job may place its results below this prefix, which is empty or ends with `/`."""
         return self.output_prefixes == ("*",) or prefix.startswith((self.output_prefix, *self.output_prefixes))
+
+    def allows_output(self, bucket: str, prefix: str) -> bool:
+        """Return whether jobs may place their results there."""
+        known_bucket = bucket == self.output_bucket or allows(self.output_buckets, bucket)
+        return known_bucket and self.allows_prefix(prefix)
 
     @property
     def write_parameters(self) -> dict[str, Any]:

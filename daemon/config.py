@@ -83,10 +83,6 @@ class Settings(BucketSettings):
     input_buckets: Names = Field(
         ("*",), description="buckets that jobs may read from; with `*`, only the instance role limits them"
     )
-    output_bucket: str | None = Field(None, description="bucket for the results of jobs that name none")
-    output_buckets: Names = Field(
-        (), description="further buckets that jobs may write to; with `*`, only the instance role limits them"
-    )
     storage_timeout_seconds: float = Field(
         30,
         gt=0,
@@ -338,11 +334,6 @@ class Settings(BucketSettings):
         aws = [os.environ.get(name, "") for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")]
         return [*signing, *(secret.removeprefix("whsec_") for secret in signing), *token, *keys, *aws]
 
-    def allows_output(self, bucket: str, prefix: str) -> bool:
-        """Return whether jobs may place their results there."""
-        known_bucket = bucket == self.output_bucket or allows(self.output_buckets, bucket)
-        return known_bucket and self.allows_prefix(prefix)
-
     @property
     def logging_level(self) -> str:
         return "debug" if self.debug else self.log_level
@@ -419,8 +410,3 @@ def variable(name: str) -> str:
     if isinstance(alias, AliasChoices):
         return str(alias.choices[-1])
     return name if name.isupper() else f"TRANSCRIPTD_{name.upper()}"
-
-
-def allows(allowed: tuple[str, ...], name: str) -> bool:
-    """Return whether an allow-list contains the name; `*` alone allows every name."""
-    return allowed == ("*",) or name in allowed

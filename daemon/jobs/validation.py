@@ -5,7 +5,8 @@ from typing import Any
 
 from pydantic import JsonValue, ValidationError
 
-from daemon.config import Settings, allows
+from daemon.bucket_settings import allows
+from daemon.config import Settings
 from daemon.errors import BucketNotAllowed, InvalidJob, InvalidJson, PrefixNotAllowed
 from daemon.jobs.option_defaults import fill_in
 from daemon.jobs.refusal import json_type, refusal

@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from daemon.config import Settings, allows
+from daemon.bucket_settings import allows
+from daemon.config import Settings
 from daemon.errors import WebhookNotAllowed
 from daemon.schema.wording import clip
 

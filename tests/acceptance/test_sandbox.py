@@ -12,9 +12,10 @@ from bench.world import World, open_world
 from daemon.demo.process import DaemonProcess
 from daemon.errors import EXIT_CONFIG
 from tests.support.media.files import chirp, make_wav
-from tests.support.media.kernels import command_on
+from tests.support.media.kernels import command_on, has_landlock
 
 DAEMON = (sys.executable, "-m", "daemon", "run")
+pytestmark = pytest.mark.skipif(not has_landlock(), reason="this kernel has no Landlock")
 MISSING = {
     "without Landlock": ["Landlock"],
     "without seccomp": ["seccomp"],
@@ -24,7 +25,7 @@ MISSING = {
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    with open_world() as world:
+    with open_world(allow_weak_sandbox="false") as world:
         world.upload("short.wav", make_wav(world.folder / "short.wav", chirp(1.0)))
         yield world
 

@@ -22,9 +22,10 @@ from tests.support.media.decoding import LIMITS
 from tests.support.media.files import RATE, chirp, make_recording, make_text, make_truncated_mp4, make_wav
 from tests.support.media.hostile import make_generator
 from tests.support.media.jail import Attack, interpreter, read_report
-from tests.support.media.kernels import command_on
+from tests.support.media.kernels import command_on, has_landlock
 from tests.support.media.kinds import KINDS
 
+pytestmark = pytest.mark.skipif(not has_landlock(), reason="this kernel has no Landlock")
 NOBODY = 65534
 NO_THREAD = "can't start new thread"
 X86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="x86-64 only")

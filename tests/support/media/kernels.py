@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from daemon.media.landlock import landlock_abi
+
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 38, 22
 ALLOW, REFUSE = 0x7FFF0000, 0x00050000
 LANDLOCK_CALLS = (444, 445, 446)
@@ -19,6 +21,14 @@ PRCTL, SECCOMP, UNSHARE, CLONE3 = {
     "x86_64": (157, 317, 272, 435),
     "aarch64": (167, 277, 97, 435),
 }[platform.machine()]
+
+
+def has_landlock() -> bool:
+    """Return whether this kernel has Landlock; tests of the whole sandbox need it."""
+    try:
+        return landlock_abi() > 0
+    except OSError:
+        return False
 
 
 def command_on(kernel: str, *command: str) -> Sequence[str]:
