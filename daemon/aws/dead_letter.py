@@ -28,7 +28,7 @@ def attributes_of_copy(body: str, received: dict[str, Any], failure: dict[str, A
     """Build the attributes of the dead letter from the received attributes and the content of Failure.
 
     The dead letter never exceeds SQS's size limit: if the original leaves too little space, Failure omits the traceback.
-    If that is still too large, the original attributes are sent unchanged, and only the log has the reason.
+    If that is still too large, the original attributes are returned unchanged: see `shortened`.
     """
     original = {name: sent for name, value in received.items() if (sent := _sendable(value))}
     theirs, more = _without_ours(original)
@@ -47,6 +47,24 @@ def attributes_of_copy(body: str, received: dict[str, Any], failure: dict[str, A
         if message_bytes(body, copy) <= limit:
             return copy
     return original
+
+
+def shortened(
+    body: str, received: dict[str, Any], failure: dict[str, Any], limit_bytes: int
+) -> tuple[str, dict[str, Any]]:
+    """Return body and attributes of a dead letter that states the reason within the limit, at the expense of the original.
+
+    The body is cut. One that is long enough for this is never valid (MAX_BODY_CHARACTERS in schema/job.py). Failure has its
+    size, and the names of the original attributes in place of their values.
+    """
+    dropped = sorted(name for name in received if name not in OURS)
+    details = {"traceback": "", "more_attributes": {}, "body_bytes": _size(body), "dropped_attributes": dropped}
+    attributes = {
+        "ErrorCode": {"DataType": "String", "StringValue": failure["code"]},
+        "Failure": {"DataType": "String", "StringValue": json.dumps({**failure, **details}, ensure_ascii=False)},
+    }
+    room_bytes = limit_bytes - message_bytes("", attributes)
+    return body.encode(errors="surrogatepass")[:room_bytes].decode(errors="ignore"), attributes
 
 
 def parse_failure(attributes: dict[str, Any]) -> dict[str, Any] | None:

@@ -22,7 +22,13 @@ from botocore.exceptions import (
 )
 from botocore.model import OperationModel
 
-from daemon.aws.dead_letter import attributes_of_copy
+from daemon.aws.dead_letter import (
+    MAX_MESSAGE_BYTES,
+    OLDER_MESSAGE_BYTES,
+    attributes_of_copy,
+    message_bytes,
+    shortened,
+)
 from daemon.aws.faults import Fault, fault_of_response
 from daemon.aws.session import open_session
 from daemon.clock import SYSTEM_CLOCK, Clock
@@ -212,11 +218,20 @@ class Queue:
             "original_message_id": message.message_id,
             "failed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        attributes = attributes_of_copy(message.body, message.attributes, failure)
+        body, attributes = message.body, attributes_of_copy(message.body, message.attributes, failure)
+        if "ErrorCode" not in attributes:
+            body, attributes = shortened(message.body, message.attributes, failure, MAX_MESSAGE_BYTES)
+        try:
+            await self._send_dead_letter(body, attributes)
+        except QueueRefused as error:
+            if "InvalidParameterValue" not in _code(error) or message_bytes(body, attributes) <= OLDER_MESSAGE_BYTES:
+                raise
+            # The dead-letter queue has the older limit, and the job queue the newer one.
+            await self._send_dead_letter(*shortened(message.body, message.attributes, failure, OLDER_MESSAGE_BYTES))
+
+    async def _send_dead_letter(self, body: str, attributes: dict[str, Any]) -> None:
         with translate_errors("SendMessage"):
-            await self._client.send_message(
-                QueueUrl=self._dlq_url, MessageBody=message.body, MessageAttributes=attributes
-            )
+            await self._client.send_message(QueueUrl=self._dlq_url, MessageBody=body, MessageAttributes=attributes)
 
     async def ping(self) -> None:
         """Check that the queue and the credentials work. Raises QueueUnavailable."""

@@ -9,6 +9,7 @@ import pytest
 
 from bench.waiting import PATIENCE_SECONDS, wait_for
 from bench.world import SECRET, World, open_world
+from daemon.aws.dead_letter import message_bytes
 from daemon.demo.process import DaemonProcess
 from daemon.demo.receiver import WebhookReceiver
 from daemon.demo.recordings import sample_call
@@ -173,3 +174,24 @@ def test_forged_outbox_message_is_not_signed_and_sent(world: World, daemon: Daem
     wait_for(lambda: any(daemon.log_entries("outbox message not trusted")), "the message is read")
     assert world.events("forged") == []
     assert "Contents" not in world.aws.s3.list_objects_v2(Bucket="media", Prefix="stolen/")
+
+
+@pytest.mark.parametrize("limit_bytes", [1024 * 1024, 256 * 1024], ids=["the newer limit", "the older limit"])
+def test_longest_message_is_dead_lettered_with_its_reason(
+    world: World, daemon: DaemonProcess, limit_bytes: int
+) -> None:
+    """The reason does not fit next to such a body, and a dead-letter queue may have the older limit of SQS."""
+    limit: Any = {"MaximumMessageSize": str(limit_bytes)}
+    world.aws.sqs.set_queue_attributes(QueueUrl=world.aws.dlq_url, Attributes=limit)
+    try:
+        world.send("longest" + "ü" * (1024 * 512 - 4))
+        world.wait_until_empty()
+    finally:
+        world.aws.sqs.set_queue_attributes(
+            QueueUrl=world.aws.dlq_url, Attributes={"MaximumMessageSize": str(1024 * 1024)}
+        )
+    (letter,) = (letter for letter in world.dead_letters() if letter["body"].startswith("longest"))
+    assert letter["failure"]["code"] == "invalid_json"
+    assert letter["failure"]["body_bytes"] == 1024 * 1024 - 1
+    assert message_bytes(letter["body"], letter["attributes"]) <= limit_bytes
+    assert json.loads(daemon.get("/readyz"))["checks"]["brake"]["ok"]

@@ -16,6 +16,7 @@ from daemon.aws.dead_letter import (
     message_bytes,
     original_attributes,
     parse_failure,
+    shortened,
 )
 from tests.support.aws.dead_letters import more_of
 
@@ -106,3 +107,20 @@ def test_attributes_that_only_resemble_ours_are_unchanged() -> None:
     for more in ({"a": 1}, {"a": {"BinaryValue": 1}}, {"a": {"BinaryValue": "!"}}):
         forged = {"Failure": {"DataType": "String", "StringValue": json.dumps({**ours, "more_attributes": more})}}
         assert original_attributes(forged) == forged
+
+
+@given(
+    ATTRIBUTES,
+    st.text(ALPHABET | st.just("\ud83d"), max_size=50),
+    st.sampled_from([OLDER_MESSAGE_BYTES, MAX_MESSAGE_BYTES]),
+)
+def test_shortened_dead_letter_states_its_reason_within_the_limit(
+    attributes: dict[str, Any], start: str, limit: int
+) -> None:
+    body, copy = shortened(start + "語" * limit, attributes, FAILURE, limit)
+    assert limit - 3 < message_bytes(body, copy) <= limit
+    failure = parse_failure(copy)
+    assert failure is not None
+    assert failure["code"] == FAILURE["code"]
+    assert failure["body_bytes"] == message_bytes(start, {}) + 3 * limit
+    assert set(failure["dropped_attributes"]) == set(attributes) - set(OURS)
