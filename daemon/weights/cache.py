@@ -135,11 +135,22 @@ class Cache:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Allow one fetch at a time; further ones wait."""
+        """Allow one fetch at a time; further ones wait. Raises ModelUnavailable if the lock file cannot be opened.
+
+        `install.sh` fetches as root into a cache that the daemon's user may change: a link in place of the lock is not
+        followed, or root would create or truncate any file.
+        """
         self.index_file.parent.mkdir(parents=True, exist_ok=True)
-        with self.index_file.with_suffix(".lock").open("w") as file:
+        path = self.index_file.with_suffix(".lock")
+        try:
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ModelUnavailable(f"{path} cannot be opened ({error.strerror}): remove it") from error
+        try:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(file)
 
     def _folder(self, model: Model | RemoteModel) -> Path:
         return self.hub / f"models--{model.name.replace('/', '--')}"

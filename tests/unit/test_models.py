@@ -247,3 +247,19 @@ def test_fetching_does_not_import_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
+    """install.sh fetches as root; a link from the daemon's user made it truncate a file of root."""
+    cache = Cache(tmp_path / "hub", tmp_path / "torch", tmp_path / "transcriptd" / "models.json")
+    (tmp_path / "transcriptd").mkdir()
+    (tmp_path / "precious").write_text("kept")
+    (tmp_path / "transcriptd" / "models.lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(ModelUnavailable, match=r"models\.lock cannot be opened"), cache.lock():
+        pass
+    assert (tmp_path / "precious").read_text() == "kept"
+    (tmp_path / "transcriptd" / "models.lock").unlink()
+    (tmp_path / "transcriptd" / "models.lock").symlink_to(tmp_path / "new")
+    with pytest.raises(ModelUnavailable, match=r"models\.lock cannot be opened"), cache.lock():
+        pass
+    assert not (tmp_path / "new").exists()
