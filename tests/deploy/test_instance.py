@@ -7,6 +7,7 @@ unit specifies.
 """
 
 import base64
+import hashlib
 import json
 import os
 import re
@@ -30,6 +31,7 @@ from tests.support.deploy.releases import commit_working_tree, make_archive
 from tests.support.deploy.rendering import (
     ACCOUNT_ID,
     REGION,
+    RELEASE_SHA256,
     deploy_page_call,
     example_call,
     readme_call,
@@ -147,6 +149,7 @@ class Fleet:
         """Run the boot script from its settings to the installation."""
         script = section(user_data, "Settings", "Start")
         arguments = f" --root {self.root} --python {getattr(sys, '_base_executable', sys.executable)}"
+        script = script.replace(RELEASE_SHA256, hashlib.sha256(self.archive.read_bytes()).hexdigest())
         script, found = re.subn(r'(?m)^(bash "\$installer" .*)$', rf"\1{arguments}", script)
         assert found == 1
         # Compiling every package takes a minute on two cores; what the daemon imports is compiled at its start instead.

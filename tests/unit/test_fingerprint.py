@@ -27,7 +27,7 @@ MODELS = {"vad": "pyannote", "asr": "base", "align": "attention", "diarize": "em
 FOUND = InputObject(bucket="media", key="a.wav", etag="etag", version_id="version", size_bytes=1)
 
 # Imported by the pipeline, but not used to compute a transcript.
-NO_LIBRARY_OF_A_TRANSCRIPT = {"huggingface_hub", "pydantic"}
+NO_LIBRARY_OF_A_TRANSCRIPT = {"huggingface_hub", "omegaconf", "pydantic"}
 
 
 def other(value: Any) -> Any:

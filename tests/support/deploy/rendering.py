@@ -15,11 +15,13 @@ ACCOUNT_ID = "123456789012"
 REGION = "eu-central-1"
 ARN = "arn:aws:{}:" + f"{REGION}:{ACCOUNT_ID}:{{}}"
 
+RELEASE_SHA256 = "0123456789abcdef" * 4  # stands in for that of an archive
+
 EXAMPLE = MODULE / "examples" / "complete"
 EXAMPLE_VARIABLES = {
     "release_bucket": "my-releases",
     "release_key": "transcriptd/0.1.0.tar.gz",
-    "release_sha256": "a" * 64,
+    "release_sha256": RELEASE_SHA256,
     "webhook_secret_arn": ARN.format("secretsmanager", "secret:transcriptd/webhook-AbCdEf"),
     "alarm_email": "on-call@example.com",
 }
@@ -66,7 +68,7 @@ def deploy_page_call() -> str:
 
 def _with_digest(call: str) -> str:
     """Fill in the digest of the release, which the pages leave to the reader."""
-    return re.sub(r'(release_sha256 *= )"…"', rf'\1"{"a" * 64}"', call)
+    return re.sub(r'(release_sha256 *= )"…"', rf'\1"{RELEASE_SHA256}"', call)
 
 
 def render_user_data(call: str, queue_urls: Mapping[str, str], folder: Path) -> str:
