@@ -54,13 +54,14 @@ def _create(root: Path) -> tuple[Path, IO[str]]:
 
 
 def _require_trusted(root: Path) -> None:
-    """Raise ConfigError unless the directory, and a link to it, belong to this user or to root.
+    """Raise ConfigError if anyone could have made the directory, or a link to it, and another user than this or root did.
 
     Of a directory of this user, take the permission to write away from everyone else.
     """
     user = os.geteuid()
+    anyone_could = root.parent.stat().st_mode & OTHERS_MAY_WRITE
     for found in (root.lstat(), root.stat()):
-        if found.st_uid not in (user, ROOT):
+        if anyone_could and found.st_uid not in (user, ROOT):
             raise ConfigError(
                 f"TRANSCRIPTD_SCRATCH_DIR: {root} belongs to user {found.st_uid} and this is user {user}: the owner could read "
                 "and replace recordings there; remove it, or choose another directory"

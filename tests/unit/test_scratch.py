@@ -59,6 +59,7 @@ only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give fil
 
 @only_root
 def test_root_that_another_user_made_first_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
     root = tmp_path / "root"
     root.mkdir()
     os.chown(root, NOBODY, NOBODY)
@@ -71,7 +72,18 @@ def test_root_that_another_user_made_first_is_refused(tmp_path: Path) -> None:
 
 
 @only_root
+def test_root_that_an_operator_gave_to_another_user_is_used(tmp_path: Path) -> None:
+    """As root started by hand on an instance, where the directory belongs to the daemon's user."""
+    root = tmp_path / "root"
+    root.mkdir()
+    os.chown(root, NOBODY, NOBODY)
+    with open_scratch(root):
+        pass
+
+
+@only_root
 def test_link_that_another_user_made_first_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o1777)
     (tmp_path / "elsewhere").mkdir()
     root = tmp_path / "root"
     root.symlink_to(tmp_path / "elsewhere")
@@ -82,7 +94,6 @@ def test_link_that_another_user_made_first_is_refused(tmp_path: Path) -> None:
 
 @only_root
 def test_ordinary_user_refuses_the_directory_of_another(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
     root = tmp_path / "root"
     root.mkdir()
     os.chown(root, 1234, 1234)
@@ -94,6 +105,7 @@ def test_ordinary_user_refuses_the_directory_of_another(tmp_path: Path) -> None:
     )
     for parent in root.parents[:-2]:
         parent.chmod(parent.stat().st_mode | 0o055)
+    tmp_path.chmod(0o1777)
     done = subprocess.run([sys.executable, "-c", code, str(root)], check=False, capture_output=True, text=True)
     assert "belongs to user 1234 and this is user 65534" in done.stderr
 
