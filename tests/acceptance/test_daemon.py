@@ -58,7 +58,10 @@ def test_job_produces_outputs_events_metrics_and_one_summary_line(world: World) 
     assert data["warnings"] == [warning]
 
     assert ready["ready"] is True
-    assert set(ready["checks"]) == {"phase", "runner", "disk", "poll", "brake", "sqs", "dead_letter_queue", "s3"}
+    assert set(ready["checks"]) == {
+        *("phase", "runner", "disk", "sandbox", "poll", "brake"),
+        *("sqs", "dead_letter_queue", "s3"),
+    }
     assert ready["checks"]["runner"]["devices"]["cpu"]["state"] == "ready"
     for line in (
         'transcriptd_deliveries_total{outcome="published",reason="published"} 1.0',
