@@ -1,6 +1,6 @@
-"""The settings about where results go, and those that some buckets and S3-compatible stores need. They are part of `Settings` in config.py.
+"""Settings for the place of results, and for buckets and S3-compatible stores with special needs. Part of `Settings` in config.py.
 
-The daemon's S3 client, those of the commands and the mirror of the models follow them.
+They apply to every S3 client: the daemon's, the commands' and that of the models' mirror.
 """
 
 from typing import Annotated, Any, Literal, Self

@@ -39,11 +39,7 @@ def attributes_of_copy(body: str, received: dict[str, Any], failure: dict[str, A
     # A larger message comes from a queue with the newer limit; its dead-letter queue must have the same limit.
     limit = OLDER_MESSAGE_BYTES if message_bytes(body, original) <= OLDER_MESSAGE_BYTES else MAX_MESSAGE_BYTES
     for traceback in (failure["traceback"], ""):
-        failure_json = json.dumps({**failure, "traceback": traceback, "more_attributes": more}, ensure_ascii=False)
-        copy = kept | {
-            "ErrorCode": {"DataType": "String", "StringValue": failure["code"]},
-            "Failure": {"DataType": "String", "StringValue": failure_json},
-        }
+        copy = kept | _ours({**failure, "traceback": traceback, "more_attributes": more})
         if message_bytes(body, copy) <= limit:
             return copy
     return original
@@ -59,10 +55,7 @@ def shortened(
     """
     dropped = sorted(name for name in received if name not in OURS)
     details = {"traceback": "", "more_attributes": {}, "body_bytes": _size(body), "dropped_attributes": dropped}
-    attributes = {
-        "ErrorCode": {"DataType": "String", "StringValue": failure["code"]},
-        "Failure": {"DataType": "String", "StringValue": json.dumps({**failure, **details}, ensure_ascii=False)},
-    }
+    attributes = _ours({**failure, **details})
     room_bytes = limit_bytes - message_bytes("", attributes)
     return body.encode(errors="surrogatepass")[:room_bytes].decode(errors="ignore"), attributes
 
@@ -87,6 +80,13 @@ def original_attributes(attributes: dict[str, Any]) -> dict[str, Any]:
         return theirs | {name: _from_json(value) for name, value in more.items()}
     except (ValueError, TypeError, AttributeError):
         return sendable  # imitates transcriptd's format: left unchanged
+
+
+def _ours(failure: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "ErrorCode": {"DataType": "String", "StringValue": failure["code"]},
+        "Failure": {"DataType": "String", "StringValue": json.dumps(failure, ensure_ascii=False)},
+    }
 
 
 def _sendable(value: dict[str, Any]) -> dict[str, Any] | None:

@@ -126,8 +126,8 @@ class Lease:
             if failure := self._heartbeat_failure():
                 raise failure
             self._heartbeat = None
-        if self.gone:  # the end of the delivery has one lease length
-            self._deadline = self._clock.monotonic() + self._length_seconds
+        if self.gone:
+            self.end_without_message()
 
     def end_without_message(self) -> None:
         """Note that SQS has no message for the handle. Call after `close()`: the end of the delivery has one lease length."""

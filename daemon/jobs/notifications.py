@@ -66,15 +66,17 @@ def completed_event(published: Published, delivery: LiveDelivery) -> WebhookEven
 def failed_event(error: TranscriptdError, delivery: LiveDelivery) -> WebhookEvent:
     """Build the event of a failed job. Its ID is the same for all deliveries of the message."""
     message, job = delivery.message, delivery.reached.job
+    output = None
     # After a conflict, the results there belong to another job, and so does the record of its final event.
-    place = None if job is None or isinstance(error, JobIdConflict) else (job.output_bucket, job.output_prefix)
+    if job is not None and not isinstance(error, JobIdConflict):
+        output = EventOutput(bucket=job.output_bucket, prefix=job.output_prefix)
     return WebhookEvent(
         id=_event_id(message.message_id, "failed"),
         job_id=job.job_id if job else peek_job_id(message.body),
         status="failed",
         attempt=delivery.reached.attempt,
         input=job.input if job else None,
-        output=EventOutput(bucket=place[0], prefix=place[1]) if place else None,
+        output=output,
         metadata=job.metadata if job else {},
         durations_seconds=delivery.timings_seconds,
         error=EventError(code=error.code, message=error.message, traceback=error.detail),

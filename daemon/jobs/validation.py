@@ -129,7 +129,7 @@ def _json_object(body: str) -> dict[str, Any]:
 
 
 def _check_number_of_fields(body: dict[str, Any]) -> None:
-    """Reject objects with very many fields, of which each would become an error of its own. Metadata is the caller's.
+    """Reject objects with very many fields, each of which would become a separate error. Metadata is the caller's.
 
     The contract has no deeper objects than these: anything else in their place is one error.
     """

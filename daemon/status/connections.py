@@ -1,4 +1,4 @@
-"""Bounds on HTTP connections, so that clients who say nothing, or do not read, lock nobody out.
+"""Bounds on HTTP connections, so that silent clients and clients that do not read lock no one out.
 
 aiohttp has no time limit for the arrival of a request's head and no bound on connections.
 """

@@ -186,9 +186,9 @@ async def serve_http(
             raise ConfigError(
                 f"TRANSCRIPTD_HTTP_HOST, TRANSCRIPTD_HTTP_PORT: cannot listen on {address}: {reason}"
             ) from error
-        async with server:
+        try:
             yield server.sockets[0].getsockname()[1]
+        finally:
             server.close()
-            await runner.cleanup()  # ends the connections, which leaving the block waits for since Python 3.12
     finally:
         await runner.cleanup()

@@ -1,6 +1,6 @@
 """The seal of an outbox message: proof that a daemon with the same webhook secret stored it.
 
-Whoever may send to the outbox queue could otherwise have any payload signed and sent to any receiver.
+Without it, any sender to the outbox queue could have any payload signed and sent to any receiver.
 """
 
 import hashlib

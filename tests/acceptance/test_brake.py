@@ -24,13 +24,6 @@ def world() -> Iterator[World]:
         yield world
 
 
-@pytest.fixture
-def gate(world: World) -> Iterator[Gate]:
-    with Gate(world.aws.endpoint_url) as gate:
-        world.settings["AWS_ENDPOINT_URL"] = gate.url
-        yield gate
-
-
 def engaged(daemon: DaemonProcess, resource: str) -> bool:
     return f'transcriptd_brake_engaged{{resource="{resource}"}} 1.0' in daemon.get("/metrics").splitlines()
 

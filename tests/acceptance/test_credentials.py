@@ -31,13 +31,6 @@ def world() -> Iterator[World]:
         yield world
 
 
-@pytest.fixture
-def gate(world: World) -> Iterator[Gate]:
-    with Gate(world.aws.endpoint_url) as gate:
-        world.settings["AWS_ENDPOINT_URL"] = gate.url
-        yield gate
-
-
 def test_calls_that_are_refused_during_a_rotation_are_repeated_with_the_new_credentials(
     world: World, gate: Gate
 ) -> None:

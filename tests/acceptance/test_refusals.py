@@ -34,13 +34,6 @@ def world() -> Iterator[World]:
         yield world
 
 
-@pytest.fixture
-def gate(world: World) -> Iterator[Gate]:
-    with Gate(world.aws.endpoint_url) as gate:
-        world.settings["AWS_ENDPOINT_URL"] = gate.url
-        yield gate
-
-
 def deliveries(daemon: DaemonProcess, outcome: str, reason: str) -> float:
     name = f'transcriptd_deliveries_total{{outcome="{outcome}",reason="{reason}"}} '
     return next(float(line.rpartition(" ")[2]) for line in daemon.get("/metrics").splitlines() if line.startswith(name))

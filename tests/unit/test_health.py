@@ -276,3 +276,19 @@ async def test_further_host_names_are_a_setting(make_settings: MakeSettings, hos
         headers = {"Host": "transcriptd.default.svc"}
         async with session.get(f"{address}/metrics", headers=headers) as response:
             assert response.status == status
+
+
+async def test_failing_daemon_does_not_wait_for_its_http_clients(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Since Python 3.12, a server that is closed may wait for the end of its connections."""
+    monkeypatch.setattr(connections, "HEAD_TIMEOUT_SECONDS", 3600.0)
+
+    async def fail() -> None:
+        async with served(make_settings(http_port=0)) as address:
+            _, client = await connect(address, HEAD)
+            assert not client.is_closing()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wait_for(fail(), PATIENCE_SECONDS)
