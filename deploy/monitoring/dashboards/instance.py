@@ -266,4 +266,16 @@ def _machine() -> list[Json]:
             bars=True,
             steps=Steps(GREEN, ((1, ORANGE),)),
         ),
+        graph(
+            "Background tasks failing",
+            "Failures of the daemon's background tasks. The daemon restarts a failed task within 20 s.",
+            Query(
+                f"sum by (instance, task) (increase(transcriptd_background_task_failures_total{{{S}}}[$__rate_interval]))",
+                "{{instance}} {{task}}",
+            ),
+            unit="short",
+            bars=True,
+            steps=Steps(GREEN, ((1, ORANGE),)),
+            links=[runbook("TranscriptdBackgroundTaskFailing")],
+        ),
     ]
