@@ -194,7 +194,7 @@ class Settings(BucketSettings):
     )
     allow_weak_sandbox: bool = Field(
         False,
-        description="start although the kernel cannot fully confine the decoders of untrusted media (operations.md); without it, the daemon exits",
+        description="start although the kernel cannot fully confine the decoders of untrusted media and the runners (operations.md); without it, the daemon exits",
     )
 
     # Webhooks
