@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from daemon.bucket_settings import BucketSettings, Names
+from daemon.credential_files import CredentialSettings
 from daemon.errors import ConfigError
 from daemon.schema.catalog import MODELS
 from daemon.schema.device_names import check_device_names
@@ -32,7 +33,7 @@ LISTS = (
 ).split()
 
 
-class Settings(BucketSettings):
+class Settings(BucketSettings, CredentialSettings):
     """Settings from environment variables with the prefix TRANSCRIPTD_, and a few well-known names without it."""
 
     model_config = SettingsConfigDict(

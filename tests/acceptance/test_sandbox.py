@@ -42,7 +42,12 @@ def test_confined_decoders_need_no_privilege_and_no_namespace(world: World, kern
         assert daemon.wait_until_ready(PATIENCE_SECONDS)
         world.publish("job-1", "short.wav")
         world.wait_for("job-1", "job.completed")
-        assert readiness(daemon)["checks"]["sandbox"] == {"ok": True, "missing": [], "error": None, "runner_network": True}
+        assert readiness(daemon)["checks"]["sandbox"] == {
+            "ok": True,
+            "missing": [],
+            "error": None,
+            "runner_network": True,
+        }
         metrics = daemon.get("/metrics")
     for layer in ("Landlock", "seccomp"):
         assert f'transcriptd_decoder_sandbox_layer{{layer="{layer}"}} 1.0' in metrics
