@@ -20,6 +20,14 @@ from daemon.weights.source import TransferInterrupted
 EXIT_FAULT = 1
 PACKAGED = "in a Python package"
 EXIT_INTERRUPTED = 130
+STANDARD_INPUT = Path("-")
+# These commands use no queue and no webhook: an image is built without one, and the fetch does not get the webhook secret.
+UNUSED_SETTINGS = {
+    "queue_url": "unused:jobs",
+    "dlq_url": "unused:dead-letters",
+    "webhook_url": None,
+    "webhook_hosts": (),
+}
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -35,8 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if arguments.env_file is not None:
             _read_environment(arguments.env_file)
-        # These commands use no queue, and an image is built without one.
-        settings = load_settings(queue_url="unused:jobs", dlq_url="unused:dead-letters")
+        settings = load_settings(**UNUSED_SETTINGS)
         needs = resolve(
             settings, tuple(arguments.model), tuple(arguments.language), diarization=not arguments.no_diarization
         )
@@ -55,9 +62,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _read_environment(file: Path) -> None:
     """Load settings from a file; variables of the environment take precedence. Values are not expanded."""
-    if not file.is_file():
+    if file == STANDARD_INPUT:
+        values = dotenv_values(stream=sys.stdin, interpolate=False)
+    elif file.is_file():
+        values = dotenv_values(file, interpolate=False)
+    else:
         raise ConfigError(f"--env-file {file}: no such file")
-    for name, value in dotenv_values(file, interpolate=False).items():
+    for name, value in values.items():
         if value is None:
             raise ConfigError(f"--env-file {file}: {name} has no value")
         os.environ.setdefault(name, value)

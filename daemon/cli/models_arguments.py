@@ -26,7 +26,7 @@ def add_models(parser: argparse.ArgumentParser) -> None:
         "--env-file",
         type=Path,
         metavar="FILE",
-        help="read settings from this file in systemd's format; the environment takes precedence",
+        help="read settings from this file in systemd's format, or from standard input (-); the environment takes precedence",
     )
     pinned = argparse.ArgumentParser(add_help=False)
     pinned.add_argument(
