@@ -140,6 +140,11 @@ class Settings(BucketSettings, CredentialSettings):
     alignment_models: Names = Field(
         (), description="wav2vec2 models as `language=name-or-folder`; they override whisperx's own table"
     )
+    weights_manifest: Path | None = Field(
+        None,
+        description="file with the revisions and SHA-256 of further pinned models, or of others in place of the packaged pins; written by `transcriptd models pin` (models.md)",
+    )
+    require_pinned_weights: bool = Field(False, description="refuse models from the hub that are not pinned")
     min_speakers: int = Field(2, ge=1, description="fewest speakers expected in a recording")
     max_speakers: int = Field(6, ge=1, description="most speakers expected in a recording")
     formats: Annotated[tuple[Format, ...], NoDecode] = Field(("json", "md"), description="default output formats")

@@ -57,6 +57,8 @@ def runner_settings(settings: Settings, device: Device) -> RunnerSettings:
         diarization_model=settings.diarization_model,
         alignment_models=settings.alignment_models,
         hf_token=settings.hf_token.get_secret_value() if settings.hf_token else None,
+        weights_manifest=str(settings.weights_manifest) if settings.weights_manifest else None,
+        require_pinned_weights=settings.require_pinned_weights,
     )
 
 

@@ -699,6 +699,7 @@ def test_gated_pipeline_is_reported_with_a_hint(
     from daemon.pipeline.diarization import diarizer as diarization
 
     monkeypatch.setattr("daemon.pipeline.diarization.diarizer.Pipeline.from_pretrained", lambda *_, **__: None)
+    monkeypatch.setattr("daemon.weights.verified.VerifiedWeights.diarization", lambda *_: None)
     with pytest.raises(ModelUnavailable, match=advice) as caught:
         diarization.Diarizer(HUB_DIARIZATION, None, stages.device, stages.lanes, token)
     assert "TRANSCRIPTD_DIARIZATION_MODEL=embedded" in str(caught.value)

@@ -70,7 +70,9 @@ def test_anything_else_is_rejected(line: bytes) -> None:
         decode(line)
 
 
-SETTINGS = RunnerSettings("base", (), 1, "cpu", "int8", 8, (), 0, "embedded", ("en=/models/a",), "hf_secret")
+SETTINGS = RunnerSettings(
+    "base", (), 1, "cpu", "int8", 8, (), 0, "embedded", ("en=/models/a",), "hf_secret", None, False
+)
 
 
 def test_token_is_in_no_error_and_no_repr() -> None:
