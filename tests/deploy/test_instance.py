@@ -26,7 +26,9 @@ from bench.waiting import wait_for
 from daemon.demo.aws import EmbeddedAws
 from daemon.demo.process import DaemonProcess
 from daemon.demo.recordings import sample_call
-from daemon.weights.needs import whisper_repositories
+from daemon.weights.index import File, Model
+from daemon.weights.needs import WHISPER_FILES, WHISPER_OPTIONAL, ModelRequirement, whisper_repositories
+from daemon.weights.pins import Pins
 from tests.support.aws.ec2 import FakeEc2
 from tests.support.deploy.other_user import path_with_setpriv
 from tests.support.deploy.releases import commit_working_tree, make_archive
@@ -146,6 +148,19 @@ def test_rendered_settings_load(call: Callable[[], str], tmp_path: Path) -> None
 # --- instance
 
 
+def pinned(hub: FakeHub) -> tuple[Model, ...]:
+    """Return pins of what a hub serves and the daemon loads."""
+    found = []
+    for name, content in hub.repositories.items():
+        need = ModelRequirement("", "hub", name, WHISPER_FILES, WHISPER_OPTIONAL)
+        files = tuple(
+            File(path=path, size=len(content[path]), sha256=hashlib.sha256(content[path]).hexdigest())
+            for path in need.pick(content)
+        )
+        found.append(Model(source="hub", name=name, revision=hub.commit, files=files))
+    return tuple(found)
+
+
 def environment_of(pid: int) -> bytes:
     return Path(f"/proc/{pid}/environ").read_bytes()
 
@@ -161,8 +176,13 @@ class Fleet:
     queue_urls: dict[str, str]
 
     def boot(self, user_data: str) -> None:
-        """Run the boot script from its settings to the installation."""
+        """Run the boot script from its settings to the installation. The hub's models are pinned in an operator's manifest."""
+        manifest = self.root / "etc/weights.json"
+        manifest.parent.mkdir(exist_ok=True)
+        manifest.write_bytes(Pins(models=pinned(self.hub)).to_bytes())
         script = section(user_data, "Settings", "Start")
+        settings = f'TRANSCRIPTD_WEIGHTS_MANIFEST="{manifest}"\nTRANSCRIPTD_REQUIRE_PINNED_WEIGHTS="true"\n'
+        script = re.sub(r"(?m)^(?=TRANSCRIPTD_QUEUE_URL=)", settings, script)
         arguments = f" --root {self.root} --python {getattr(sys, '_base_executable', sys.executable)}"
         script = script.replace(RELEASE_SHA256, hashlib.sha256(self.archive.read_bytes()).hexdigest())
         script, found = re.subn(r'(?m)^(bash "\$installer" .*)$', rf"\1{arguments}", script)
