@@ -114,6 +114,8 @@ def many_jobs(count: int) -> Cost:
         diarization_model="embedded",
         alignment_models=(),
         hf_token=None,
+        weights_manifest=None,
+        require_pinned_weights=False,
     )
     pipeline = WhisperXPipeline(settings)
     pipeline.load()

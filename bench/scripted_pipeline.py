@@ -33,8 +33,8 @@ class ScriptedPipeline:
 
     Prompts: sleep SECONDS, until FILE (exists), work SECONDS (in stages), resume SECONDS (sleeps only without a
     checkpoint), vary SECONDS (says a random word and the digest of the audio), say TEXT, leak BYTES, spawn FILE (starts
-    a process that outlives the job and writes its PID to the file), hang, orphan FILE (kills the daemon unless FILE
-    exists, and creates it first), sigkill and cuda (after SECONDS, if given), segv, exit, raise TEXT, warn, chatter
+    a process that outlives the job and writes its PID to the file), hang, once FILE (hangs unless FILE exists, and
+    creates it first), sigkill and cuda (after SECONDS, if given), segv, exit, raise TEXT, warn, chatter
     TEXT (through every channel on which a library can print or log).
     """
 
@@ -70,10 +70,9 @@ class ScriptedPipeline:
                 Path(argument).write_text(str(subprocess.Popen(["sleep", "3600"]).pid))
             case "hang":
                 time.sleep(3600)
-            case "orphan" if not Path(argument).exists():
+            case "once" if not Path(argument).exists():
                 Path(argument).touch()
-                os.kill(os.getppid(), signal.SIGKILL)
-                time.sleep(3600)  # it dies with its parent
+                time.sleep(3600)
             case "sigkill":
                 time.sleep(float(argument or 0))
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from daemon.bucket_settings import BucketSettings, Names
+from daemon.credential_files import CredentialSettings
 from daemon.errors import ConfigError
 from daemon.schema.catalog import MODELS
 from daemon.schema.device_names import check_device_names
@@ -32,7 +33,7 @@ LISTS = (
 ).split()
 
 
-class Settings(BucketSettings):
+class Settings(BucketSettings, CredentialSettings):
     """Settings from environment variables with the prefix TRANSCRIPTD_, and a few well-known names without it."""
 
     model_config = SettingsConfigDict(
@@ -139,6 +140,11 @@ class Settings(BucketSettings):
     alignment_models: Names = Field(
         (), description="wav2vec2 models as `language=name-or-folder`; they override whisperx's own table"
     )
+    weights_manifest: Path | None = Field(
+        None,
+        description="file with the revisions and SHA-256 of further pinned models, or of others in place of the packaged pins; written by `transcriptd models pin` (models.md)",
+    )
+    require_pinned_weights: bool = Field(False, description="refuse models from the hub that are not pinned")
     min_speakers: int = Field(2, ge=1, description="fewest speakers expected in a recording")
     max_speakers: int = Field(6, ge=1, description="most speakers expected in a recording")
     formats: Annotated[tuple[Format, ...], NoDecode] = Field(("json", "md"), description="default output formats")
@@ -194,7 +200,7 @@ class Settings(BucketSettings):
     )
     allow_weak_sandbox: bool = Field(
         False,
-        description="start although the kernel cannot fully confine the decoders of untrusted media (operations.md); without it, the daemon exits",
+        description="start although the kernel cannot fully confine the decoders of untrusted media and the runners (operations.md); without it, the daemon exits",
     )
 
     # Webhooks

@@ -5,6 +5,8 @@ example, looks for a profile without a name.
 """
 
 import os
+from contextlib import suppress
+from pathlib import Path
 
 # Only variables that configure the daemon and its connections. An empty CUDA_VISIBLE_DEVICES has a meaning of its own.
 PREFIXES = ("TRANSCRIPTD_", "WEBHOOK_", "AWS_", "HF_", "OTEL_")
@@ -14,11 +16,35 @@ NAMES = frozenset(
 )
 
 
+# Files that contain or lead to credentials.
+CREDENTIAL_FILES = (
+    "CREDENTIALS_DIRECTORY",  # of systemd's LoadCredential=
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_CONFIG_FILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+)
+
+
 def drop_empty_variables() -> None:
     """Remove empty variables from this process's environment, and so from its children's."""
     for name, value in list(os.environ.items()):
         if not value.strip() and (name.upper().startswith(PREFIXES) or name.upper() in NAMES):
             del os.environ[name]
+
+
+def credential_paths() -> list[Path]:
+    """Return the files and folders from which this process may have its credentials. They need not exist."""
+    named = [Path(os.environ[name]) for name in CREDENTIAL_FILES if name in os.environ]
+    with suppress(RuntimeError):  # no home
+        named.append(Path.home() / ".aws")
+    return named
+
+
+def is_offline() -> bool:
+    """Whether models may not be downloaded, as huggingface_hub reads it."""
+    value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return value.upper() in ("1", "ON", "YES", "TRUE")
 
 
 def minimal_environment() -> dict[str, str]:

@@ -45,8 +45,8 @@ done
 [ "$root" != / ] || root=''
 case "$models" in hub | cached | none | s3://?*) ;; *) die "--models is hub, s3://bucket/prefix, cached or none, not $models" ;; esac
 [ "$(id -u)" -eq 0 ] || die 'run this script as root: it creates a user and writes to /opt, /etc and /usr/lib'
-for tool in systemctl systemd-sysusers systemd-tmpfiles; do
-  command -v "$tool" > /dev/null || die "$tool is missing: transcriptd runs under systemd"
+for tool in systemctl systemd-sysusers systemd-tmpfiles setpriv; do
+  command -v "$tool" > /dev/null || die "$tool is missing: transcriptd needs systemd and util-linux"
 done
 
 lock=$source_dir/deploy/requirements.lock
@@ -92,7 +92,7 @@ put 644 "$units/tmpfiles.conf" /usr/lib/tmpfiles.d/transcriptd.conf
 put 644 "$units/transcriptd.service" /usr/lib/systemd/system/transcriptd.service
 if [ ! -e "$root/etc/transcriptd/transcriptd.env" ]; then
   put 600 "$units/transcriptd.env.example" /etc/transcriptd/transcriptd.env
-  say "edit $root/etc/transcriptd/transcriptd.env before starting transcriptd"
+  say "edit $root/etc/transcriptd/transcriptd.env, and the secrets in $root/etc/transcriptd/credentials, before starting transcriptd"
 fi
 systemd-sysusers ${root:+--root="$root"} transcriptd.conf
 # Name only our file: other rules of the system may fail in an image.
@@ -151,16 +151,31 @@ find "$root$base/releases" -mindepth 1 -maxdepth 1 ! -name "$version-$digest" -p
 
 # --- Model weights -----------------------------------------------------------------------------------------------------
 
+cache=$root/var/cache/transcriptd
+
+# models_as_their_owner COMMAND …: run `transcriptd models` as the user who owns the cache. Never as root, because the cache and
+# what is fetched are not trusted, and never as the daemon's user, who must not be able to change what the daemon loads.
+models_as_their_owner() {
+  local user group credentials=$root/etc/transcriptd/credentials
+  # The numeric IDs of the target root.
+  user=$(awk -F: '$1 == "transcriptd-models" { print $3 }' "$root/etc/passwd")
+  group=$(awk -F: '$1 == "transcriptd-models" { print $4 }' "$root/etc/passwd")
+  {
+    cat "$root/etc/transcriptd/transcriptd.env"
+    if [ -s "$credentials/HF_TOKEN" ]; then printf '\nHF_TOKEN=%s\n' "$(cat "$credentials/HF_TOKEN")"; fi
+  } | (
+    cd "$cache"
+    exec setpriv --reuid "$user" --regid "$group" --clear-groups --no-new-privs \
+      env HOME="$cache" HF_HOME="$cache/huggingface" TORCH_HOME="$cache/torch" \
+      "$venv/bin/transcriptd" models "$@" --env-file -
+  )
+}
+
 prepare_models() {
-  local from=() cache=$root/var/cache/transcriptd
+  local from=()
   case "$models" in s3://*) from=(--from "$models") ;; esac
-  export HF_HOME=$cache/huggingface TORCH_HOME=$cache/torch
-  if [ "$models" != cached ]; then
-    "$venv/bin/transcriptd" models fetch --env-file "$root/etc/transcriptd/transcriptd.env" "${from[@]}"
-    # Use the numeric IDs of the target root.
-    chown -R "$(awk -F: '$1 == "transcriptd" { print $3 ":" $4 }' "$root/etc/passwd")" "$cache"
-  fi
-  "$venv/bin/transcriptd" models verify --env-file "$root/etc/transcriptd/transcriptd.env"
+  if [ "$models" != cached ]; then models_as_their_owner fetch "${from[@]}"; fi
+  models_as_their_owner verify
 }
 
 if [ "$models" != none ]; then prepare_models; fi

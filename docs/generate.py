@@ -13,6 +13,7 @@ from pydantic_core import PydanticUndefined
 from daemon.bucket_settings import BucketSettings
 from daemon.cli.check.registry import CHECKS
 from daemon.config import Settings, variable
+from daemon.credential_files import secret_names
 from daemon.errors import ConfigError, OnFailure, SetupFailed, all_errors
 from daemon.outputs.json_document import json_schema
 from daemon.schema.job import Message
@@ -32,6 +33,7 @@ RETRIED_WITHOUT_LIMIT = "retried with backoff; does not count as an attempt"
 
 
 def configuration() -> str:
+    secrets = ", ".join(f"`{name}`" for name in secret_names(Settings).values())
     rows = ["| Variable | Default | Meaning |", "|---|---|---|"]
     # Inherited fields come last, although pydantic lists them first.
     for name, field in sorted(Settings.model_fields.items(), key=lambda item: item[0] in BucketSettings.model_fields):
@@ -56,6 +58,9 @@ def configuration() -> str:
             "`AWS_ENDPOINT_URL`); a queue's region is the one that its URL names. Credentials that\n"
             "are replaced in the credentials file are used for the next request. When AWS refuses the credentials, the daemon\n"
             "looks them up again, whatever their source, and repeats the request if there are other ones.\n\n"
+            f"Secrets may be files instead of variables: {secrets} in the folder that `CREDENTIALS_DIRECTORY` names.\n"
+            "systemd's `LoadCredential=` provides such a folder, and a container can mount one. Files are not visible in\n"
+            "`/proc/PID/environ`, and no child process inherits them. A variable takes precedence over a file.\n\n"
             "`HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, in upper or lower case, apply to S3, SQS and\n"
             "[webhooks](webhooks.md#send-webhooks-through-a-proxy).\n\n"
         )

@@ -1,4 +1,4 @@
-"""`transcriptd models fetch`, `mirror` and `verify`."""
+"""`transcriptd models fetch`, `mirror`, `verify` and `pin`."""
 
 import argparse
 import os
@@ -12,14 +12,23 @@ from dotenv import dotenv_values
 from daemon.config import Settings, load_settings
 from daemon.errors import EXIT_CONFIG, ConfigError, ModelUnavailable, TranscriptdError
 from daemon.telemetry.redaction import describe
-from daemon.weights.cache import Cache, readable
+from daemon.weights.cache import Cache, readable, write_atomically
 from daemon.weights.fetch import FileCheck, VerificationReport, fetch, verify
 from daemon.weights.needs import ModelRequirement, packaged_weights, resolve
+from daemon.weights.pins import NO_PINS, OWN_PINS, Pins, load_pins, read_pins
 from daemon.weights.source import TransferInterrupted
 
 EXIT_FAULT = 1
 PACKAGED = "in a Python package"
 EXIT_INTERRUPTED = 130
+STANDARD_INPUT = Path("-")
+# These commands use no queue and no webhook: an image is built without one, and the fetch does not get the webhook secret.
+UNUSED_SETTINGS = {
+    "queue_url": "unused:jobs",
+    "dlq_url": "unused:dead-letters",
+    "webhook_url": None,
+    "webhook_hosts": (),
+}
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -31,12 +40,12 @@ def run(arguments: argparse.Namespace) -> int:
         "fetch": _fetch,
         "mirror": _mirror,
         "verify": _verify,
+        "pin": _pin,
     }
     try:
         if arguments.env_file is not None:
             _read_environment(arguments.env_file)
-        # These commands use no queue, and an image is built without one.
-        settings = load_settings(queue_url="unused:jobs", dlq_url="unused:dead-letters")
+        settings = load_settings(**UNUSED_SETTINGS)
         needs = resolve(
             settings, tuple(arguments.model), tuple(arguments.language), diarization=not arguments.no_diarization
         )
@@ -55,9 +64,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _read_environment(file: Path) -> None:
     """Load settings from a file; variables of the environment take precedence. Values are not expanded."""
-    if not file.is_file():
+    if file == STANDARD_INPUT:
+        values = dotenv_values(stream=sys.stdin, interpolate=False)
+    elif file.is_file():
+        values = dotenv_values(file, interpolate=False)
+    else:
         raise ConfigError(f"--env-file {file}: no such file")
-    for name, value in dotenv_values(file, interpolate=False).items():
+    for name, value in values.items():
         if value is None:
             raise ConfigError(f"--env-file {file}: {name} has no value")
         os.environ.setdefault(name, value)
@@ -68,7 +81,10 @@ def _fetch(arguments: argparse.Namespace, settings: Settings, needs: list[ModelR
     if arguments.source is not None:
         from daemon.weights.mirror import Mirror
 
-        fetch(needs, Mirror(arguments.source, revisions, settings), cache, _say)
+        pins = _pins(settings, revisions)
+        wanted = {need.name for need in needs}
+        pinned = {name: revision for name, revision in pins.revisions.items() if name in wanted}
+        fetch(needs, Mirror(arguments.source, pinned | revisions, settings), cache, _say, pins)
     else:
         _fetch_from_hub(revisions, settings, needs, cache)
     return 0
@@ -77,7 +93,15 @@ def _fetch(arguments: argparse.Namespace, settings: Settings, needs: list[ModelR
 def _fetch_from_hub(revisions: dict[str, str], settings: Settings, needs: list[ModelRequirement], cache: Cache) -> None:
     from daemon.weights.hub import Hub
 
-    fetch(needs, Hub(settings.hf_token.get_secret_value() if settings.hf_token else None, revisions), cache, _say)
+    token = settings.hf_token.get_secret_value() if settings.hf_token else None
+    pins = _pins(settings, revisions)
+    fetch(needs, Hub(token, pins.revisions | revisions), cache, _say, pins)
+
+
+def _pins(settings: Settings, revisions: dict[str, str]) -> Pins:
+    """Return the pins that apply. A revision that the user names takes precedence over a pin."""
+    pins = load_pins(settings.weights_manifest)
+    return pins.without({name for name, revision in revisions.items() if revision != pins.revisions.get(name)})
 
 
 def _mirror(arguments: argparse.Namespace, settings: Settings, needs: list[ModelRequirement], cache: Cache) -> int:
@@ -85,11 +109,12 @@ def _mirror(arguments: argparse.Namespace, settings: Settings, needs: list[Model
 
     revisions = _revisions(arguments)
     mirror = Mirror(arguments.target, {}, settings)
-    report = verify(needs, cache)
+    pins = _pins(settings, revisions)
+    report = verify(needs, cache, pins)
     present = {model.name: model.revision for model in report.models.models}
     if report.faults or any(present.get(name) != revision for name, revision in revisions.items()):
         _fetch_from_hub(revisions, settings, needs, cache)
-        report = verify(needs, cache)
+        report = verify(needs, cache, pins)
     if report.faults:
         return _report_faults(report, arguments)
     mirror.publish(report.models, cache, _say)
@@ -97,13 +122,43 @@ def _mirror(arguments: argparse.Namespace, settings: Settings, needs: list[Model
 
 
 def _verify(arguments: argparse.Namespace, settings: Settings, needs: list[ModelRequirement], cache: Cache) -> int:
-    report = verify(needs, cache)
+    pins = load_pins(settings.weights_manifest)
+    report = verify(needs, cache, pins)
+    pinned = {PACKAGED, *(model.name for model in pins.models)}
     report.rows.extend(_packaged_rows(arguments, settings))
-    table = [(row.name, row.path, readable(row.size) if row.path else "", row.fault or "ok") for row in report.rows]
+    table = [
+        (
+            row.name,
+            row.path,
+            readable(row.size) if row.path else "",
+            row.fault or ("ok" if row.name in pinned else "ok, not pinned"),
+        )
+        for row in report.rows
+    ]
     widths = [max((len(line[column]) for line in table), default=0) for column in range(3)]
     for name, path, size, state in table:
         print(f"{name:<{widths[0]}}  {path:<{widths[1]}}  {size:>{widths[2]}}  {state}")
     return _report_faults(report, arguments) if report.faults else 0
+
+
+def _pin(arguments: argparse.Namespace, settings: Settings, needs: list[ModelRequirement], cache: Cache) -> int:
+    """Pin what the cache has, as the index of fetched models lists it, and in the packaged pins also the packages' weights."""
+    report = verify(needs, cache)
+    if report.faults:
+        return _report_faults(report, arguments)
+    target = arguments.manifest or settings.weights_manifest or OWN_PINS
+    known = read_pins(target) if target.is_file() else NO_PINS
+    pins = known.replaced_by(report.models)
+    if target == OWN_PINS:
+        pins = pins.with_installed_packages()
+    changed = [model.name for model in pins.models if model != known.find(model.source, model.name)]
+    changed += [file.package for file in pins.packages if file not in known.packages]
+    for name in changed:
+        print(f"pinned {name}")
+    if changed:
+        write_atomically(target, pins.to_bytes())
+    print(f"{target}: {'updated' if changed else 'up to date'}")
+    return 0
 
 
 def _packaged_rows(arguments: argparse.Namespace, settings: Settings) -> Iterator[FileCheck]:

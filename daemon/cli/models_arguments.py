@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def add_models(parser: argparse.ArgumentParser) -> None:
-    """Declare `fetch`, `mirror` and `verify`."""
+    """Declare `fetch`, `mirror`, `verify` and `pin`."""
     needed = argparse.ArgumentParser(add_help=False)
     needed.add_argument(
         "--model",
@@ -26,7 +26,7 @@ def add_models(parser: argparse.ArgumentParser) -> None:
         "--env-file",
         type=Path,
         metavar="FILE",
-        help="read settings from this file in systemd's format; the environment takes precedence",
+        help="read settings from this file in systemd's format, or from standard input (-); the environment takes precedence",
     )
     pinned = argparse.ArgumentParser(add_help=False)
     pinned.add_argument(
@@ -49,6 +49,13 @@ def add_models(parser: argparse.ArgumentParser) -> None:
     mirror.add_argument("--to", dest="target", required=True, metavar="S3_URL", help="s3://bucket/prefix")
     actions.add_parser(
         "verify", parents=[needed], help="verify the cache; exit non-zero if a file is missing or damaged"
+    )
+    pin = actions.add_parser("pin", parents=[needed], help="pin the revisions and SHA-256 of these models in the cache")
+    pin.add_argument(
+        "--manifest",
+        type=Path,
+        metavar="FILE",
+        help="manifest to update; default: TRANSCRIPTD_WEIGHTS_MANIFEST, otherwise the pins of this installation",
     )
     parser.set_defaults(call=_models)
 

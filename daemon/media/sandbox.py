@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from daemon.media.landlock import refuse_files
+from daemon.confinement.landlock import refuse_files
 from daemon.media.seccomp import refuse_system_calls
 
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38

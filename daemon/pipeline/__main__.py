@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from daemon.clock import SYSTEM_CLOCK, Clock
+from daemon.confinement.runner import confine, end_connections
+from daemon.environment import is_offline
 from daemon.errors import DeviceFault, Interrupted, SetupFailed, TranscriptdError
 from daemon.pipeline.checkpoints.store import Checkpoints
 from daemon.protocol.events import CheckpointSaved, JobWaiting, PipelineEvent, Progress
@@ -165,9 +167,16 @@ def main(arguments: list[str]) -> int:
     _die_with_parent(setup.parent_pid)
     hf_token = setup.settings.hf_token
     configure(setup.log_level, "runner", hidden=[hf_token] if hf_token else [], stream=take_stdout())
+    offline = is_offline()
     try:
+        confine(
+            hidden=[Path(path) for path in setup.hidden_paths], offline=offline, allow_weak=setup.allow_weak_sandbox
+        )
         pipeline = _load_class(setup.pipeline)(setup.settings)
-        channel.send(pipeline.load())
+        ready = pipeline.load()
+        if offline:
+            end_connections(allow_weak=setup.allow_weak_sandbox)
+        channel.send(ready)
         channel.send(_memory(idle=True))
     except TranscriptdError as error:
         channel.send(Fatal(error.code, error.message, _traceback()))

@@ -21,6 +21,7 @@ from daemon.pipeline.types import Chunk, Passage
 from daemon.protocol.runner_settings import RunnerSettings
 from daemon.schema.catalog import model_name
 from daemon.schema.options import JobOptions
+from daemon.weights.verified import VerifiedWeights
 
 ATTENTION = "attention"
 
@@ -53,23 +54,23 @@ class Stages:
     Raises SetupFailed, ModelUnavailable, OutOfMemory or DeviceFault.
     """
 
-    def __init__(self, settings: RunnerSettings) -> None:
+    def __init__(self, settings: RunnerSettings, weights: VerifiedWeights) -> None:
         allow_pyannote_checkpoints()
         self.batch_size = settings.batch_size
         self.default_model = settings.model
         self.unpadded_models = frozenset(settings.unpadded_models)
         self.device = choose_device(settings.device, settings.compute_type, settings.cpu_threads)
         self.whisper = WhisperModels(
-            (settings.model, *settings.models), settings.max_loaded_models, self.device, settings.hf_token
+            (settings.model, *settings.models), settings.max_loaded_models, self.device, settings.hf_token, weights
         )
         self.engine = Engine(self.whisper, self.device)
         self.lanes = WorkerPool(self.device.lanes)
         self.detector_lock, self.aligner_lock, self.diarizer_lock = FifoLock(), FifoLock(), FifoLock()
         self.detector = vad.SpeechDetector(self.device, self.lanes)
         self.diarizer = Diarizer(
-            settings.diarization_model, self.detector.model, self.device, self.lanes, settings.hf_token
+            settings.diarization_model, self.detector.model, self.device, self.lanes, settings.hf_token, weights
         )
-        self.aligners = Aligners(settings.alignment_models, self.device)
+        self.aligners = Aligners(settings.alignment_models, self.device, weights)
         self.aligners.load_configured()
 
     def warm_up(self, audio: np.ndarray, chunks: Sequence[Chunk]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,10 +19,11 @@ from daemon.pipeline.runtime.reporter import Reporter
 from daemon.pipeline.types import SAMPLE_RATE, Chunk
 from daemon.protocol.messages import Ready
 from daemon.protocol.runner_settings import RunnerSettings
-from daemon.schema.catalog import model_name
+from daemon.schema.catalog import diarization_name, model_name
 from daemon.schema.options import JobOptions
 from daemon.schema.transcript import Transcript
 from daemon.telemetry.redaction import describe_with_type
+from daemon.weights.verified import VerifiedWeights
 
 if TYPE_CHECKING:
     from daemon.pipeline.stages import Stages
@@ -42,10 +44,14 @@ class WhisperXPipeline:
         began = time.monotonic()
         prepare_environment(self._settings.hf_token)
         try:
-            with suppress_library_output():
-                from daemon.pipeline.stages import Stages
-            quiet_loggers()
-            stages = Stages(self._settings)
+            with ThreadPoolExecutor(1, "verify weights") as pool:
+                # Hashing takes seconds for a large model; the imports take as long, on another core.
+                verifying = pool.submit(self._verify_weights)
+                with suppress_library_output():
+                    from daemon.pipeline.stages import Stages
+                quiet_loggers()
+                weights = verifying.result()
+            stages = Stages(self._settings, weights)
             second = np.random.default_rng(0).normal(0, 0.01, SAMPLE_RATE).astype(np.float32)
             stages.warm_up(second, [Chunk(0.0, 1.0, ((0.0, 1.0),))])
         except TranscriptdError:
@@ -65,6 +71,23 @@ class WhisperXPipeline:
             load_seconds=round(time.monotonic() - began, 3),
             fingerprint=fingerprint(self._settings, models),
         )
+
+    def _verify_weights(self) -> VerifiedWeights:
+        """Verify the models to load, before a library opens them. Raises ModelUnavailable."""
+        settings = self._settings
+        weights = VerifiedWeights.from_environment(
+            settings.weights_manifest, require_pins=settings.require_pinned_weights, hf_token=settings.hf_token
+        )
+        weights.verify_at_start(
+            settings.model,
+            diarization_name(settings.diarization_model, has_token=bool(settings.hf_token)),
+            [
+                (language, name)
+                for language, _, name in (item.partition("=") for item in settings.alignment_models)
+                if name
+            ],
+        )
+        return weights
 
     def run(
         self,

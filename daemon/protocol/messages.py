@@ -22,6 +22,8 @@ class Setup:
     settings: RunnerSettings
     log_level: str
     parent_pid: int  # the runner exits when this process ends
+    hidden_paths: list[str]  # files and folders with credentials, which the runner must not be able to read
+    allow_weak_sandbox: bool
 
 
 @dataclass(frozen=True, slots=True)

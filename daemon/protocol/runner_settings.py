@@ -22,6 +22,8 @@ class RunnerSettings:
     diarization_model: str
     alignment_models: tuple[str, ...]
     hf_token: str | None = field(repr=False)
+    weights_manifest: str | None
+    require_pinned_weights: bool
 
     @classmethod
     def from_data(cls, data: Any) -> Self:

@@ -12,6 +12,7 @@ from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
 from daemon.config import Settings
+from daemon.environment import is_offline
 from daemon.errors import ConfigError, TranscriptdError
 from daemon.jobs.brake import Brake
 from daemon.media.sandbox_probe import SandboxReport
@@ -98,7 +99,12 @@ class Health:
             "disk": {"ok": self.free_bytes() >= self._settings.min_free_bytes, "free_bytes": self.free_bytes()},
             "poll": self._poll_check(),
             # A weak sandbox was allowed by a setting: it is reported, and the daemon is ready.
-            "sandbox": {"ok": True, "missing": sorted(self._sandbox.missing), "error": self._sandbox.weakness},
+            "sandbox": {
+                "ok": True,
+                "missing": sorted(self._sandbox.missing),
+                "error": self._sandbox.weakness,
+                "runner_network": not is_offline(),
+            },
             "brake": {"ok": self._brake.reason is None, "error": self._brake.reason},
         }
         results = await asyncio.gather(*(self._ping(name) for name in self._pings))

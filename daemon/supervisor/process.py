@@ -14,6 +14,7 @@ from typing import Self
 
 from daemon.clock import SYSTEM_CLOCK, Clock
 from daemon.config import Settings
+from daemon.environment import credential_paths
 from daemon.errors import RunnerCrashed, RunnerStalled, SetupFailed, TranscriptdError
 from daemon.protocol.messages import MAX_LINE_BYTES, Memory, RunnerMessage, Setup, encode
 from daemon.protocol.runner_settings import RunnerSettings
@@ -56,6 +57,8 @@ def runner_settings(settings: Settings, device: Device) -> RunnerSettings:
         diarization_model=settings.diarization_model,
         alignment_models=settings.alignment_models,
         hf_token=settings.hf_token.get_secret_value() if settings.hf_token else None,
+        weights_manifest=str(settings.weights_manifest) if settings.weights_manifest else None,
+        require_pinned_weights=settings.require_pinned_weights,
     )
 
 
@@ -98,7 +101,14 @@ class RunnerProcess:
         if process.stderr is None:
             raise SetupFailed("the runner process has no standard error")
         stderr_task = asyncio.create_task(_drain_stderr(process.stderr, tail), name="runner stderr")
-        setup = Setup(settings.pipeline, runner_settings(settings, device), settings.logging_level, os.getpid())
+        setup = Setup(
+            settings.pipeline,
+            runner_settings(settings, device),
+            settings.logging_level,
+            os.getpid(),
+            [str(path.absolute()) for path in credential_paths()],
+            settings.allow_weak_sandbox,
+        )
         writer.write(encode(setup))
         log.info("runner starting", extra={"runner_pid": process.pid})
         return cls(process, reader, writer, tail, stderr_task, clock.monotonic())

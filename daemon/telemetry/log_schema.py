@@ -138,6 +138,7 @@ OTHERS = {
     "device": Field("string", "the device of the runner or of the job, named as in the setting: `cuda:0`, `cpu`"),
     "device_name": Field("string", "product name of the device"),
     "devices": Field("array", "all devices", {"type": "array", "items": {"type": "string"}}),
+    "weights": Field("string", "a repository or a file of model weights"),
     "models": Field("object", "stage → model", NAMES),
     "load_seconds": Field("number", "time to load the models, in seconds"),
     "exit_code": Field("integer", "exit status of the runner; if negative, the number of a signal"),

@@ -266,7 +266,7 @@ class Metrics:
 
         self.decoder_sandbox_layer = gauge(
             "decoder_sandbox_layer",
-            "1 if decoders are confined by this layer of their sandbox: Landlock, seccomp. 0 is possible only with "
+            "1 if decoders and runners are confined by this layer of their sandbox: Landlock, seccomp. 0 is possible only with "
             "TRANSCRIPTD_ALLOW_WEAK_SANDBOX.",
             "layer",
         )

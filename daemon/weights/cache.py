@@ -64,8 +64,8 @@ class Cache:
             return "is not a file"
         if (actual := found.stat().st_size) != size:
             return f"has {actual} bytes instead of {size}"
-        if sha256 is not None and sha256_file(found) != sha256:
-            return "has a different sha256"
+        if sha256 is not None and (digest := sha256_file(found)) != sha256:
+            return f"has the sha256 {digest} instead of {sha256}"
         if sha256 is None and sha1 is not None and git_blob_digest(found) != sha1:
             return "has a different git hash"
         return ""
@@ -105,7 +105,7 @@ class Cache:
     def finish(self, model: Model) -> None:
         """Make the revision visible to the libraries. Call once all of its files are present."""
         if model.revision is not None:
-            _write(self._reference(model), model.revision.encode())
+            write_atomically(self._reference(model), model.revision.encode())
 
     def load_index(self) -> Index:
         """Read the index. Raises ModelUnavailable if it is damaged."""
@@ -115,7 +115,7 @@ class Cache:
             return parse_index(file.read(MAX_INDEX_BYTES), str(self.index_file))
 
     def save_index(self, index: Index) -> None:
-        _write(self.index_file, index.to_bytes())
+        write_atomically(self.index_file, index.to_bytes())
 
     def require_space(self, needed: dict[Source, int]) -> None:
         """Raise DiskFull if the disks do not have room for so many more bytes."""
@@ -181,7 +181,7 @@ def readable(size: int) -> str:
     return f"{size} B"
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Replace the file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}-{secrets.token_hex(8)}")

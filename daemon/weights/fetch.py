@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential
 
@@ -12,6 +12,7 @@ from daemon.schema.wording import clip
 from daemon.weights.cache import Cache, readable
 from daemon.weights.index import COMMIT, NAME, PATH, File, Index, Model, Source, sha256_file
 from daemon.weights.needs import PIPELINE_CONFIG, ModelRequirement, merged, references
+from daemon.weights.pins import NO_PINS, Pins
 from daemon.weights.source import ModelSource, RemoteFile, RemoteModel, TransferInterrupted
 
 FILES_AT_ONCE = 4
@@ -48,9 +49,12 @@ class VerificationReport:
         return [row for row in self.rows if row.fault]
 
 
-def verify(needs: Sequence[ModelRequirement], cache: Cache) -> VerificationReport:
-    """Compare every required file in the cache with the local index. Raises ModelUnavailable for a damaged index."""
-    index = cache.load_index()
+def verify(needs: Sequence[ModelRequirement], cache: Cache, pins: Pins = NO_PINS) -> VerificationReport:
+    """Compare every required file in the cache with its pin, or with the local index if there is none.
+
+    Raises ModelUnavailable for a damaged index.
+    """
+    index = cache.load_index().replaced_by(pins)
     rows: list[FileCheck] = []
     for need in needs:
         model = index.find(need.source, need.name) if need.pipeline else None
@@ -81,16 +85,18 @@ def verify(needs: Sequence[ModelRequirement], cache: Cache) -> VerificationRepor
     return VerificationReport(rows, Index(models=tuple(models)))
 
 
-def fetch(needs: Sequence[ModelRequirement], source: ModelSource, cache: Cache, say: Say) -> None:
+def fetch(needs: Sequence[ModelRequirement], source: ModelSource, cache: Cache, say: Say, pins: Pins = NO_PINS) -> None:
     """Fetch the missing files into the cache. The libraries find a model once all of its files are present.
+
+    The source must have pinned models as they are pinned.
 
     Raises ModelUnavailable, DiskFull, ConfigError or TransferInterrupted; fetched data is kept, and the next
     fetch continues it.
     """
     with cache.lock():
         index = cache.load_index()
-        remotes = _plan(needs, source, cache, index)
-        if unused := sorted(set(source.revisions) - {remote.name for remote in remotes}):
+        remotes = _plan(needs, source, cache, index, pins)
+        if unused := sorted(set(source.revisions) - {remote.name for remote in remotes} - set(pins.revisions)):
             raise ConfigError(f"--revision names {clip(unused[0])}, which is not a required model")
         lacking = [
             (remote, file) for remote in remotes for file in remote.files if not _is_whole(remote, file, cache, index)
@@ -115,20 +121,22 @@ def fetch(needs: Sequence[ModelRequirement], source: ModelSource, cache: Cache, 
         say(f"{'complete' if lacking else 'nothing to fetch'}: {len(remotes)} models, {readable(whole)}")
 
 
-def _plan(needs: Sequence[ModelRequirement], source: ModelSource, cache: Cache, index: Index) -> list[RemoteModel]:
+def _plan(
+    needs: Sequence[ModelRequirement], source: ModelSource, cache: Cache, index: Index, pins: Pins
+) -> list[RemoteModel]:
     """Describe all required models, including those named in a pipeline's config.yaml, which is fetched for this."""
     found = list(needs)
     for need in needs:
         if need.pipeline:
-            remote = _describe(need, source)
+            remote = _describe(need, source, pins)
             config = next(file for file in remote.files if file.path == PIPELINE_CONFIG)
             if not _is_whole(remote, config, cache, index):
                 _download(remote, config, source, cache, lambda _: None)
             found += references(need, cache.path(remote, config.path).read_bytes())
-    return [_describe(need, source) for need in merged(found)]
+    return [_describe(need, source, pins) for need in merged(found)]
 
 
-def _describe(need: ModelRequirement, source: ModelSource) -> RemoteModel:
+def _describe(need: ModelRequirement, source: ModelSource, pins: Pins) -> RemoteModel:
     remote = _retrying(source.describe, need)
     # Checked for every source, because these become paths below.
     for text, pattern in [(remote.name, NAME), *((file.path, PATH) for file in remote.files)]:
@@ -136,7 +144,24 @@ def _describe(need: ModelRequirement, source: ModelSource) -> RemoteModel:
             raise ModelUnavailable(f"{need.what}: {clip(text)} cannot be the name of a file in the cache")
     if remote.revision is not None and not re.fullmatch(COMMIT, remote.revision):
         raise ModelUnavailable(f"{need.what}: {clip(remote.revision)} is not a commit")
-    return remote
+    pinned = pins.find(need.source, need.name)
+    return remote if pinned is None else _as_pinned(need, remote, pinned)
+
+
+def _as_pinned(need: ModelRequirement, remote: RemoteModel, pinned: Model) -> RemoteModel:
+    """Return what the source announces with the pinned digests. Raises ModelUnavailable if it is something else."""
+    if remote.revision != pinned.revision:
+        raise ModelUnavailable(
+            f"{need.what}: the source has {need.name} at {remote.revision}, but {pinned.revision} is pinned; mirror that revision, "
+            f"or pass --revision {need.name}={remote.revision} and pin it with `transcriptd models pin`"
+        )
+    files = []
+    for file in remote.files:
+        pin = pinned.file(file.path)
+        if pin is None or (file.size, file.sha256 or pin.sha256) != (pin.size, pin.sha256):
+            raise ModelUnavailable(f"{need.what}: the source's {need.name}/{file.path} is not the one that is pinned")
+        files.append(replace(file, sha256=pin.sha256))
+    return replace(remote, files=tuple(files))
 
 
 def _is_whole(remote: RemoteModel, file: RemoteFile, cache: Cache, index: Index) -> bool:

@@ -87,6 +87,11 @@ class Index(BaseModel):
             found[model.source, model.name] = model
         return Index(models=tuple(found[key] for key in sorted(found)))
 
+    def replaced_by(self, other: "Index") -> Self:
+        """Return this index with the models of `other`, which replace those of the same name."""
+        found = {(model.source, model.name): model for model in (*self.models, *other.models)}
+        return self.model_copy(update={"models": tuple(found[key] for key in sorted(found))})
+
     def to_bytes(self) -> bytes:
         return self.model_dump_json(indent=1).encode() + b"\n"
 
@@ -96,11 +101,14 @@ def parse_index(content: bytes, where: str) -> Index:
     try:
         return Index.model_validate_json(content)
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_context=False)[0]
-        place = ".".join(str(part) for part in problem["loc"]) or "the document"
-        raise ModelUnavailable(
-            f"the index {where} is invalid: {place}: {problem['msg']}: {clip(problem['input'])}"
-        ) from None
+        raise ModelUnavailable(f"the index {where} is invalid: {first_fault(error)}") from None
+
+
+def first_fault(error: ValidationError) -> str:
+    """Describe the first fault of a document."""
+    problem = error.errors(include_url=False, include_context=False)[0]
+    place = ".".join(str(part) for part in problem["loc"]) or "the document"
+    return f"{place}: {problem['msg']}: {clip(problem['input'])}"
 
 
 def sha256_file(path: Path) -> str:

@@ -18,7 +18,7 @@ from daemon.errors import ConfigError, ModelUnavailable
 from daemon.schema.catalog import EMBEDDED_DIARIZATION, HUB_DIARIZATION, diarization_name
 from daemon.schema.wording import clip, nearest
 from daemon.weights.index import NAME, Source
-from daemon.weights.packaged import speaker_encoder
+from daemon.weights.packaged import VOICE_ACTIVITY, speaker_encoder
 
 # Groups of patterns. Each group selects the files of its first pattern with a match. `*` does not match across folders.
 Groups = tuple[tuple[str, ...], ...]
@@ -91,16 +91,16 @@ def resolve(
     """
     if not models:
         models = (settings.model, *(settings.models if "models" in settings.model_fields_set else ()))
-    needs = [_whisper(model) for model in models if not is_folder(model)]
+    needs = [whisper_requirement(model) for model in models if not is_folder(model)]
     if diarization:
         name = diarization_name(settings.diarization_model, has_token=settings.hf_token is not None)
         if name != EMBEDDED_DIARIZATION and not is_folder(name):
-            needs.append(ModelRequirement(f"diarization {name}", "hub", name, ((PIPELINE_CONFIG,),), pipeline=True))
+            needs.append(diarization_requirement(name))
     configured = dict(_language_and_model(item) for item in settings.alignment_models)
     for language in dict.fromkeys((*configured, *languages)):
         name = configured.get(language) or _whisperx_choice(language)
         if not is_folder(name):
-            needs.append(_alignment(language, name))
+            needs.append(alignment_requirement(language, name))
     for need in needs:
         if not re.fullmatch(NAME, need.name):
             raise ConfigError(f"{need.what}: {clip(need.name)} is not the name of a repository")
@@ -109,10 +109,11 @@ def resolve(
 
 def packaged_weights(settings: Settings, *, diarization: bool = True) -> list[tuple[str, Callable[[], Path]]]:
     """Return the required weights from Python packages: a display name, and a function that finds and verifies the file."""
+    found: list[tuple[str, Callable[[], Path]]] = [("voice activity detection", VOICE_ACTIVITY.verified)]
     name = diarization_name(settings.diarization_model, has_token=settings.hf_token is not None)
     if diarization and name == EMBEDDED_DIARIZATION:
-        return [("packaged diarization", lambda: speaker_encoder().path())]
-    return []
+        found.append(("packaged diarization", lambda: speaker_encoder().path()))
+    return found
 
 
 def merged(needs: Iterable[ModelRequirement]) -> list[ModelRequirement]:
@@ -170,7 +171,12 @@ def _reference(need: ModelRequirement, part: str, value: Any) -> tuple[str, str]
     )
 
 
-def _whisper(model: str) -> ModelRequirement:
+def diarization_requirement(name: str) -> ModelRequirement:
+    return ModelRequirement(f"diarization {name}", "hub", name, ((PIPELINE_CONFIG,),), pipeline=True)
+
+
+def whisper_requirement(model: str) -> ModelRequirement:
+    """Return the requirement for a name or a hub ID. Raises ConfigError for an unknown name."""
     name = model
     if "/" not in model:
         known = whisper_repositories()
@@ -180,7 +186,7 @@ def _whisper(model: str) -> ModelRequirement:
     return ModelRequirement(f"Whisper {model}", "hub", name, WHISPER_FILES, WHISPER_OPTIONAL)
 
 
-def _alignment(language: str, name: str) -> ModelRequirement:
+def alignment_requirement(language: str, name: str) -> ModelRequirement:
     what = f"alignment {language}"
     if file := torchaudio_files().get(name):
         return ModelRequirement(what, "torch", file, ((file,),))

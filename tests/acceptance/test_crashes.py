@@ -129,7 +129,10 @@ def test_job_survives_a_crash_between_its_download_and_its_end_in_the_runner(
     supervised.start()
     check_completed(world, "downloaded")
 
-    world.publish("decoded", "call.wav", options={"initial_prompt": f"orphan {world.folder / 'killed'}"})
+    begun = world.folder / "begun"
+    world.publish("decoded", "call.wav", options={"initial_prompt": f"once {begun}"})
+    wait_for(begun.exists, "the job is in the runner")
+    supervised.kill()
     supervised.wait_for_death()
     supervised.start()
     check_completed(world, "decoded")

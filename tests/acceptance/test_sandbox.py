@@ -42,7 +42,12 @@ def test_confined_decoders_need_no_privilege_and_no_namespace(world: World, kern
         assert daemon.wait_until_ready(PATIENCE_SECONDS)
         world.publish("job-1", "short.wav")
         world.wait_for("job-1", "job.completed")
-        assert readiness(daemon)["checks"]["sandbox"] == {"ok": True, "missing": [], "error": None}
+        assert readiness(daemon)["checks"]["sandbox"] == {
+            "ok": True,
+            "missing": [],
+            "error": None,
+            "runner_network": True,
+        }
         metrics = daemon.get("/metrics")
     for layer in ("Landlock", "seccomp"):
         assert f'transcriptd_decoder_sandbox_layer{{layer="{layer}"}} 1.0' in metrics
@@ -69,7 +74,7 @@ def test_daemon_with_a_weak_sandbox_works_and_says_so(world: World, kernel: str)
         metrics = daemon.get("/metrics")
     (entry,) = daemon.log_entries("sandbox is weak")
     assert entry["level"] == "ERROR"
-    assert check == {"ok": True, "missing": MISSING[kernel], "error": entry["error"]}
+    assert check == {"ok": True, "missing": MISSING[kernel], "error": entry["error"], "runner_network": True}
     for layer in ("Landlock", "seccomp"):
         assert f'layer="{layer}"}} {float(layer not in MISSING[kernel])}' in metrics
 

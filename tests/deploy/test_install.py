@@ -8,14 +8,19 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import tomllib
 import zipfile
 from base64 import urlsafe_b64encode
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from daemon.config import Settings
+from daemon.credential_files import secret_names
+from tests.support.deploy.other_user import is_open, path_with_setpriv
 from tests.support.deploy.releases import commit_working_tree, make_archive
 from tests.support.programs import require_program
 
@@ -23,6 +28,7 @@ REPOSITORY = Path(__file__).parents[2]
 DEPLOY = REPOSITORY / "deploy"
 BIN = Path(sys.executable).parent
 NAME = "transcriptd-0.2.0"
+PYTHON = getattr(sys, "_base_executable", sys.executable)
 
 
 # --- handmade packages, so that an installation takes a second and needs no network
@@ -49,10 +55,26 @@ def make_wheel(folder: Path, name: str, version: str, files: dict[str, str]) -> 
 
 TELLING = """
 import json, os, sys
+def attempt(act):
+    try:
+        act()
+    except OSError as error:
+        return type(error).__name__
+    return "possible"
 def main():
+    root = os.environ["TOLD"].rpartition("/")[0] + "/root"
     told = {name: os.environ[name] for name in ("HF_HOME", "TORCH_HOME")}
+    acts = {
+        "keep weights": lambda: open(os.environ["HF_HOME"] + "-weights", "w").close(),
+        "read the settings": lambda: open(root + "/etc/transcriptd/transcriptd.env").close(),
+        "read the secrets": lambda: open(root + "/etc/transcriptd/credentials/WEBHOOK_SECRET").close(),
+        "change what root owns": lambda: open(root + "/etc/passwd", "a").close(),
+        "change what the daemon owns": lambda: open(root + "/var/lib/transcriptd/scratch/x", "w").close(),
+        "become root": lambda: os.setuid(0),
+    }
+    found = [sys.argv[1:], told, os.getuid(), sys.stdin.read(), {name: attempt(act) for name, act in acts.items()}]
     with open(os.environ["TOLD"], "a") as file:
-        file.write(json.dumps([sys.argv[1:], told]) + "\\n")
+        file.write(json.dumps(found) + "\\n")
 """
 
 
@@ -74,11 +96,14 @@ class Machine:
     root: Path
     release: Path
     told: Path
+    path: str
 
     def install(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        self.told.touch()
+        self.told.chmod(0o666)  # another user appends to it
         return subprocess.run(
             ["bash", str(self.release / "deploy/install.sh"), "--root", str(self.root), "--models", "none", *arguments],
-            env={**os.environ, "UV": str(BIN / "uv"), "TOLD": str(self.told), **environment},
+            env={**os.environ, "UV": str(BIN / "uv"), "TOLD": str(self.told), "PATH": self.path, **environment},
             capture_output=True,
             text=True,
             check=False,
@@ -103,13 +128,16 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    for program in ("systemd-sysusers", "systemd-tmpfiles", "systemctl"):
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    for program in ("systemd-sysusers", "systemd-tmpfiles", "systemctl", "setpriv"):
         require_program(program)
     if os.getuid() != 0:
         pytest.skip("install.sh must be run as root")
-    (tmp_path / "root").mkdir()
-    return Machine(tmp_path / "root", make_release(tmp_path), tmp_path / "told")
+    with tempfile.TemporaryDirectory() as folder:  # open to the user who fetches the models, unlike tmp_path
+        Path(folder).chmod(0o755)
+        (Path(folder) / "root").mkdir()
+        path = path_with_setpriv(tmp_path / "bin", PYTHON)
+        yield Machine(Path(folder) / "root", make_release(tmp_path), Path(folder) / "told", path)
 
 
 def test_everything_the_unit_needs_is_installed(machine: Machine) -> None:
@@ -124,6 +152,11 @@ def test_everything_the_unit_needs_is_installed(machine: Machine) -> None:
     assert user.endswith(":/usr/sbin/nologin")
     assert (root / "var/lib/transcriptd/scratch").stat().st_uid == int(user.split(":")[2])
     assert (root / "etc/transcriptd/transcriptd.env").stat().st_mode & 0o777 == 0o600
+    secrets = root / "etc/transcriptd/credentials"
+    assert secrets.stat().st_mode & 0o777 == 0o700
+    unit_secrets = set(re.findall(r"(?m)^LoadCredential=(\w+):/etc/transcriptd/credentials/\1$", unit.read_text()))
+    assert {path.name for path in secrets.iterdir()} == unit_secrets == set(secret_names(Settings).values())
+    assert all(path.stat().st_mode & 0o777 == 0o600 and path.read_bytes() == b"" for path in secrets.iterdir())
 
 
 def test_second_run_changes_nothing(machine: Machine) -> None:
@@ -136,11 +169,15 @@ def test_second_run_changes_nothing(machine: Machine) -> None:
 def test_user_edits_are_kept(machine: Machine) -> None:
     settings = machine.root / "etc/transcriptd/transcriptd.env"
     settings.parent.mkdir(parents=True)
-    settings.write_text("WEBHOOK_SECRET=mine\n")
+    settings.write_text("DEBUG=mine\n")
     settings.chmod(0o644)
+    secret = settings.parent / "credentials" / "WEBHOOK_SECRET"
+    secret.parent.mkdir()
+    secret.write_text("mine")
     machine.installed()
-    assert settings.read_text() == "WEBHOOK_SECRET=mine\n"
-    assert settings.stat().st_mode & 0o777 == 0o600, "it contains secrets, so its mode is restored"
+    assert settings.read_text() == "DEBUG=mine\n"
+    assert secret.read_text() == "mine"
+    assert {path.stat().st_mode & 0o777 for path in (settings, secret)} == {0o600}, "the modes are restored"
 
 
 def test_upgrade_and_rollback(machine: Machine, tmp_path: Path) -> None:
@@ -183,24 +220,35 @@ def test_package_with_a_wrong_hash_is_rejected_and_the_current_release_stays(mac
 
 
 def test_existing_models_are_only_verified(machine: Machine) -> None:
-    machine.installed("--models", "cached")
+    machine.installed("--models", "cached", "--python", PYTHON)
     (call,) = (json.loads(line) for line in machine.told.read_text().splitlines())
     assert call[0][:2] == ["models", "verify"]
 
 
 @pytest.mark.parametrize(("source", "options"), [("hub", []), ("s3://mirror/models", ["--from", "s3://mirror/models"])])
-def test_models_are_fetched_and_verified_into_the_daemons_cache(
-    machine: Machine, source: str, options: list[str]
+def test_models_are_fetched_and_verified_by_a_user_who_owns_only_them(
+    machine: Machine, tmp_path: Path, source: str, options: list[str]
 ) -> None:
+    credentials = machine.root / "etc/transcriptd/credentials"
+    credentials.mkdir(parents=True)
+    for name in ("WEBHOOK_SECRET", "HF_TOKEN"):
+        (credentials / name).write_text(f"value of {name}")
+    machine.installed("--models", source, "--python", PYTHON)
+    fetched, verified = (json.loads(line) for line in machine.told.read_text().splitlines())
     cache = machine.root / "var/cache/transcriptd"
-    cache.mkdir(parents=True)
-    (cache / "weights").touch()
-    machine.installed("--models", source)
-    calls = [json.loads(line) for line in machine.told.read_text().splitlines()]
     where = {"HF_HOME": str(cache / "huggingface"), "TORCH_HOME": str(cache / "torch")}
-    settings = ["--env-file", str(machine.root / "etc/transcriptd/transcriptd.env")]
-    assert calls == [[["models", "fetch", *settings, *options], where], [["models", "verify", *settings], where]]
-    assert (cache / "weights").stat().st_uid == (machine.root / "var/lib/transcriptd/scratch").stat().st_uid
+    assert fetched[:2] == [["models", "fetch", *options, "--env-file", "-"], where]
+    assert verified[:2] == [["models", "verify", "--env-file", "-"], where]
+    settings = (machine.root / "etc/transcriptd/transcriptd.env").read_text()
+    for _, _, user, given, outcomes in (fetched, verified):
+        assert user == cache.stat().st_uid != 0
+        assert given == f"{settings}\nHF_TOKEN=value of HF_TOKEN\n"
+        assert outcomes.pop("keep weights") == "possible"
+        if not is_open(PYTHON):  # see path_with_setpriv
+            assert (outcomes.pop("read the settings"), outcomes.pop("read the secrets")) == ("possible", "possible")
+        assert set(outcomes.values()) == {"PermissionError"}, outcomes
+    assert user != (machine.root / "var/lib/transcriptd/scratch").stat().st_uid, "the daemon must not own the weights"
+    assert (cache / "huggingface-weights").stat().st_mode & 0o777 == 0o644, "the daemon may read them"
     unit = (DEPLOY / "systemd/transcriptd.service").read_text()
     assert "HF_HOME=/var/cache/transcriptd/huggingface TORCH_HOME=/var/cache/transcriptd/torch" in unit
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,8 +26,11 @@ from bench.waiting import wait_for
 from daemon.demo.aws import EmbeddedAws
 from daemon.demo.process import DaemonProcess
 from daemon.demo.recordings import sample_call
-from daemon.weights.needs import whisper_repositories
+from daemon.weights.index import File, Model
+from daemon.weights.needs import WHISPER_FILES, WHISPER_OPTIONAL, ModelRequirement, whisper_repositories
+from daemon.weights.pins import Pins
 from tests.support.aws.ec2 import FakeEc2
+from tests.support.deploy.other_user import path_with_setpriv
 from tests.support.deploy.releases import commit_working_tree, make_archive
 from tests.support.deploy.rendering import (
     ACCOUNT_ID,
@@ -37,6 +41,7 @@ from tests.support.deploy.rendering import (
     readme_call,
     render_user_data,
 )
+from tests.support.media.decoding import descendants
 from tests.support.models import weights
 from tests.support.models.hub import FakeHub, serving
 from tests.support.programs import require_program
@@ -119,13 +124,21 @@ def test_rendered_settings_load(call: Callable[[], str], tmp_path: Path) -> None
     written = tmp_path / "etc/transcriptd/transcriptd.env"
     assert written.stat().st_mode & 0o777 == 0o600
     settings = environment_file(written.read_text())
-    assert settings["WEBHOOK_SECRET"] == SECRET
+    assert SECRET not in written.read_text()
+    secrets = tmp_path / "etc/transcriptd/credentials"
+    assert (secrets / "WEBHOOK_SECRET").read_text() == f"{SECRET}\n"
+    assert [path.stat().st_mode & 0o777 for path in (secrets, secrets / "WEBHOOK_SECRET")] == [0o700, 0o600]
     load = (
         "from daemon.config import load_settings; print(load_settings().model_dump_json(include={'model', 'models'}))"
     )
     command = [sys.executable, "-c", load]
     done = subprocess.run(
-        command, env={"PATH": SERVICE_PATH, **settings}, cwd=REPOSITORY, capture_output=True, text=True, check=False
+        command,
+        env={"PATH": SERVICE_PATH, "CREDENTIALS_DIRECTORY": str(secrets), **settings},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     loaded = json.loads(done.stdout)
@@ -133,6 +146,23 @@ def test_rendered_settings_load(call: Callable[[], str], tmp_path: Path) -> None
 
 
 # --- instance
+
+
+def pinned(hub: FakeHub) -> tuple[Model, ...]:
+    """Return pins of what a hub serves and the daemon loads."""
+    found = []
+    for name, content in hub.repositories.items():
+        need = ModelRequirement("", "hub", name, WHISPER_FILES, WHISPER_OPTIONAL)
+        files = tuple(
+            File(path=path, size=len(content[path]), sha256=hashlib.sha256(content[path]).hexdigest())
+            for path in need.pick(content)
+        )
+        found.append(Model(source="hub", name=name, revision=hub.commit, files=files))
+    return tuple(found)
+
+
+def environment_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/environ").read_bytes()
 
 
 @dataclass
@@ -146,14 +176,21 @@ class Fleet:
     queue_urls: dict[str, str]
 
     def boot(self, user_data: str) -> None:
-        """Run the boot script from its settings to the installation."""
+        """Run the boot script from its settings to the installation. The hub's models are pinned in an operator's manifest."""
+        manifest = self.root / "etc/weights.json"
+        manifest.parent.mkdir(exist_ok=True)
+        manifest.write_bytes(Pins(models=pinned(self.hub)).to_bytes())
         script = section(user_data, "Settings", "Start")
+        settings = f'TRANSCRIPTD_WEIGHTS_MANIFEST="{manifest}"\nTRANSCRIPTD_REQUIRE_PINNED_WEIGHTS="true"\n'
+        script = re.sub(r"(?m)^(?=TRANSCRIPTD_QUEUE_URL=)", settings, script)
         arguments = f" --root {self.root} --python {getattr(sys, '_base_executable', sys.executable)}"
         script = script.replace(RELEASE_SHA256, hashlib.sha256(self.archive.read_bytes()).hexdigest())
         script, found = re.subn(r'(?m)^(bash "\$installer" .*)$', rf"\1{arguments}", script)
         assert found == 1
         # Compiling every package takes a minute on two cores; what the daemon imports is compiled at its start instead.
         environment = {"ARCHIVE": str(self.archive), "HF_ENDPOINT": self.hub.base_url, "UV_COMPILE_BYTECODE": "0"}
+        interpreter = getattr(sys, "_base_executable", sys.executable)
+        environment["PATH"] = path_with_setpriv(self.archive.parent / "bin", interpreter, self.root)
         run_boot_script(script, self.root, **environment)
 
     def unit(self) -> dict[str, list[str]]:
@@ -177,7 +214,8 @@ class Fleet:
             given.update(dict(assignment.split("=", 1) for assignment in line.split()))
         for file in unit["EnvironmentFile"]:
             given.update(environment_file(Path(self.below_root(file)).read_text()))
-        environment = {name: self.below_root(value) for name, value in given.items()}
+        credentials = {"CREDENTIALS_DIRECTORY": str(self.load_credentials(unit["LoadCredential"]))}
+        environment = {**credentials, **{name: self.below_root(value) for name, value in given.items()}}
         (command,) = unit["ExecStart"]
         return DaemonProcess(
             {**environment, **endpoints, **IMPATIENT, "TRANSCRIPTD_HTTP_PORT": "0"},
@@ -185,6 +223,14 @@ class Fleet:
             [self.below_root(word) for word in command.split()],
             inherit=False,
         )
+
+    def load_credentials(self, options: list[str]) -> Path:
+        """Copy the credentials to a folder of the service, as systemd does."""
+        folder = self.archive.parent / "credentials"
+        folder.mkdir(exist_ok=True)
+        for name, _, path in (option.partition(":") for option in options):
+            shutil.copyfile(self.below_root(path), folder / name)
+        return folder
 
     def create_bucket(self, name: str) -> None:
         if name not in {bucket["Name"] for bucket in self.aws.s3.list_buckets()["Buckets"]}:
@@ -236,6 +282,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         aws.sqs.set_queue_attributes(
             QueueUrl=queue_urls["jobs"], Attributes={"VisibilityTimeout": "120", "RedrivePolicy": redrive}
         )
+        Path(root).chmod(0o755)  # the user who fetches the models must reach it
         yield Fleet(aws, hub, archive, Path(root), queue_urls)
 
 
@@ -273,6 +320,10 @@ def test_an_instance_boots_and_transcribes(
         }
         with fleet.service(tmp_path / "daemon.log", endpoints) as daemon:
             assert daemon.wait_until_ready(START_TIMEOUT_SECONDS), daemon.log_tail()
+            assert SECRET.encode() not in b"".join(
+                map(environment_of, [daemon.process.pid, *descendants(daemon.process.pid)])
+            )
+            assert json.loads(daemon.get("/readyz"))["checks"]["sandbox"]["runner_network"] is False
             wait_for(lambda: bool(ec2.call_names()), "the launch hook is completed")
 
             def published_or_refused() -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 from daemon.aws.interruption import SPOT_RESERVE_SECONDS
 from daemon.config import Settings, variable
+from daemon.credential_files import secret_names
 from daemon.errors import EXIT_CONFIG
 from daemon.launcher import EXIT_FORCED, EXIT_HOST_ENDS, EXIT_SETUP_FAILED, WEBHOOK_DRAIN_SECONDS
 from tests.support.deploy.module import optional_number
@@ -78,9 +79,40 @@ def allowed_calls() -> set[str]:
     return allowed
 
 
-def test_unit_allows_the_sandbox_of_the_decoder() -> None:
+def test_daemon_cannot_change_the_weights_it_loads() -> None:
+    unit = directives()
+    owners = {
+        line.split()[1]: line.split()[3]
+        for line in (FOLDER / "tmpfiles.conf").read_text().splitlines()
+        if line[0] == "d"
+    }
+    assert owners["/var/cache/transcriptd"] not in ("-", *unit["User"])
+    assert unit["ProtectSystem"] == ["strict"]
+    assert unit["ReadOnlyPaths"] == ["-/var/cache/transcriptd"]
+    writable = [*unit["StateDirectory"], *unit["CacheDirectory"], *unit["ReadWritePaths"]]
+    assert writable == ["transcriptd"], "the state directory alone"
+    places = [
+        value for line in unit["Environment"] for value in line.split() if value.startswith(("HF_HOME", "TORCH_HOME"))
+    ]
+    assert all("=/var/cache/transcriptd/" in place for place in places)
+    assert len(places) == 2
+
+
+def test_daemon_is_offline_and_has_no_secret_in_its_environment() -> None:
+    unit = directives()
+    variables = dict(item.split("=") for line in unit["Environment"] for item in line.split())
+    assert (variables["HF_HUB_OFFLINE"], variables["TRANSFORMERS_OFFLINE"]) == ("1", "1")
+    secrets = set(secret_names(Settings).values())
+    assert {line.partition(":")[0] for line in unit["LoadCredential"]} == secrets
+    assert not secrets & variables.keys()
+    example = (FOLDER / "transcriptd.env.example").read_text()
+    assert not any(f"\n{name}=" in example or f"#{name}=" in example for name in secrets)
+
+
+def test_unit_allows_the_sandboxes_of_decoder_and_runner() -> None:
     allowed = allowed_calls()
-    assert {"prlimit64", "prctl", "capset", "landlock_create_ruleset", "landlock_restrict_self", "seccomp"} <= allowed
+    assert {"prlimit64", "prctl", "capget", "capset", "seccomp"} <= allowed
+    assert {"landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self"} <= allowed
     assert not {"ptrace", "mount", "bpf"} & allowed
 
 

@@ -3,10 +3,12 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,9 +24,10 @@ from daemon.weights.fetch import fetch, verify
 from daemon.weights.hub import Hub
 from daemon.weights.index import MAX_INDEX_BYTES, File, Index, Model
 from daemon.weights.mirror import Mirror
-from daemon.weights.needs import resolve
+from daemon.weights.needs import SPEAKER_DIARIZATION, resolve
 from tests.support.aws.gate import Gate
 from tests.support.builders import some_settings
+from tests.support.deploy.other_user import is_open
 from tests.support.models import weights
 from tests.support.models.command import BASE, Machine, small_whisper
 from tests.support.models.hub import COMMIT, FakeHub, serving
@@ -155,7 +158,7 @@ def test_gated_model_is_reported(machine: Machine, hub: FakeHub, token: str | No
     machine.environment["TRANSCRIPTD_DIARIZATION_MODEL"] = PIPELINE
     if token:
         machine.environment["HF_TOKEN"] = token
-    said = machine.fail("fetch")
+    said = machine.fail("fetch", "--revision", f"{PIPELINE}={COMMIT}")
     assert f"Accept the terms at https://huggingface.co/{PIPELINE}" in said
     assert words in said
     assert "hf_mine" not in said
@@ -202,7 +205,7 @@ def test_verify_names_damaged_files_and_a_fetch_replaces_only_them(machine: Mach
     (machine.snapshot() / "tokenizer.json").unlink()
     machine.reference().write_text("b" * 40)
     said = machine.fail("verify", "--model", "base", "--no-diarization")
-    assert f"{BASE} model.bin: has a different sha256" in said
+    assert f"{BASE} model.bin: has the sha256 " in said
     assert f"{BASE} tokenizer.json: missing" in said
     assert f"{BASE} refs/main: names a different revision" in said
     assert "to fix it, run: transcriptd models fetch --model=base --no-diarization" in said
@@ -525,7 +528,8 @@ def test_torchaudio_models_come_from_their_site_and_are_continued(
     assert not hub.tokens, "PyTorch's site received the hub's token"
     assert verify(needs, cache).faults == []
     (cache.torch / name).write_bytes(bytes(LARGE))
-    assert [row.fault for row in verify(needs, cache).faults] == ["has a different sha256"]
+    (fault,) = (row.fault for row in verify(needs, cache).faults)
+    assert fault.endswith(f" instead of {hashlib.sha256(content).hexdigest()}")
     fetch(needs, Hub(None, {}), cache, print)
     assert (cache.torch / name).read_bytes() == content
     Mirror("s3://media", {}, some_settings()).publish(verify(needs, cache).models, cache, print)
@@ -542,7 +546,8 @@ def test_torchaudio_models_come_from_their_site_and_are_continued(
 
 
 LOAD = """
-import json, sys
+import json, os, pathlib, sys
+import torch
 from daemon.config import load_settings
 from daemon.supervisor.devices import Device as Where
 from daemon.pipeline.runtime.library_output import prepare_environment
@@ -553,42 +558,49 @@ from daemon.pipeline.whisperx_pipeline import WhisperXPipeline
 ready = WhisperXPipeline(settings).load()
 from daemon.pipeline.alignment.wav2vec2 import Aligners
 from daemon.pipeline.runtime.device import ComputeDevice
-from daemon.errors import DiskFull, ModelUnavailable
-aligners = Aligners((), ComputeDevice("cpu", "cpu", "int8", 1))
+from daemon.errors import ModelUnavailable
+from daemon.weights.verified import VerifiedWeights
+weights = VerifiedWeights.from_environment(settings.weights_manifest)
+aligners = Aligners((), ComputeDevice("cpu", "cpu", "int8", 1), weights)
 print("aligner", aligners.get("nl", required=True).name)
-try:
-    aligners.get("en", required=True)
-except ModelUnavailable as error:
-    print("refused", error)
-import pathlib, torch
-class Code:
-    def __reduce__(self):
-        return pathlib.Path.touch, (pathlib.Path(sys.argv[1]),)
-checkpoints = pathlib.Path(torch.hub.get_dir()) / "checkpoints"
-torch.save({"weight": Code()}, checkpoints / "wav2vec2_fairseq_base_ls960_asr_ls960.pth")
-try:
-    aligners.get("en", required=False)
-except ModelUnavailable as error:
-    print("refused", error)
+for language in ("es", "fr", "en"):
+    try:
+        aligners.get(language, required=True)
+    except ModelUnavailable as error:
+        print("refused", error)
 from daemon.pipeline.diarization.diarizer import _load
-folder = pathlib.Path(sys.argv[1]).parent / "hostile"
-folder.mkdir()
-torch.save({"state_dict": Code(), "pyannote.audio": {}}, folder / "pytorch_model.bin")
-(folder / "config.yaml").write_text(
-    f"pipeline:\\n  name: pyannote.audio.pipelines.SpeakerDiarization\\n  params:\\n    segmentation: {folder}/pytorch_model.bin\\n"
-)
 try:
-    _load(str(folder), None)
+    _load(sys.argv[1], None)
 except ModelUnavailable as error:
     print("refused", error)
 print("torch", torch.hub.load_state_dict_from_url("https://download.pytorch.org/torchaudio/models/x.pth"))
 print("ready", json.dumps(ready.models))
+home = pathlib.Path(os.environ["HF_HOME"])
+print("writable", os.getuid() == 0 or os.access(home, os.W_OK) or os.access(next(home.rglob("model.bin")), os.W_OK))
 """
 
 
-def test_the_daemon_loads_what_was_fetched_without_any_network(tmp_path: Path, aws: EmbeddedAws) -> None:
-    """Whisper, a gated diarization pipeline and an alignment model: hub ▶ mirror ▶ a machine without network ▶ its
-    runner."""
+class Code:
+    """Weights that create a file when they are loaded as a pickle."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Callable[[Path], None], tuple[Path]]:
+        return Path.touch, (self._path,)
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder that every user may read."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_the_daemon_loads_what_was_fetched_without_any_network(tmp_path: Path, shared: Path, aws: EmbeddedAws) -> None:
+    """Whisper, a gated diarization pipeline and an alignment model: hub ▶ mirror, pinned ▶ a machine without network ▶ its
+    runner, whose user may read the cache and not change it."""
     import torch
 
     repositories = {BASE: weights.whisper(), DUTCH: weights.wav2vec2(), PIPELINE: weights.diarization()}
@@ -596,21 +608,43 @@ def test_the_daemon_loads_what_was_fetched_without_any_network(tmp_path: Path, a
     with serving(FakeHub(repositories)) as hub:
         builder = with_aws(Machine(tmp_path / "builder", {"HF_TOKEN": "hf_builder"}), aws)
         builder.use(hub)
-        builder.succeed("mirror", *options, "--to", "s3://media/models")
+        assert "has no revision" in builder.fail("mirror", *options, "--to", "s3://media/models"), "the pinned one"
+        builder.succeed("mirror", *options, "--revision", f"{PIPELINE}={COMMIT}", "--to", "s3://media/models")
         assert "pytorch_model.bin" not in {path.name for path in builder.snapshot(DUTCH).iterdir()}
         assert hub.downloads()["model.bin"] == 1
-    closed = with_aws(Machine(tmp_path / "closed", {"HF_HUB_OFFLINE": "1"}), aws)
-    closed.environment["TRANSCRIPTD_DIARIZATION_MODEL"] = PIPELINE  # without a token, `auto` selects the embedded one
-    closed.succeed("fetch", *options, *FROM)
-    closed.succeed("verify", *options)
-    (closed.home / "torch" / "hub" / "checkpoints").mkdir(parents=True)
-    torch.save({"weight": torch.ones(1)}, closed.home / "torch" / "hub" / "checkpoints" / "x.pth")
+    manifest = shared / "weights.json"
+    assert f"pinned {PIPELINE}" in builder.succeed("pin", *options, "--manifest", str(manifest))
+    assert "up to date" in builder.succeed("pin", *options, "--manifest", str(manifest))
+    manifest.chmod(0o644)
 
-    environment = {**closed.environ(), "TRANSCRIPTD_DEVICES": "cpu", "TRANSCRIPTD_MODELS": "base"}
+    closed = with_aws(Machine(shared / "closed", {"HF_HUB_OFFLINE": "1"}), aws)
+    closed.environment["TRANSCRIPTD_DIARIZATION_MODEL"] = PIPELINE  # without a token, `auto` selects the embedded one
+    assert "was requested" in closed.fail("fetch", *options, *FROM)
+    closed.environment["TRANSCRIPTD_WEIGHTS_MANIFEST"] = str(manifest)
+    closed.environment["TRANSCRIPTD_REQUIRE_PINNED_WEIGHTS"] = "true"
+    closed.succeed("fetch", *options, *FROM)
+    assert "not pinned" not in closed.succeed("verify", *options)
+
+    checkpoints, hostile, work = closed.home / "torch/hub/checkpoints", shared / "hostile", shared / "work"
+    for folder in (checkpoints, hostile, work):
+        folder.mkdir(parents=True)
+    torch.save({"weight": torch.ones(1)}, checkpoints / "x.pth")
+    for name in ("wav2vec2_fairseq_base_ls960_asr_ls960.pth", "wav2vec2_voxpopuli_base_10k_asr_fr.pt"):
+        torch.save({"weight": Code(work / "ran")}, checkpoints / name)
+    torch.save({"state_dict": Code(work / "ran"), "pyannote.audio": {}}, hostile / "pytorch_model.bin")
+    (hostile / "config.yaml").write_text(
+        f"pipeline:\n  name: {SPEAKER_DIARIZATION}\n  params:\n    segmentation: {hostile}/pytorch_model.bin\n"
+    )
+
+    environment = {**closed.environ(), "TRANSCRIPTD_DEVICES": "cpu", "TRANSCRIPTD_MODELS": "base", "HOME": str(work)}
     environment |= {"HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9"}  # nothing listens there
+    work.chmod(0o777)
+    other_user = 65534 if os.getuid() == 0 and is_open(sys.executable, sys.prefix, __file__) else None
     done = subprocess.run(
-        [sys.executable, "-c", LOAD, str(tmp_path / "ran")],
+        [sys.executable, "-c", LOAD, str(hostile)],
         env=environment,
+        cwd=work,
+        user=other_user,
         capture_output=True,
         text=True,
         timeout=600,
@@ -618,10 +652,22 @@ def test_the_daemon_loads_what_was_fetched_without_any_network(tmp_path: Path, a
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"aligner {DUTCH}" in done.stdout
-    assert "refused the wav2vec2 model WAV2VEC2_ASR_BASE_960H for en is not on this machine" in done.stdout
-    assert not (tmp_path / "ran").exists(), "weights ran code"
-    assert "refused the wav2vec2 model WAV2VEC2_ASR_BASE_960H for en is not a file of plain weights" in done.stdout
+    assert "refused the wav2vec2 model VOXPOPULI_ASR_BASE_10K_ES for es is not on this machine" in done.stdout
+    assert "refused the wav2vec2 model VOXPOPULI_ASR_BASE_10K_FR for fr is not a file of plain weights" in done.stdout
+    assert re.search(r"refused alignment en: .*ls960\.pth has \d+ bytes instead of 377664473", done.stdout)
     assert "refused cannot load the diarization pipeline" in done.stdout
+    assert not (work / "ran").exists(), "weights ran code"
     assert "torch {'weight': tensor([1.])}" in done.stdout
-    models = json.loads(done.stdout.partition("ready ")[2])
+    models = json.loads(done.stdout.partition("ready ")[2].partition("\n")[0])
     assert (models["asr"], models["diarize"]) == ("base", PIPELINE)
+    assert f"writable {other_user is None}" in done.stdout
+
+    model = closed.snapshot() / "model.bin"
+    model.write_bytes(model.read_bytes()[:-1] + b"?")
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(hostile)], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert re.search(
+        rf"ModelUnavailable: .*{model} has the sha256 [0-9a-f]{{64}} instead of [0-9a-f]{{64}}", done.stderr
+    )

@@ -699,6 +699,7 @@ def test_gated_pipeline_is_reported_with_a_hint(
     from daemon.pipeline.diarization import diarizer as diarization
 
     monkeypatch.setattr("daemon.pipeline.diarization.diarizer.Pipeline.from_pretrained", lambda *_, **__: None)
+    monkeypatch.setattr("daemon.weights.verified.VerifiedWeights.diarization", lambda *_: None)
     with pytest.raises(ModelUnavailable, match=advice) as caught:
         diarization.Diarizer(HUB_DIARIZATION, None, stages.device, stages.lanes, token)
     assert "TRANSCRIPTD_DIARIZATION_MODEL=embedded" in str(caught.value)
@@ -717,7 +718,7 @@ def test_requested_cuda_without_a_gpu_is_a_failed_setup() -> None:
 def test_settings_are_sent_to_the_runner_with_its_setup(make_settings: Callable[..., Settings]) -> None:
     given = make_settings(alignment_models="en=/models/a,de=b", hf_token="hf_secret", cpu_threads=7)
     sent = runner_settings(given, Device("cpu:1", "cpu", 3))
-    setup = Setup("module:Class", sent, "INFO", 1)
+    setup = Setup("module:Class", sent, "INFO", 1, [], False)
     assert decode(encode(setup)) == setup
     assert "hf_secret" not in repr(setup)
     assert sent.alignment_models == ("en=/models/a", "de=b")

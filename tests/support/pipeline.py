@@ -32,6 +32,8 @@ SETTINGS = RunnerSettings(
     diarization_model="embedded",
     alignment_models=(),
     hf_token=None,
+    weights_manifest=None,
+    require_pinned_weights=False,
 )
 
 

@@ -4,6 +4,7 @@ import logging
 import sys
 import threading
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,32 @@ def test_two_urls_are_enough() -> None:
     settings = load_settings()
     assert settings.model == "large-v3"
     assert settings.heartbeat_seconds * 3 <= settings.visibility_timeout_seconds
+
+
+def test_secrets_may_be_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    monkeypatch.setenv("WEBHOOK_URL", "https://app.example.com/h")
+    (tmp_path / "WEBHOOK_SECRET").write_text("whsec_YWJj whsec_ZGVm\n")
+    (tmp_path / "HF_TOKEN").write_text("")  # as install.sh creates it
+    (tmp_path / "OTEL_EXPORTER_OTLP_HEADERS").write_text("key=of-a-file")
+    settings = load_settings()
+    assert [secret.get_secret_value() for secret in settings.webhook_secret] == ["whsec_YWJj", "whsec_ZGVm"]
+    assert settings.hf_token is None
+    assert "of-a-file" in settings.secrets
+    monkeypatch.setenv("WEBHOOK_SECRET", "whsec_eHl6")
+    assert [secret.get_secret_value() for secret in load_settings().webhook_secret] == ["whsec_eHl6"]
+
+
+@pytest.mark.parametrize(("content", "words"), [(b"\xff", "not text in UTF-8"), (None, "Is a directory")])
+def test_unreadable_credential_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None, words: str
+) -> None:
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    path = tmp_path / "WEBHOOK_SECRET"
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(ConfigError, match=words) as refused:
+        load_settings()
+    assert str(path) in str(refused.value)
 
 
 def test_lists_are_comma_separated_and_standard_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:

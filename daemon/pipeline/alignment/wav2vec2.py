@@ -24,6 +24,7 @@ from daemon.pipeline.runtime.plain_weights import runs_code
 from daemon.pipeline.types import SAMPLE_RATE, Passage, TimedWord
 from daemon.schema.catalog import UNSPACED_LANGUAGES
 from daemon.telemetry.redaction import describe
+from daemon.weights.verified import VerifiedWeights
 
 BATCH_SIZE = 4  # passages of up to 30 s; each takes about 0.8 GB in a large model's first layers
 RETRY_SECONDS = 600  # before loading a failed model again, so that not every job retries it
@@ -111,7 +112,10 @@ class Aligner:
 class Aligners:
     """Load a language's wav2vec2 model on first use and cache it."""
 
-    def __init__(self, configured: tuple[str, ...], device: ComputeDevice) -> None:
+    def __init__(
+        self, configured: tuple[str, ...], device: ComputeDevice, weights: VerifiedWeights | None = None
+    ) -> None:
+        self._weights = weights or VerifiedWeights.from_environment()
         self._configured = dict(_parse(item) for item in configured)
         self._device = device
         self._loaded: dict[str, Aligner] = {}
@@ -156,10 +160,13 @@ class Aligners:
     def _load(self, language: str, name: str, download: bool) -> Aligner:
         if not download and not _is_torchaudio_cached(name) and name in torchaudio.pipelines.__all__:
             raise ModelUnavailable(f"the wav2vec2 model {name} for {language} is not on this machine")
+        verified = self._weights.alignment(language, name, download=download)
+        # A repository is loaded from its verified folder; PyTorch finds the verified file of a bundle by the bundle's name.
+        source = str(verified) if verified is not None and verified.is_dir() else name
         try:
             with suppress_library_output():
                 model, metadata = whisperx_alignment.load_align_model(
-                    language, self._device.type, model_name=name, model_cache_only=not download
+                    language, self._device.type, model_name=source, model_cache_only=not download
                 )
         except Exception as error:  # hub, file and torch errors share no base class
             if classify(error) is Failure.DEVICE:

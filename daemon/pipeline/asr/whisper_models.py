@@ -17,6 +17,7 @@ from daemon.pipeline.runtime.device import ComputeDevice, Failure, classify, fre
 from daemon.pipeline.runtime.library_output import suppress_library_output
 from daemon.schema.catalog import model_name
 from daemon.telemetry.redaction import describe
+from daemon.weights.verified import VerifiedWeights
 
 # Sampling (decoding.py) is random. CTranslate2 accepts a seed per thread, not per job, so sampled text differs from run
 # to run.
@@ -28,7 +29,15 @@ _numeral_tokens: WeakKeyDictionary[WhisperModel, list[int]] = WeakKeyDictionary(
 class WhisperModels:
     """Cache of at most `resident` Whisper models. Evicts the least recently used model that is not in use."""
 
-    def __init__(self, sources: Sequence[str], resident: int, device: ComputeDevice, hf_token: str | None) -> None:
+    def __init__(
+        self,
+        sources: Sequence[str],
+        resident: int,
+        device: ComputeDevice,
+        hf_token: str | None,
+        weights: VerifiedWeights | None = None,
+    ) -> None:
+        self._weights = weights or VerifiedWeights.from_environment(hf_token=hf_token)
         self._sources = {model_name(source): source for source in reversed(sources)}
         self.resident = resident
         self._device = device
@@ -85,10 +94,11 @@ class WhisperModels:
             raise ModelUnavailable(
                 f"the Whisper model {source} is not a folder with a model.bin in CTranslate2's format"
             )
+        verified = self._weights.whisper(source)
         try:
             with suppress_library_output():
                 return WhisperModel(
-                    source,
+                    str(verified or source),
                     device=self._device.type,
                     compute_type=compute_type,
                     cpu_threads=1,  # see worker_pool.py; unused on a GPU

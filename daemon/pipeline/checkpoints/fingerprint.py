@@ -19,6 +19,8 @@ IRRELEVANT_SETTINGS = frozenset(
         "device",  # changes rounding only; the compute type that follows from it is stored in each checkpoint
         "batch_size",  # a transcript must not depend on it, because jobs share batches (test_many_jobs.py)
         "cpu_threads",  # like batch_size: it only changes how work is distributed over threads
+        "weights_manifest",  # which weights are accepted, not what is done with them
+        "require_pinned_weights",
         "hf_token",  # a secret; the diarization pipeline that it gives access to is listed in `models`
     }
 )

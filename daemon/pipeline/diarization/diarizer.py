@@ -1,6 +1,7 @@
 """Diarize with a pyannote pipeline: from the hub, from a folder, or the embedded one, which needs no token."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from daemon.pipeline.runtime.worker_pool import WorkerPool
 from daemon.pipeline.types import SAMPLE_RATE, Diarization, Turn
 from daemon.schema.catalog import EMBEDDED_DIARIZATION, diarization_name
 from daemon.telemetry.redaction import describe
+from daemon.weights.verified import VerifiedWeights, cached_only
 
 EMBEDDING_DECIMALS = 6
 
@@ -36,13 +38,21 @@ class Diarizer:
     """
 
     def __init__(
-        self, model: str, segmentation: Any, device: ComputeDevice, lanes: WorkerPool, hf_token: str | None
+        self,
+        model: str,
+        segmentation: Any,
+        device: ComputeDevice,
+        lanes: WorkerPool,
+        hf_token: str | None,
+        weights: VerifiedWeights | None = None,
     ) -> None:
         self.batch_size = choose_batch_size(device)
         self.name = diarization_name(model, has_token=bool(hf_token))
         with suppress_library_output():
             self._pipeline = (
-                embedded_pipeline(segmentation) if self.name == EMBEDDED_DIARIZATION else _load(self.name, hf_token)
+                embedded_pipeline(segmentation)
+                if self.name == EMBEDDED_DIARIZATION
+                else _load(self.name, hf_token, weights)
             )
             self._pipeline.to(torch.device(device.type))
             self._reuses_segmentation = patch_diarization(self._pipeline, segmentation, lanes)
@@ -95,7 +105,7 @@ class Diarizer:
         )
 
 
-def _load(name: str, hf_token: str | None) -> Any:
+def _load(name: str, hf_token: str | None, weights: VerifiedWeights | None = None) -> Any:
     if name.startswith(("/", ".", "~")) and not (Path(name) / "config.yaml").is_file():
         raise ModelUnavailable(
             f"TRANSCRIPTD_DIARIZATION_MODEL: {name} is not a folder with a pyannote pipeline's config.yaml"
@@ -106,8 +116,11 @@ def _load(name: str, hf_token: str | None) -> Any:
     )
     if not hf_token:
         advice = "HF_TOKEN is not set; " + advice
+    verified = weights or VerifiedWeights.from_environment(hf_token=hf_token)
     try:
-        pipeline = Pipeline.from_pretrained(name, token=hf_token)
+        revision = verified.diarization(name)
+        with cached_only() if revision is not None else nullcontext():
+            pipeline = Pipeline.from_pretrained(name, revision=revision, token=hf_token)
     except TranscriptdError:
         raise
     except Exception as error:  # hub, file, YAML and torch errors share no base class

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from daemon.pipeline.runtime.library_output import suppress_library_output
 from daemon.pipeline.runtime.worker_pool import WorkerPool
 from daemon.pipeline.speech.chunking import merge_regions
 from daemon.pipeline.types import SAMPLE_RATE, Chunk
+from daemon.weights.packaged import VOICE_ACTIVITY
 
 NAME = "whisperx/pyannote-segmentation"
 
@@ -46,7 +45,7 @@ class SpeechDetector:
     def __init__(self, device: ComputeDevice, lanes: WorkerPool) -> None:
         self.batch_size = choose_batch_size(device)
         with suppress_library_output():
-            model = Model.from_pretrained(Path(str(files("whisperx"))) / "assets" / "pytorch_model.bin")
+            model = Model.from_pretrained(VOICE_ACTIVITY.verified())
             if model is None:
                 raise ModelUnavailable("cannot load the pyannote model inside whisperx; reinstall whisperx")
             self.model = model

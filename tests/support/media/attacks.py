@@ -19,9 +19,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, BinaryIO
 
+from daemon.confinement.landlock import landlock_abi
 from daemon.errors import TranscriptdError
 from daemon.media.decode import decode
-from daemon.media.landlock import landlock_abi
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 PTRACE_ATTACH, PTRACE_TRACEME = 16, 0

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from daemon.media.landlock import landlock_abi
+from daemon.confinement.landlock import landlock_abi
 
 PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 38, 22
 ALLOW, REFUSE = 0x7FFF0000, 0x00050000
