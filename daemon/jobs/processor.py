@@ -30,7 +30,7 @@ from daemon.jobs.result_store import ResultStore
 from daemon.jobs.settlement import Settlement
 from daemon.jobs.summary import log_finished
 from daemon.jobs.tracker import JobTracker
-from daemon.jobs.transcriber import Transcriber
+from daemon.jobs.transcriber import ProgressHandler, Transcriber
 from daemon.jobs.validation import parse_job
 from daemon.schema.job import Job
 from daemon.telemetry.logs import bind, log_context
@@ -218,9 +218,10 @@ class Processor:
                 f"the job took longer than {limit_seconds:g} s; split the recording or raise the limit"
             ) from error
 
-    def _on_progress(self, accepted: Accepted, delivery: LiveDelivery) -> Callable[[str, float], None]:
-        def send(stage: str, fraction: float) -> None:
-            self._webhooks.send(accepted.job.webhook_url, progress_event(accepted, delivery, stage, fraction))
+    def _on_progress(self, accepted: Accepted, delivery: LiveDelivery) -> ProgressHandler:
+        def send() -> None:
+            view = self._tracker.progress_of(delivery)
+            self._webhooks.send(accepted.job.webhook_url, progress_event(accepted, delivery, view))
 
         return send
 

@@ -57,9 +57,16 @@ class EventOutput(_Model):
     files: dict[str, str] = Field(default_factory=dict, description="format → key")
 
 
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
 class EventProgress(_Model):
-    stage: str
-    fraction: float
+    """How far the job is. The status page and status.json have the same values."""
+
+    stage: str = Field(description="the stage that runs: vad, asr, align, diarize or publish; with two, the first")
+    fraction: Fraction | None = Field(description="of the stage; null if unknown")
+    overall_fraction: Fraction = Field(description="of the whole job; it never decreases during an attempt")
+    remaining_seconds: float | None = Field(ge=0, description="estimate; null if unknown")
 
 
 class EventError(_Model):

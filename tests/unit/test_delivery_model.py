@@ -242,7 +242,7 @@ class ScriptedTranscriber(Transcriber):
         job = accepted.job
         kind, seconds = self._worker.world.jobs[job.job_id]
         message_id = delivery.message.message_id
-        on_progress("asr", 0.5)
+        on_progress()
         await asyncio.sleep(seconds)
         match kind:
             case "poison":
