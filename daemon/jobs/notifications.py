@@ -69,6 +69,22 @@ def completed_event(published: Published, delivery: LiveDelivery) -> WebhookEven
     )
 
 
+def cancelled_event(error: TranscriptdError, delivery: LiveDelivery) -> WebhookEvent:
+    """Build the event of a cancelled job. Its ID is the same for all deliveries of the message."""
+    message, job = delivery.message, delivery.reached.job
+    if job is None:
+        raise TranscriptdError("a message without a job cannot be cancelled")
+    return WebhookEvent.of(
+        job,
+        "cancelled",
+        id=_event_id(message.message_id, "cancelled"),
+        attempt=delivery.reached.attempt,
+        durations_seconds=delivery.timings_seconds,
+        error=EventError(code=error.code, message=error.message),
+        trace=delivery.span.context,
+    )
+
+
 def failed_event(error: TranscriptdError, delivery: LiveDelivery) -> WebhookEvent:
     """Build the event of a failed job. Its ID is the same for all deliveries of the message."""
     message, job = delivery.message, delivery.reached.job

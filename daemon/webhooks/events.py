@@ -19,7 +19,7 @@ MAX_MESSAGE_BYTES = 1000
 MAX_WARNINGS = 10
 OMITTED_CODE = "warnings_omitted"
 
-EventStatus = Literal["started", "progress", "completed", "failed"]
+EventStatus = Literal["started", "progress", "completed", "failed", "cancelled"]
 
 
 def _clip(text: str, max_bytes: int) -> str:
@@ -123,7 +123,7 @@ class WebhookEvent(_Model):
 
     @property
     def final(self) -> bool:
-        return self.status in ("completed", "failed")
+        return self.status in ("completed", "failed", "cancelled")
 
     @property
     def weight(self) -> tuple[bool, bool, datetime]:
