@@ -8,7 +8,6 @@ They are frozen. Measurements are in LiveDelivery, which the status page reads.
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import StrEnum
 
 from daemon.aws.sqs import ReceivedMessage
@@ -94,7 +93,7 @@ class LiveDelivery:
     claim: Claim
     estimate: WorkEstimate = field(default_factory=WorkEstimate)
     started_at: float = field(default_factory=time.monotonic)
-    received_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    received_at: float = field(default_factory=lambda: time.time())  # Unix time
     reached: Claim | Valid | Accepted = field(init=False)
     progress: JobProgress = field(default_factory=JobProgress)
     timings_seconds: dict[str, float] = field(default_factory=dict)

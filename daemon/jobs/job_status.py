@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -220,7 +221,7 @@ class StatusWriter:
             receive_count=delivery.message.receive_count,
             worker_id=self._settings.worker_id,
             started_at=_utc(delivery.received_at),
-            updated_at=_utc(datetime.now(UTC)),
+            updated_at=_utc(time.time()),
         )
 
 
@@ -229,5 +230,6 @@ def _place(reached: Any) -> Place:
     return Place(job.job_id, job.output_bucket, job.output_prefix)
 
 
-def _utc(at: datetime) -> str:
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _utc(at: float) -> str:
+    """Format a Unix time."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

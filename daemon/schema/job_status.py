@@ -17,7 +17,8 @@ UtcTime = Annotated[str, Field(description="UTC, as in 2026-11-22T13:24:05.120Z"
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True)  # not extra="forbid": a newer release may add keys
+    # Not extra="forbid": a newer release may add keys.
+    model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
 
 
 class StatusError(_Model):

@@ -3,7 +3,7 @@
 import json
 from datetime import UTC, datetime
 from itertools import accumulate
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 from uuid import uuid4
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
@@ -45,7 +45,7 @@ def _clip_warnings(warnings: tuple[TranscriptWarning, ...]) -> tuple[TranscriptW
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_serialization_defaults_required=True)
 
 
 class EventOutput(_Model):
@@ -139,3 +139,50 @@ class WebhookEvent(_Model):
     def stored(self) -> dict[str, JsonValue]:
         """Return all fields as JSON for `model_validate`, so that a stored event keeps its ID and body."""
         return {"id": self.id, "at": self.at.isoformat(), **self.model_dump(mode="json")}
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the schema of the payload, for docs/webhook.schema.json. It allows the keys that later releases may add."""
+    data = WebhookEvent.model_json_schema(mode="serialization", ref_template="#/$defs/{model}")
+    definitions = data.pop("$defs")
+    given = {"type": "object"}
+    rules = {
+        "progress": {"progress": given},
+        "completed": {"output": {"properties": {"manifest": {"type": "string"}}, **given}},
+        "failed": {"error": given},
+        "cancelled": {"error": given},
+    }
+    schema = {
+        "$defs": {**definitions, "Data": data},
+        "description": "The body of a webhook. Its headers are those of https://www.standardwebhooks.com.",
+        "type": "object",
+        "properties": {
+            "type": {"enum": [f"job.{status}" for status in get_args(EventStatus)]},
+            "timestamp": {"type": "string", "format": "date-time"},
+            "data": {"$ref": "#/$defs/Data"},
+        },
+        "required": ["type", "timestamp", "data"],
+        "allOf": [
+            {
+                "if": {"properties": {"type": {"const": f"job.{status}"}}},
+                "then": {
+                    "properties": {"data": {"properties": {"status": {"const": status}, **rules.get(status, {})}}}
+                },
+            }
+            for status in get_args(EventStatus)
+        ],
+    }
+    _allow_more(schema)
+    return schema
+
+
+def _allow_more(schema: Any) -> None:
+    """Remove the rule that forbids further keys: it is for events that the daemon itself reads from the outbox."""
+    if isinstance(schema, dict):
+        if schema.get("additionalProperties") is False:
+            del schema["additionalProperties"]
+        for each in schema.values():
+            _allow_more(each)
+    elif isinstance(schema, list):
+        for each in schema:
+            _allow_more(each)
