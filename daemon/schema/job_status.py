@@ -10,6 +10,20 @@ from pydantic import BaseModel, ConfigDict, Field
 STATUS_NAME = "status.json"
 CANCEL_NAME = "cancel"  # an object with this name requests the cancellation of the job
 
+# What a user is told that the daemon does in a stage.
+STAGE_NAMES = {
+    "check": "checking the message",
+    "download": "downloading",
+    "decode": "decoding",
+    "wait": "waiting for a device",
+    "vad": "detecting speech",
+    "asr": "recognizing speech",
+    "align": "aligning words",
+    "diarize": "identifying speakers",
+    "publish": "publishing",
+    "settle": "settling the message",
+}
+
 State = Literal["running", "waiting_for_retry", "interrupted", "completed", "failed", "cancelled"]
 
 Fraction = Annotated[float, Field(ge=0, le=1)]

@@ -14,6 +14,7 @@ from string import Template
 from typing import NamedTuple, TypeAlias
 
 from daemon.jobs.tracker import ActiveJob, Outcome
+from daemon.schema.job_status import STAGE_NAMES
 from daemon.status.status_collector import RunnerInfo, Setting, Status
 
 _ASSETS = files("daemon.status") / "html"
@@ -21,18 +22,6 @@ PAGE = Template((_ASSETS / "status.html").read_text("utf-8"))
 STYLE = (_ASSETS / "status.css").read_text("utf-8")
 SCRIPT = (_ASSETS / "status.js").read_text("utf-8")
 
-STAGE_NAMES = {
-    "check": "checking the message",
-    "download": "downloading",
-    "decode": "decoding",
-    "wait": "waiting for a device",
-    "vad": "detecting speech",
-    "asr": "recognizing speech",
-    "align": "aligning words",
-    "diarize": "identifying speakers",
-    "publish": "publishing",
-    "settle": "settling the message",
-}
 OUTCOME_LEVELS = {"published": "good", "released": "plain", "cancelled": "plain", "retried": "warn"}  # others: bad
 LOW_MARGIN_SECONDS = 15.0
 WIDE_CHARS = 48  # longer values take the full width of the page

@@ -146,7 +146,7 @@ def json_schema() -> dict[str, Any]:
     data = WebhookEvent.model_json_schema(mode="serialization", ref_template="#/$defs/{model}")
     definitions = data.pop("$defs")
     given = {"type": "object"}
-    rules = {
+    rules: dict[str, dict[str, Any]] = {
         "progress": {"progress": given},
         "completed": {"output": {"properties": {"manifest": {"type": "string"}}, **given}},
         "failed": {"error": given},

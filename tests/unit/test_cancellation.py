@@ -49,12 +49,16 @@ async def test_work_ends_at_the_first_look_after_the_request() -> None:
     cancellation, bucket = a_cancellation()
     loop, ended = asyncio.get_running_loop(), []
     loop.call_later(15, bucket.put, CANCEL_NAME, b"any content")
-    with pytest.raises(JobCancelled, match="job-1 was cancelled on request"):
+
+    async def work() -> None:
         async with cancellation.watching(a_job(), received()):
             try:
                 await asyncio.sleep(3600)
             finally:
                 ended.append(round(loop.time()))
+
+    with pytest.raises(JobCancelled, match="job-1 was cancelled on request"):
+        await work()
     assert ended == [20]
 
 
