@@ -13,13 +13,14 @@ from daemon.jobs.job_status import StatusWriter
 from daemon.jobs.tracker import JobTracker
 from daemon.schema.job_status import CANCEL_NAME
 from daemon.telemetry.metrics import Metrics
-from tests.support.aws.fakes import received
+from tests.support.aws.fakes import MemoryStorage, received
 from tests.support.builders import a_job, some_settings
 from tests.support.time.virtual import in_virtual_time
-from tests.unit.test_job_status import Bucket
+
+REQUEST = f"transcripts/job-1/{CANCEL_NAME}"
 
 
-class Requests(Bucket):
+class Requests(MemoryStorage):
     """S3, which can fail or be wrong."""
 
     error: Exception | None = None
@@ -38,7 +39,7 @@ def a_cancellation(settings: Settings | None = None) -> tuple[Cancellation, Requ
 @pytest.mark.parametrize("error", [StorageUnavailable("down"), AccessDenied("no")])
 async def test_request_that_cannot_be_read_is_none(error: Exception) -> None:
     cancellation, bucket = a_cancellation()
-    bucket.put(CANCEL_NAME, b"")
+    bucket.put(REQUEST, b"")
     assert await cancellation.requested(a_job(), received())
     bucket.error = error
     assert not await cancellation.requested(a_job(), received())
@@ -48,7 +49,7 @@ async def test_request_that_cannot_be_read_is_none(error: Exception) -> None:
 async def test_work_ends_at_the_first_look_after_the_request() -> None:
     cancellation, bucket = a_cancellation()
     loop, ended = asyncio.get_running_loop(), []
-    loop.call_later(15, bucket.put, CANCEL_NAME, b"any content")
+    loop.call_later(15, bucket.put, REQUEST, b"any content")
 
     async def work() -> None:
         async with cancellation.watching(a_job(), received()):

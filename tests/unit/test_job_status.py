@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import json
 import logging
-import uuid
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,12 @@ from typing import Any
 import jsonschema
 import pytest
 
-from daemon.aws.s3 import MAX_READ_BYTES, Storage, StoredObject
 from daemon.config import Settings
 from daemon.errors import (
     InvalidJob,
     JobIdConflict,
     LeaseLost,
     RunnerCrashed,
-    StorageUnavailable,
     TranscriptdError,
     UnknownField,
 )
@@ -31,7 +28,7 @@ from daemon.jobs.tracker import JobTracker
 from daemon.schema.job_status import STATUS_NAME, JobStatus, may_replace
 from daemon.telemetry.metrics import Metrics
 from daemon.telemetry.spans import Span
-from tests.support.aws.fakes import FakeQueue, received
+from tests.support.aws.fakes import FakeQueue, MemoryStorage, received
 from tests.support.builders import a_job, a_manifest, a_message, some_settings
 from tests.support.monitoring.samples import samples_of
 from tests.support.time.virtual import in_virtual_time
@@ -40,40 +37,15 @@ PLACE = "transcripts/job-1/"
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "status.schema.json").read_text())
 
 
-class Bucket(Storage):
-    """S3 in memory, with conditional writes."""
+class Bucket(MemoryStorage):
+    """The place of one job."""
 
-    def __init__(self) -> None:
-        self.objects: dict[str, StoredObject] = {}
-        self.writes: list[dict[str, Any]] = []
-        self.down = False
+    @property
+    def writes(self) -> list[dict[str, Any]]:
+        return [json.loads(body) for body in self.written]
 
-    async def read(self, bucket: str, key: str, max_bytes: int = MAX_READ_BYTES) -> StoredObject | None:
-        return self.objects.get(key)
-
-    async def write(
-        self,
-        bucket: str,
-        key: str,
-        body: bytes,
-        content_type: str = "application/json",
-        *,
-        only_if_absent: bool = False,
-        only_if_etag: str | None = None,
-        metadata: dict[str, str] | None = None,
-        tag: str | None = None,
-    ) -> str | None:
-        if self.down:
-            raise StorageUnavailable("S3 failed")
-        there = self.objects.get(key)
-        if (only_if_absent and there) or (only_if_etag and (not there or there.etag != only_if_etag)):
-            return None
-        self.objects[key] = StoredObject(body, uuid.uuid4().hex, {})
-        self.writes.append(json.loads(body))
-        return self.objects[key].etag
-
-    def put(self, name: str, body: bytes) -> None:
-        self.objects[PLACE + name] = StoredObject(body, uuid.uuid4().hex, {})
+    def put_here(self, name: str, body: bytes) -> None:
+        self.put(PLACE + name, body)
 
     @property
     def status(self) -> dict[str, Any]:
@@ -209,7 +181,7 @@ async def test_no_status_is_written_where_it_is_unknown_or_anothers(
 async def test_duplicate_completes_the_status_of_a_daemon_that_crashed(site: Site) -> None:
     first = site.delivery()
     assert isinstance(first.reached, Accepted)
-    site.bucket.put(STATUS_NAME, site.writer._status(first.reached, first, "running").model_dump_json().encode())
+    site.bucket.put_here(STATUS_NAME, site.writer._status(first.reached, first, "running").model_dump_json().encode())
     await site.ends(site.delivery("m-2"), "published", None, manifest=a_manifest(a_job(), message_id="m-1"))
     assert (site.bucket.status["state"], site.bucket.status["message_id"]) == ("completed", "m-1")
 
@@ -290,7 +262,7 @@ def test_order_of_statuses(current: JobStatus, new: JobStatus, replaces: bool) -
 
 
 async def test_job_whose_manifest_was_removed_runs_again(site: Site) -> None:
-    site.bucket.put("manifest.json", b"{}")
+    site.bucket.put_here("manifest.json", b"{}")
     await site.ends(site.delivery(), "published", None, manifest=a_manifest(a_job()))
     again = site.delivery("m-2")
     await site.ends(again, "dead_lettered", RunnerCrashed("x"))
@@ -301,7 +273,7 @@ async def test_job_whose_manifest_was_removed_runs_again(site: Site) -> None:
 
 
 async def test_object_of_another_application_stays(site: Site) -> None:
-    site.bucket.put(STATUS_NAME, b"theirs")
+    site.bucket.put_here(STATUS_NAME, b"theirs")
     await site.ends(site.delivery(), "dead_lettered", RunnerCrashed("x"))
     assert site.bucket.objects[PLACE + STATUS_NAME].body == b"theirs"
     assert samples_of(site.metrics)['transcriptd_status_writes_total{result="failed"}'] == 1
@@ -328,7 +300,7 @@ async def test_refused_message_has_a_status(site: Site) -> None:
 
 @pytest.mark.parametrize("name", ["manifest.json", "checkpoints/deliveries.json"])
 async def test_refused_message_does_not_touch_the_job_of_another(site: Site, name: str) -> None:
-    site.bucket.put(name, b"{}")
+    site.bucket.put_here(name, b"{}")
     await refuse(site, a_message(surprise=1))
     assert site.bucket.writes == []
 
