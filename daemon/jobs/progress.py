@@ -151,7 +151,7 @@ class DurationEstimator:
     def view(self, kind: Hashable, progress: JobProgress, planned: Collection[str], now: float) -> ProgressView:
         """Return the progress of a delivery whose job has these stages in the runner."""
         stage, fraction = progress.visible(planned)
-        overall = progress.raise_overall(self._shares(kind, progress.audio_seconds, planned), planned)
+        overall = progress.raise_overall(self._shares(kind, progress.audio_seconds), planned)
         return ProgressView(stage, fraction, overall, self.remaining_seconds(kind, progress, now, planned))
 
     def remaining_seconds(
@@ -182,12 +182,12 @@ class DurationEstimator:
         seconds = left.pop("vad") + max(sum(left.values()), beside) - (now - progress.reported_at)
         return seconds if seconds > 0 else None
 
-    def _shares(self, kind: Hashable, audio_seconds: float | None, planned: Collection[str]) -> Mapping[str, float]:
+    def _shares(self, kind: Hashable, audio_seconds: float | None) -> Mapping[str, float]:
         """Return each step's share of the time: as in similar jobs, or as usual without any."""
         if audio_seconds is None:
             return USUAL_SHARES
         typical = {step: self._typical_seconds(kind, step, audio_seconds) or 0.0 for step in STEPS}
-        return typical if all(typical[stage] > 0 for stage in planned) else USUAL_SHARES
+        return typical if typical["asr"] > 0 else USUAL_SHARES  # 0 if there are none, or most had no speech
 
     def _typical_seconds(self, kind: Hashable, stage: str, audio_seconds: float) -> float | None:
         """Estimate the stage's duration from jobs of the same kind and similar length, or None without any."""

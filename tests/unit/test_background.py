@@ -11,7 +11,6 @@ from bench.waiting import PATIENCE_SECONDS, wait_for
 from daemon.errors import Interrupted
 from daemon.pipeline.runtime.background import BackgroundStage
 from daemon.pipeline.runtime.work import StageTimer
-from daemon.protocol.events import BackgroundProgress, PipelineEvent
 from daemon.telemetry.logs import log_context, log_fields
 from tests.support.pipeline import Recorder
 from tests.support.time.virtual import VirtualTime
@@ -47,19 +46,8 @@ def running(recorder: Recorder) -> Iterator[tuple[Stage, BackgroundStage[str], S
             background.stop()
 
 
-class BackgroundRecorder(Recorder):
-    def __init__(self) -> None:
-        super().__init__()
-        self.beside: list[tuple[str, float]] = []
-
-    def emit(self, event: PipelineEvent) -> None:
-        if isinstance(event, BackgroundProgress):
-            self.beside.append((event.stage, event.fraction))
-        super().emit(event)
-
-
 def test_buffered_progress_is_reported_when_the_job_reaches_the_stage() -> None:
-    recorder = BackgroundRecorder()
+    recorder = Recorder()
     with running(recorder) as (stage, background, timer):
         timer.progress("asr", 0.1)
         wait_for(lambda: background._buffered.has_moved, "the stage is half done")
