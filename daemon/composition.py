@@ -13,7 +13,9 @@ from daemon.aws.sqs import Queue, open_queue
 from daemon.background import Supervisor, TaskName
 from daemon.config import Settings
 from daemon.jobs.brake import Brake, Probe
+from daemon.jobs.cancellation import Cancellation
 from daemon.jobs.delivery import Resource
+from daemon.jobs.job_status import StatusWriter
 from daemon.jobs.processor import Processor
 from daemon.jobs.publisher import Publisher
 from daemon.jobs.receive_limiter import ReceiveLimiter
@@ -117,6 +119,8 @@ async def open_components(settings: Settings) -> AsyncIterator[Components]:
         port = await stack.enter_async_context(serve_http(settings, health, metrics, status.attach))
         log.info("listening", extra={"host": settings.http_host, "port": port})
         webhooks = await stack.enter_async_context(_build_sender(settings, metrics, infra, results))
+        job_status = StatusWriter(settings, infra.storage, metrics, tracker)
+        stack.push_async_callback(job_status.close)
         components = Components(
             settings=settings,
             metrics=metrics,
@@ -124,7 +128,9 @@ async def open_components(settings: Settings) -> AsyncIterator[Components]:
             runners=runners,
             health=health,
             brake=brake,
-            processor=_build_processor(settings, metrics, infra, results, runners, webhooks, tracker, brake),
+            processor=_build_processor(
+                settings, metrics, infra, results, runners, webhooks, tracker, brake, job_status
+            ),
             webhooks=webhooks,
             outbox_worker=_build_outbox_worker(settings, metrics, infra, results, webhooks),
             supervisor=await stack.enter_async_context(Supervisor(metrics)),
@@ -215,6 +221,7 @@ def _build_processor(
     webhooks: WebhookSender,
     tracker: JobTracker,
     brake: Brake,
+    job_status: StatusWriter,
 ) -> Processor:
     transcriber = Transcriber(
         settings,
@@ -231,6 +238,8 @@ def _build_processor(
         results=results,
         transcriber=transcriber,
         publisher=Publisher(settings, results, metrics),
+        status=job_status,
+        cancellation=Cancellation(settings, infra.storage, job_status),
         webhooks=webhooks,
         metrics=metrics,
         tracker=tracker,

@@ -99,6 +99,10 @@ class Settings(BucketSettings, CredentialSettings):
         pattern=r"^[A-Za-z0-9_.:/+@-]{1,128}=[A-Za-z0-9_.:/+@-]{1,256}$",
         description="S3 tag `key=value` for objects that only an unfinished job needs, so that a lifecycle rule can expire them; needs s3:PutObjectTagging",
     )
+    status_seconds: float = Field(10, gt=0, description="minimum time between updates of a running job's status.json")
+    cancel_poll_seconds: float = Field(
+        10, gt=0, description="interval in which a running job looks for a request to cancel it"
+    )
     max_input_bytes: int = Field(5 * GIB, gt=0, description="maximum size of a job's input object")
     max_media_seconds: float = Field(
         6 * HOUR, gt=0, description="maximum length of a recording; the lengths of split channels are added up"

@@ -16,6 +16,7 @@ class OnFailure(StrEnum):
     RELEASE = "release"  # the daemon is stopping: the message is visible again at once, and no attempt counts
     ABANDON = "abandon"  # the lease is lost: no further call on the message is allowed
     DEAD_LETTER = "dead_letter"  # cannot succeed: the message moves to the dead-letter queue with the reason
+    CANCEL = "cancel"  # no longer wanted: the message is deleted, and no attempt counts
 
 
 class TranscriptdError(Exception):
@@ -351,6 +352,15 @@ class LeaseLost(TranscriptdError):
     code = "lease_lost"
     on_failure = OnFailure.ABANDON
     hint = "No action needed: the message is delivered again. If it recurs, check for SQS errors and event-loop lag."
+
+
+class JobCancelled(TranscriptdError):
+    """Someone with write access to the job's results requested its cancellation."""
+
+    code = "cancelled"
+    on_failure = OnFailure.CANCEL
+    consumes_attempt = False
+    hint = "No action needed: the job was cancelled on request. To run it after all, send it again."
 
 
 def all_errors() -> list[type[TranscriptdError]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from daemon.clock import SYSTEM_CLOCK, Clock
 from daemon.config import Settings
 from daemon.errors import DeviceFault, RunnerCrashed, SetupFailed, TranscriptdError, error_class
-from daemon.protocol.events import PipelineEvent
+from daemon.protocol.events import BackgroundProgress, PipelineEvent
 from daemon.protocol.messages import (
     Cancel,
     Done,
@@ -286,7 +286,8 @@ class Runner:
                             self._on_ready(process, info)
                         case JobEvent(job_id, event):
                             if assignment := self._assignments.get(job_id):
-                                assignment.liveness.report(process.last_message_at)
+                                if not isinstance(event, BackgroundProgress):
+                                    assignment.liveness.report(process.last_message_at)
                                 assignment.context.run(assignment.on_event, event)
                         case Done(job_id):
                             self._finish(job_id, None)

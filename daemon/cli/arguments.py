@@ -11,13 +11,15 @@ Subcommand = Callable[[argparse.Namespace], int]
 
 
 def add_tools(commands: Any) -> None:
-    """Declare `check`, `dlq`, `submit` and `watch`."""
+    """Declare `check`, `dlq`, `submit`, `watch`, `jobs` and `cancel`."""
     _add_check(
         commands.add_parser("check", help="check whether the daemon can run here, and report how to fix problems")
     )
     _add_dlq(commands.add_parser("dlq", help="inspect the dead-letter queue; redrive or delete its messages"))
     _add_submit(commands.add_parser("submit", help="publish a job for a local file or an S3 object"))
     _add_watch(commands.add_parser("watch", help="follow a job to its end and fetch its transcript"))
+    _add_jobs(commands.add_parser("jobs", help="list the jobs whose results are in the bucket, newest first"))
+    _add_cancel(commands.add_parser("cancel", help="cancel a job that waits or runs"))
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
@@ -103,13 +105,38 @@ def _add_watch(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(call=_watch)
 
 
+def _add_jobs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--since",
+        type=duration,
+        default=86_400.0,
+        metavar="AGE",
+        help="changed within this time, e.g. 12h; default: 1d",
+    )
+    parser.add_argument("--failed", action="store_true", help="only failed jobs")
+    parser.add_argument("--limit", type=_count, default=100, metavar="N", help="maximum number of jobs; default: 100")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per line")
+    _add_place(parser)
+    parser.set_defaults(call=_jobs)
+
+
+def _add_cancel(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("job_id", metavar="JOB_ID")
+    _add_place(parser)
+    parser.set_defaults(call=_cancel)
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output-bucket", metavar="NAME", help="default: TRANSCRIPTD_OUTPUT_BUCKET")
+    parser.add_argument("--output-prefix", metavar="PREFIX", help="default: TRANSCRIPTD_OUTPUT_PREFIX, or transcripts/")
+
+
 def _add_watching(parser: argparse.ArgumentParser) -> None:
     result = parser.add_mutually_exclusive_group()
     result.add_argument("--format", metavar="NAME", help="output format to print; default: md")
     result.add_argument("--save", metavar="DIR", help="save all outputs to this new or empty directory instead")
     parser.add_argument("--timeout", type=duration, metavar="TIME", help="stop watching after this time, e.g. 30m")
-    parser.add_argument("--output-bucket", metavar="NAME", help="default: TRANSCRIPTD_OUTPUT_BUCKET")
-    parser.add_argument("--output-prefix", metavar="PREFIX", help="default: TRANSCRIPTD_OUTPUT_PREFIX, or transcripts/")
+    _add_place(parser)
 
 
 def duration(text: str) -> float:
@@ -166,3 +193,17 @@ def _watch(arguments: argparse.Namespace) -> int:
     from daemon.cli.watch import watch
 
     return run("watch", lambda: watch(arguments))
+
+
+def _jobs(arguments: argparse.Namespace) -> int:
+    from daemon.cli.command import run
+    from daemon.cli.jobs import list_jobs
+
+    return run("jobs", lambda: list_jobs(arguments))
+
+
+def _cancel(arguments: argparse.Namespace) -> int:
+    from daemon.cli.cancel import cancel
+    from daemon.cli.command import run
+
+    return run("cancel", lambda: cancel(arguments))

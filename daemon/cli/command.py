@@ -38,6 +38,7 @@ TRIES = 4
 SLICE_SECONDS = 0.1
 # Wide enough to keep table rows on one line in a pipe or a file.
 PIPE_COLUMNS = 240
+MAX_READ_BYTES = 64 * 1024 * 1024
 
 # Placeholders for deployment settings that the user's shell may lack. Only the daemon validates these.
 UNKNOWN: dict[str, Any] = {
@@ -134,6 +135,27 @@ def open_s3(settings: Settings) -> "S3Client":
     client = boto3.client("s3", config=_config(s3=settings.s3_options))
     settings.prepare_client(client)
     return client
+
+
+def read_object(s3: "S3Client", bucket: str, key: str) -> bytes | None:
+    """Return an object's body, or None if it does not exist. Raises ToolError."""
+    where = f"s3://{bucket}/{key}"
+    try:
+        response = s3.get_object(Bucket=bucket, Key=key)
+        body = response["Body"].read(MAX_READ_BYTES + 1)
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "")
+        if code in ("NoSuchKey", "404"):
+            return None
+        if code in ("AccessDenied", "403"):
+            raise ToolError(
+                f"{where}: access denied; grant s3:GetObject and s3:ListBucket (without the latter S3 answers 403 if there is no object)",
+                EXIT_AWS,
+            ) from error
+        raise
+    if len(body) > MAX_READ_BYTES:
+        raise ToolError(f"{where} is larger than {MAX_READ_BYTES} bytes", EXIT_AWS)
+    return body
 
 
 def send(sqs: "SQSClient", queue_url: str, body: str, attributes: dict[str, Any]) -> str:

@@ -1,9 +1,7 @@
 """`transcriptd watch`: follow a job to its end by reading S3, and fetch its transcript.
 
-The job ends with its manifest, or with a failure in its delivery record. Until then, S3 shows when the delivery began
-and which parts are finished, but neither the number of parts nor the progress within one. Only webhooks report that,
-so no percentage is shown. An invalid message is rejected before its delivery is recorded: it leaves nothing in S3, and
-the job looks as if it were waiting.
+The job ends with its manifest, or with a failure or a cancellation in its status. The delivery record tells the same where
+the status could not be written.
 """
 
 import hashlib
@@ -11,14 +9,12 @@ import shlex
 import sys
 import time
 from argparse import Namespace
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
-from botocore.exceptions import ClientError
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
@@ -30,32 +26,28 @@ from daemon.cli.command import (
     EXIT_UNFINISHED,
     ToolError,
     UsageError,
+    age,
     contract_settings,
     err,
     open_s3,
     printable,
+    read_object,
     required,
 )
-from daemon.errors import JobIdConflict, error_class
+from daemon.errors import JobCancelled, JobIdConflict, error_class
 from daemon.jobs.delivery_log import DeliveryLog, DeliveryRecord
 from daemon.jobs.result_store import DELIVERY_LOG_NAME
-from daemon.schema.job import CHECKPOINTS, JOB_ID, Input
+from daemon.schema.job import JOB_ID, Input
+from daemon.schema.job_status import STAGE_NAMES, STATUS_NAME, JobStatus, StatusError
 from daemon.schema.manifest import MANIFEST_NAME, Manifest
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+M = TypeVar("M", bound=BaseModel)
+
 POLL_SECONDS = 2.0
-MAX_READ_BYTES = 64 * 1024 * 1024
 DEFAULT_FORMAT = "md"
-# Prefix of a checkpoint's name (pipeline/checkpoints/parts.py) → the finished part.
-PARTS = {
-    "asr-": "recognized speech",
-    "plain-": "recognized speech",
-    "align-": "timed words",
-    "attend-": "timed words",
-    "diarize": "speakers",
-}
 
 
 @dataclass(frozen=True)
@@ -74,33 +66,55 @@ class JobState:
     """State of a job in S3."""
 
     manifest: Manifest | None = None
-    deliveries: tuple[DeliveryRecord, ...] = ()  # of one message
-    parts: tuple[str, ...] = ()
+    status: JobStatus | None = None
+    deliveries: tuple[DeliveryRecord, ...] = ()  # of one message; known even if the status could not be written
 
     @property
-    def failed(self) -> bool:
-        return bool(self.deliveries) and self.deliveries[-1].outcome == "dead_lettered"
+    def failure(self) -> StatusError | None:
+        """Why the job will not finish, or None if it may."""
+        if self.status and self.status.state in ("failed", "cancelled"):
+            return self.status.error or StatusError(code=self.status.state, message="")
+        last = self.deliveries[-1] if self.deliveries else None
+        if last and last.outcome == "dead_lettered":
+            return StatusError(
+                code=last.reason or "internal_error", message=last.message or "see the dead-letter queue"
+            )
+        return None
 
     def __str__(self) -> str:
+        if self.status and self.status.state == "running":
+            return _progress(self.status)
         if not self.deliveries:
             return "waiting for a daemon"
         last = self.deliveries[-1]
         attempt = 1 + sum(each.consumes_attempt for each in self.deliveries[:-1])
         if last.outcome is None:
             since = time.strftime("%H:%M:%S", time.localtime(last.begun_at))
-            done = f"; checkpoints: {', '.join(self.parts)}" if self.parts else ""
-            return f"in progress since {since} on {last.worker_id}, attempt {attempt}{done}"
+            return f"in progress since {since} on {last.worker_id}, attempt {attempt}"
         said = f"{last.reason}: {last.message}" if last.message else f"{last.reason}"
         return f"waiting for the next delivery; attempt {attempt} was {last.outcome} ({said})"
 
 
+def _progress(status: JobStatus) -> str:
+    stage = STAGE_NAMES.get(status.stage or "", status.stage or "working")
+    part = "" if status.stage_fraction is None else f" ({status.stage_fraction:.0%})"
+    left = "" if status.remaining_seconds is None else f", about {age(status.remaining_seconds)} left"
+    return f"{status.overall_fraction:.0%}: {stage}{part}{left}; on {status.worker_id}, attempt {status.attempt}"
+
+
 def watch(arguments: Namespace) -> int:
+    bucket, prefix = job_place(arguments)
+    check_target(arguments)
+    return follow(WatchedJob(arguments.job_id, bucket, prefix, arguments.message_id), arguments)
+
+
+def job_place(arguments: Namespace) -> tuple[str, str]:
+    """Return the bucket of a job's results and their prefix, `<prefix><job_id>/`."""
     if not JOB_ID.fullmatch(arguments.job_id):
         raise UsageError(f"{arguments.job_id!r} is not a job ID")
-    check_target(arguments)
     bucket = required(arguments.output_bucket, "output_bucket")
     prefix = contract_settings(output_prefix=arguments.output_prefix).output_prefix
-    return follow(WatchedJob(arguments.job_id, bucket, f"{prefix}{arguments.job_id}/", arguments.message_id), arguments)
+    return bucket, f"{prefix}{arguments.job_id}/"
 
 
 def check_target(arguments: Namespace) -> None:
@@ -120,9 +134,10 @@ def follow(job: WatchedJob, arguments: Namespace) -> int:
         with Display(err, job.job_id) as display:
             while True:
                 state = read_state(s3, job)
-                if state.manifest or state.failed:
+                if state.manifest or state.failure:
                     break
-                display.show(str(state))
+                running = state.status if state.status and state.status.state == "running" else None
+                display.show(str(state), running.overall_fraction if running else None)
                 if deadline is not None and time.monotonic() >= deadline:
                     raise ToolError(f"not finished within --timeout; {_watch_command(job)}", EXIT_UNFINISHED)
                 left = POLL_SECONDS if deadline is None else deadline - time.monotonic()
@@ -133,56 +148,32 @@ def follow(job: WatchedJob, arguments: Namespace) -> int:
     if state.manifest:
         _check_input(job, state.manifest)
         return _deliver(s3, job, state.manifest, arguments)
-    return _report(job, state.deliveries[-1])
+    return _report(job, state.failure or StatusError(code="internal_error", message=""))
 
 
 def read_state(s3: "S3Client", job: WatchedJob) -> JobState:
-    """Read the delivery record, then the manifest: a job that finishes in between counts as finished."""
-    record = _read(s3, job.bucket, job.prefix + DELIVERY_LOG_NAME)
-    body = _read(s3, job.bucket, job.prefix + MANIFEST_NAME)
+    """Read the status and the delivery record, then the manifest: a job that finishes in between counts as finished."""
+    status = _parsed(JobStatus, read_object(s3, job.bucket, job.prefix + STATUS_NAME))
+    log = _parsed(DeliveryLog, read_object(s3, job.bucket, job.prefix + DELIVERY_LOG_NAME))
+    body = read_object(s3, job.bucket, job.prefix + MANIFEST_NAME)
     if body is not None:
-        try:
-            return JobState(manifest=Manifest.model_validate_json(body))
-        except ValidationError as error:
-            raise ToolError(
-                f"s3://{job.bucket}/{job.prefix}{MANIFEST_NAME} is not a valid manifest", EXIT_AWS
-            ) from error
+        if manifest := _parsed(Manifest, body):
+            return JobState(manifest=manifest)
+        raise ToolError(f"s3://{job.bucket}/{job.prefix}{MANIFEST_NAME} is not a valid manifest", EXIT_AWS)
+    deliveries = log.deliveries if log else ()
+    message_id = job.message_id or (deliveries[-1].message_id if deliveries else status and status.message_id)
+    return JobState(
+        status=status if status and status.message_id == message_id else None,
+        deliveries=tuple(each for each in deliveries if each.message_id == message_id),
+    )
+
+
+def _parsed(model: type[M], body: bytes | None) -> M | None:
+    """Parse an object; None if there is none, or it is something else."""
     try:
-        deliveries = DeliveryLog.model_validate_json(record).deliveries if record else ()
+        return None if body is None else model.model_validate_json(body)
     except ValidationError:
-        deliveries = ()  # the daemon replaces an unreadable record
-    message_id = job.message_id or (deliveries[-1].message_id if deliveries else None)
-    deliveries = tuple(each for each in deliveries if each.message_id == message_id)
-    return JobState(deliveries=deliveries, parts=_parts(s3, job) if deliveries else ())
-
-
-def _parts(s3: "S3Client", job: WatchedJob) -> tuple[str, ...]:
-    """Describe the checkpoints of an unfinished job."""
-    prefix = job.prefix + CHECKPOINTS
-    listed = s3.list_objects_v2(Bucket=job.bucket, Prefix=prefix).get("Contents", [])
-    names = [item["Key"].rpartition("/")[2] for item in listed]
-    counts = Counter(words for name in names for start, words in PARTS.items() if name.startswith(start))
-    return tuple(f"{words} ×{number}" for words, number in counts.items())
-
-
-def _read(s3: "S3Client", bucket: str, key: str) -> bytes | None:
-    where = f"s3://{bucket}/{key}"
-    try:
-        response = s3.get_object(Bucket=bucket, Key=key)
-        body = response["Body"].read(MAX_READ_BYTES + 1)
-    except ClientError as error:
-        code = error.response.get("Error", {}).get("Code", "")
-        if code in ("NoSuchKey", "404"):
-            return None
-        if code in ("AccessDenied", "403"):
-            raise ToolError(
-                f"{where}: access denied; grant s3:GetObject and s3:ListBucket (without the latter S3 answers 403 if there is no object)",
-                EXIT_AWS,
-            ) from error
-        raise
-    if len(body) > MAX_READ_BYTES:
-        raise ToolError(f"{where} is larger than {MAX_READ_BYTES} bytes", EXIT_AWS)
-    return body
+        return None
 
 
 def _watch_command(job: WatchedJob) -> str:
@@ -206,11 +197,12 @@ def _check_input(job: WatchedJob, manifest: Manifest) -> None:
         )
 
 
-def _report(job: WatchedJob, failure: DeliveryRecord) -> int:
-    code = failure.reason or "internal_error"
-    err.print(printable(f"failed: {code}: {failure.message or 'see the dead-letter queue'}"))
-    err.print(error_class(code).hint)
-    err.print(printable(f"details: transcriptd dlq show {job.job_id}"))
+def _report(job: WatchedJob, failure: StatusError) -> int:
+    word = "cancelled" if failure.code == JobCancelled.code else f"failed: {failure.code}"
+    err.print(printable(f"{word}: {failure.message}"))
+    err.print(error_class(failure.code).hint)
+    if failure.code != JobCancelled.code:
+        err.print(printable(f"details: transcriptd dlq show {job.job_id}"))
     return EXIT_FAILED
 
 
@@ -245,12 +237,12 @@ def _save(s3: "S3Client", job: WatchedJob, manifest: Manifest, target: Path) -> 
         path = target / PurePosixPath(output.key).name  # a key in the manifest cannot choose the directory
         path.write_bytes(_output(s3, job, output.key, output.sha256))
         err.print(f"saved {path}")
-    if manifest_body := _read(s3, job.bucket, job.prefix + MANIFEST_NAME):
+    if manifest_body := read_object(s3, job.bucket, job.prefix + MANIFEST_NAME):
         (target / MANIFEST_NAME).write_bytes(manifest_body)
 
 
 def _output(s3: "S3Client", job: WatchedJob, key: str, sha256: str) -> bytes:
-    body = _read(s3, job.bucket, key)
+    body = read_object(s3, job.bucket, key)
     if body is None or hashlib.sha256(body).hexdigest() != sha256:
         raise ToolError(f"s3://{job.bucket}/{key} does not match the manifest: it was removed or replaced")
     return body
@@ -268,12 +260,12 @@ class Display:
         if console.is_terminal:
             columns = (
                 SpinnerColumn(),
-                TextColumn("{task.description}", markup=False),
                 BarColumn(20),
+                TextColumn("{task.description}", markup=False),
                 TimeElapsedColumn(),
             )
             self._bar = Progress(*columns, console=console, transient=True)
-            self._task = self._bar.add_task(job_id, total=None)  # no total: the progress is unknown
+            self._task = self._bar.add_task(job_id, total=None)  # no total while the progress is unknown
 
     def __enter__(self) -> Self:
         if self._bar:
@@ -286,10 +278,13 @@ class Display:
         if self._bar:
             self._bar.stop()
 
-    def show(self, text: str) -> None:
+    def show(self, text: str, fraction: float | None = None) -> None:
+        """Show the state, and how much of the job is done if that is known."""
         line = printable(f"{self._job_id}: {text}")
         if self._bar:
-            self._bar.update(self._task, description=line)
+            self._bar.update(
+                self._task, description=line, completed=fraction or 0.0, total=None if fraction is None else 1.0
+            )
         elif line != self._last:
             self._console.print(line)
         self._last = line

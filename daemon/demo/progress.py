@@ -7,8 +7,6 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from daemon.protocol.events import STAGES
-
 
 class ProgressView:
     """Shows the progress of `jobs` (job ID → description). Use as a context manager."""
@@ -49,8 +47,7 @@ class ProgressView:
         job_id, done = data["job_id"], 0.0
         stage = event["type"].removeprefix("job.")
         if data["progress"] is not None:
-            stage = data["progress"]["stage"]
-            done = (STAGES.index(stage) + data["progress"]["fraction"]) / len(STAGES)
+            stage, done = data["progress"]["stage"], data["progress"]["overall_fraction"]
         elif stage == "completed":
             done = 1.0
         if self._bars is not None:

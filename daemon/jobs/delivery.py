@@ -93,10 +93,12 @@ class LiveDelivery:
     claim: Claim
     estimate: WorkEstimate = field(default_factory=WorkEstimate)
     started_at: float = field(default_factory=time.monotonic)
+    received_at: float = field(default_factory=lambda: time.time())  # Unix time
     reached: Claim | Valid | Accepted = field(init=False)
     progress: JobProgress = field(default_factory=JobProgress)
     timings_seconds: dict[str, float] = field(default_factory=dict)
     runner_seconds: float | None = None  # from sending the job to the runner to its response
+    status_etag: str | None = None  # of the last status.json that this delivery wrote
     input_bytes: int | None = None  # set after the download
     checkpoint_parts: list[str] = field(default_factory=list)  # uploaded, or possibly uploaded
     checkpoints: Counter[str] = field(default_factory=Counter)  # checkpoints by result: restored, kept, failed

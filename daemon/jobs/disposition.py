@@ -50,7 +50,15 @@ class Abandon:
     outcome = "abandoned"
 
 
-Disposition = Delete | Retry | Release | DeadLetter | Abandon
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Deleted without a result; the attempt does not count."""
+
+    error: TranscriptdError
+    outcome = "cancelled"
+
+
+Disposition = Delete | Retry | Release | DeadLetter | Abandon | Cancel
 
 
 # Bounds of retries that spend no attempt, where the queue has no stricter ones.
@@ -94,6 +102,8 @@ def choose_disposition(
             return Abandon(error)
         case OnFailure.DEAD_LETTER:
             return DeadLetter(error)
+        case OnFailure.CANCEL:
+            return Cancel(error)
         case OnFailure.RETRY if last or (error.consumes_attempt and attempt >= settings.max_attempts):
             return DeadLetter(error)
         case OnFailure.RETRY:

@@ -8,6 +8,7 @@ import hashlib
 from daemon.config import Settings
 from daemon.errors import JobIdConflict, TranscriptdError
 from daemon.jobs.delivery import Accepted, LiveDelivery, Published
+from daemon.jobs.progress import ProgressView
 from daemon.jobs.validation import peek_job_id, peek_webhook_url
 from daemon.schema.manifest import MANIFEST_NAME
 from daemon.webhooks.events import EventError, EventOutput, EventProgress, WebhookEvent
@@ -30,15 +31,20 @@ def started_event(accepted: Accepted, delivery: LiveDelivery) -> WebhookEvent:
     )
 
 
-def progress_event(accepted: Accepted, delivery: LiveDelivery, stage: str, fraction: float) -> WebhookEvent:
+def progress_event(accepted: Accepted, delivery: LiveDelivery, view: ProgressView) -> WebhookEvent:
     message = accepted.claim.message
     return WebhookEvent.of(
         accepted.job,
         "progress",
-        id=_event_id(message.message_id, str(message.receive_count), "progress", repr((stage, fraction))),
+        id=_event_id(message.message_id, str(message.receive_count), "progress", repr(view)),
         attempt=accepted.attempt,
         durations_seconds=delivery.timings_seconds,
-        progress=EventProgress(stage=stage, fraction=fraction),
+        progress=EventProgress(
+            stage=view.stage,
+            fraction=view.fraction,
+            overall_fraction=round(view.overall_fraction, 4),
+            remaining_seconds=None if view.remaining_seconds is None else round(view.remaining_seconds, 1),
+        ),
         trace=delivery.span.context,
     )
 
@@ -59,6 +65,22 @@ def completed_event(published: Published, delivery: LiveDelivery) -> WebhookEven
             manifest=job.output_key(MANIFEST_NAME),
             files={output.format: output.key for output in manifest.outputs},
         ),
+        trace=delivery.span.context,
+    )
+
+
+def cancelled_event(error: TranscriptdError, delivery: LiveDelivery) -> WebhookEvent:
+    """Build the event of a cancelled job. Its ID is the same for all deliveries of the message."""
+    message, job = delivery.message, delivery.reached.job
+    if job is None:
+        raise TranscriptdError("a message without a job cannot be cancelled")
+    return WebhookEvent.of(
+        job,
+        "cancelled",
+        id=_event_id(message.message_id, "cancelled"),
+        attempt=delivery.reached.attempt,
+        durations_seconds=delivery.timings_seconds,
+        error=EventError(code=error.code, message=error.message),
         trace=delivery.span.context,
     )
 

@@ -16,10 +16,12 @@ from daemon.clock import SYSTEM_CLOCK, Clock
 from daemon.config import Settings
 from daemon.errors import CrashSuspect, JobTimeout, OnFailure, TranscriptdError
 from daemon.jobs.brake import Brake
+from daemon.jobs.cancellation import Cancellation, cancelled
 from daemon.jobs.conflict import require_same_work
 from daemon.jobs.delivery import Accepted, Claim, DeliveryResult, LiveDelivery, Published, Valid
 from daemon.jobs.delivery_log import DeliveryLog
 from daemon.jobs.disposition import Delete, Disposition, choose_disposition, is_last_delivery
+from daemon.jobs.job_status import StatusWriter
 from daemon.jobs.late_outcomes import LateOutcomes
 from daemon.jobs.lease import Lease
 from daemon.jobs.notifications import progress_event, started_event
@@ -30,7 +32,7 @@ from daemon.jobs.result_store import ResultStore
 from daemon.jobs.settlement import Settlement
 from daemon.jobs.summary import log_finished
 from daemon.jobs.tracker import JobTracker
-from daemon.jobs.transcriber import Transcriber
+from daemon.jobs.transcriber import ProgressHandler, Transcriber
 from daemon.jobs.validation import parse_job
 from daemon.schema.job import Job
 from daemon.telemetry.logs import bind, log_context
@@ -56,6 +58,8 @@ class Processor:
         results: ResultStore,
         transcriber: Transcriber,
         publisher: Publisher,
+        status: StatusWriter,
+        cancellation: Cancellation,
         webhooks: WebhookSender,
         metrics: Metrics,
         tracker: JobTracker,
@@ -69,16 +73,21 @@ class Processor:
         self._results = results
         self._transcriber = transcriber
         self._publisher = publisher
+        self._status = status
+        self._cancellation = cancellation
         self._webhooks = webhooks
         self._metrics = metrics
         self._tracker = tracker
         self._tracer = tracer
-        self._settlement = Settlement(settings, queue=queue, results=results, webhooks=webhooks)
+        self._settlement = Settlement(
+            settings, queue=queue, results=results, status=status, cancellation=cancellation, webhooks=webhooks
+        )
         # The log line comes last, so that everything it reports has already happened.
         self._observers: tuple[Observer, ...] = (
             partial(count_end, metrics=metrics),
             mark_span,
             tracker.ended,
+            status.ended,
             brake.observe,
             log_finished,
         )
@@ -152,10 +161,12 @@ class Processor:
         async with self._turns.setdefault(valid.job.job_id, asyncio.Lock()):
             accepted = await self._accept(valid, delivery)
             if isinstance(accepted, Accepted):
-                async with self._time_limit():
-                    transcribed = await self._transcriber.transcribe(
-                        accepted, delivery, self._on_progress(accepted, delivery)
-                    )
+                async with self._time_limit(), self._status.updating(accepted, delivery):
+                    async with self._cancellation.watching(accepted.job, delivery.message):
+                        transcribed = await self._transcriber.transcribe(
+                            accepted, delivery, self._on_progress(accepted, delivery)
+                        )
+                    # From here on a request comes too late: outputs are written only with their manifest.
                     published = await self._publisher.publish(transcribed, delivery)
             else:
                 published = accepted
@@ -183,12 +194,18 @@ class Processor:
         return Valid(claim, job)
 
     async def _accept(self, valid: Valid, delivery: LiveDelivery) -> Accepted | Published:
-        """Record the start of the delivery, unless an earlier one has published the job's result."""
+        """Record the start of the delivery, unless an earlier one has published the job's result, or it is cancelled."""
         claim, job, message = valid.claim, valid.job, valid.claim.message
-        if manifest := await self._results.find_manifest(job):
+        # At the same time, because each answer takes a while.
+        manifest, is_cancelled = await asyncio.gather(
+            self._results.find_manifest(job), self._cancellation.requested(job, message)
+        )
+        if manifest:
             require_same_work(job, message.message_id, manifest)
             known = await self._results.webhook_delivered(job)
             return Published(job, manifest, ours=False, receiver_knows=known)
+        if is_cancelled:
+            raise cancelled(job)
         delivery.reached = Accepted(
             claim, job, DeliveryLog()
         )  # set first: the call may be interrupted after it took effect
@@ -218,9 +235,10 @@ class Processor:
                 f"the job took longer than {limit_seconds:g} s; split the recording or raise the limit"
             ) from error
 
-    def _on_progress(self, accepted: Accepted, delivery: LiveDelivery) -> Callable[[str, float], None]:
-        def send(stage: str, fraction: float) -> None:
-            self._webhooks.send(accepted.job.webhook_url, progress_event(accepted, delivery, stage, fraction))
+    def _on_progress(self, accepted: Accepted, delivery: LiveDelivery) -> ProgressHandler:
+        def send() -> None:
+            view = self._tracker.progress_of(delivery)
+            self._webhooks.send(accepted.job.webhook_url, progress_event(accepted, delivery, view))
 
         return send
 

@@ -3,6 +3,8 @@
 <prefix><job_id>/transcript.json …     outputs
 <prefix><job_id>/manifest.json         written last and once; its existence means that the job is finished
 <prefix><job_id>/webhook.json          result of the final webhook
+<prefix><job_id>/status.json           state for readers (job_status.py)
+<prefix><job_id>/cancel                request to cancel the job (cancellation.py)
 <prefix><job_id>/checkpoints/          deliveries.json and checkpoints; removed after the manifest is written
 """
 

@@ -8,6 +8,7 @@ from daemon.clock import SYSTEM_CLOCK, Clock
 from daemon.jobs.progress import JobProgress
 from daemon.jobs.receive_limiter import WorkEstimate
 from daemon.protocol.events import (
+    BackgroundProgress,
     BatchDecoded,
     CheckpointSaved,
     ChunksFiltered,
@@ -32,7 +33,7 @@ class RunnerEvents:
         progress: JobProgress,
         estimate: WorkEstimate,
         *,
-        on_progress: Callable[[str, float], None],
+        on_progress: Callable[[], None],
         on_stage_done: Callable[[str, float], None],
         on_checkpoint: Callable[[str], None],
         clock: Clock = SYSTEM_CLOCK,
@@ -55,7 +56,11 @@ class RunnerEvents:
                 self._progress.report(stage, fraction, self._clock.monotonic())
                 self._estimate.update(self._progress.remaining_fraction)
                 log.debug("progress", extra={"stage": stage, "fraction": fraction})
-                self._on_progress(stage, fraction)
+                self._on_progress()
+            case BackgroundProgress(stage, fraction):
+                self._progress.report_background(stage, fraction, self._clock.monotonic())
+                self._estimate.update(self._progress.remaining_fraction)
+                self._on_progress()
             case JobWaiting():
                 # The waiting time counts for the stage, without progress.
                 self._progress.report(self._progress.stage, self._progress.fraction or 0.0, self._clock.monotonic())

@@ -10,12 +10,15 @@ from functools import partial
 from daemon.aws.sqs import Queue
 from daemon.config import Settings
 from daemon.errors import MessageGone, QueueRefused, QueueUnavailable, TranscriptdError
+from daemon.jobs.cancellation import Cancellation
 from daemon.jobs.delivery import Accepted, DeliveryResult, LiveDelivery, Obstacle, Published, Resource
-from daemon.jobs.disposition import Abandon, DeadLetter, Delete, Disposition, Release, Retry
+from daemon.jobs.disposition import Abandon, Cancel, DeadLetter, Delete, Disposition, Release, Retry
+from daemon.jobs.job_status import StatusWriter
 from daemon.jobs.late_outcomes import LateOutcomes
 from daemon.jobs.lease import Lease
-from daemon.jobs.notifications import completed_event, failed_event, webhook_url
+from daemon.jobs.notifications import cancelled_event, completed_event, failed_event, webhook_url
 from daemon.jobs.result_store import ResultStore
+from daemon.schema.job import Job
 from daemon.telemetry.redaction import safe_message
 from daemon.webhooks.events import WebhookEvent
 from daemon.webhooks.sender import WebhookSender
@@ -28,10 +31,21 @@ SETTLE_BACKOFF_MAX_SECONDS = 5.0
 class Settlement:
     """Carries out the dispositions."""
 
-    def __init__(self, settings: Settings, *, queue: Queue, results: ResultStore, webhooks: WebhookSender) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        queue: Queue,
+        results: ResultStore,
+        status: StatusWriter,
+        cancellation: Cancellation,
+        webhooks: WebhookSender,
+    ) -> None:
         self._settings = settings
         self._queue = queue
         self._results = results
+        self._status = status
+        self._cancellation = cancellation
         self._webhooks = webhooks
         self.late_outcomes = LateOutcomes()
 
@@ -58,7 +72,7 @@ class Settlement:
         match disposition:
             case Delete(published):
                 return end("published" if published.ours else "duplicate", manifest=published.manifest)
-            case Retry(error) | Release(error) | DeadLetter(error) | Abandon(error):
+            case Retry(error) | Release(error) | DeadLetter(error) | Abandon(error) | Cancel(error):
                 return end(error.code, error=error, failed_in=stage)
 
     async def _record_outcome(self, disposition: Disposition, delivery: LiveDelivery) -> None:
@@ -67,8 +81,8 @@ class Settlement:
         If S3 does not store it now, the outcome is recorded later.
         """
         accepted, message = delivery.reached, delivery.message
-        if not isinstance(accepted, Accepted) or isinstance(disposition, Delete):
-            return
+        if not isinstance(accepted, Accepted) or isinstance(disposition, Delete | Cancel):
+            return  # the log is removed
         consumes_attempt = isinstance(disposition, Retry | DeadLetter) and disposition.error.consumes_attempt
         record = partial(
             self._results.end,
@@ -124,7 +138,32 @@ class Settlement:
                 if obstacle is None:
                     obstacle, webhook = await self._notify(failed_event(error, delivery), delivery)
                     obstacle = obstacle or await self._delete(delivery)
+            case Cancel(error):
+                obstacle, webhook = await self._cancel(error, delivery)
         return obstacle, webhook
+
+    async def _cancel(self, error: TranscriptdError, delivery: LiveDelivery) -> tuple[Obstacle | None, str]:
+        """Record the cancellation, delete the message, then remove the request: in this order a crash cannot revive the job."""
+        job = delivery.reached.job
+        if job is None:
+            raise TranscriptdError("a message without a job cannot be cancelled")
+        try:
+            await self._status.write_cancelled(delivery, error)
+        except TranscriptdError as failure:  # the request remains, and the next delivery is cancelled
+            log.warning("cancellation not recorded", extra={"error": safe_message(failure)})
+            return Obstacle(Resource.STORAGE, safe_message(failure)), "none"
+        obstacle, webhook = await self._notify(cancelled_event(error, delivery), delivery)
+        obstacle = obstacle or await self._delete(delivery)
+        if obstacle is None:
+            await self._remove_unfinished(job, delivery)
+            await self._cancellation.clear(job)
+        return obstacle, webhook
+
+    async def _remove_unfinished(self, job: Job, delivery: LiveDelivery) -> None:
+        try:
+            await self._results.remove_checkpoints(job, delivery.known_parts)
+        except TranscriptdError as error:
+            log.warning("checkpoints not removed", extra={"error": safe_message(error)})
 
     async def _delete(self, delivery: LiveDelivery) -> Obstacle | None:
         message = delivery.message

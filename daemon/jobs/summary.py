@@ -13,6 +13,7 @@ log = logging.getLogger("transcriptd.summary")
 LEVELS = {
     "published": logging.INFO,
     "released": logging.INFO,
+    "cancelled": logging.INFO,
     "retried": logging.WARNING,
     "abandoned": logging.WARNING,
     "dead_lettered": logging.ERROR,

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from daemon.errors import TranscriptdError
 from daemon.jobs.delivery import DeliveryResult, LiveDelivery
-from daemon.jobs.progress import DurationEstimator
+from daemon.jobs.progress import DurationEstimator, ProgressView, planned_stages
 from daemon.jobs.validation import peek_job_id
+from daemon.protocol.events import STAGES
 from daemon.telemetry.redaction import redact_message
 
 MAX_OUTCOMES = 50
@@ -26,6 +27,7 @@ class ActiveJob:
     receive_count: int
     stage: str
     fraction: float | None  # of the stage
+    overall_fraction: float  # of the job
     elapsed_seconds: float
     audio_seconds: float | None
     remaining_seconds: float | None  # an estimate
@@ -96,22 +98,29 @@ class JobTracker:
     @property
     def jobs(self) -> list[ActiveJob]:
         """Current jobs, longest held first."""
-        now = time.monotonic()
-        return [
-            ActiveJob(
-                job_id=each.reached.job.job_id if each.reached.job else None,
-                message_id=each.message.message_id,
-                attempt=each.reached.attempt,
-                receive_count=each.message.receive_count,
-                stage=each.progress.stage,
-                fraction=each.progress.fraction,
-                elapsed_seconds=each.elapsed_seconds,
-                audio_seconds=each.progress.audio_seconds,
-                remaining_seconds=self._estimator.remaining_seconds(_kind(each), each.progress, now),
-                lease_margin_seconds=max(0.0, each.claim.lease.remaining_seconds),
-            )
-            for each in self._held.values()
-        ]
+        return [self._active(each) for each in self._held.values()]
+
+    def progress_of(self, delivery: LiveDelivery) -> ProgressView:
+        """Return the progress of a delivery as every observer of the job sees it."""
+        job = delivery.reached.job
+        planned = planned_stages(job.options) if job else STAGES
+        return self._estimator.view(_kind(delivery), delivery.progress, planned, time.monotonic())
+
+    def _active(self, each: LiveDelivery) -> ActiveJob:
+        view = self.progress_of(each)
+        return ActiveJob(
+            job_id=each.reached.job.job_id if each.reached.job else None,
+            message_id=each.message.message_id,
+            attempt=each.reached.attempt,
+            receive_count=each.message.receive_count,
+            stage=view.stage,
+            fraction=view.fraction,
+            overall_fraction=view.overall_fraction,
+            elapsed_seconds=each.elapsed_seconds,
+            audio_seconds=each.progress.audio_seconds,
+            remaining_seconds=view.remaining_seconds,
+            lease_margin_seconds=max(0.0, each.claim.lease.remaining_seconds),
+        )
 
 
 def _kind(delivery: LiveDelivery) -> Hashable:

@@ -29,7 +29,7 @@ log = logging.getLogger("transcriptd.transcription")
 # Time for checkpoint uploads in progress when the work ends early.
 CHECKPOINT_GRACE_SECONDS = 5.0
 
-ProgressHandler = Callable[[str, float], None]
+ProgressHandler = Callable[[], None]  # the delivery has progressed
 
 
 class Transcriber:

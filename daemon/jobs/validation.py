@@ -1,7 +1,7 @@
 """Turns a message body into a job. Makes every check that is possible before any work; errors use the contract's terms."""
 
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import JsonValue, ValidationError
 
@@ -61,6 +61,30 @@ def peek_job_id(body: str) -> str | None:
     except InvalidJob:
         return None
     return job_id if isinstance(job_id, str) and JOB_ID.fullmatch(job_id) else None
+
+
+class Place(NamedTuple):
+    """Location of a job's results."""
+
+    job_id: str
+    bucket: str
+    prefix: str  # `<prefix><job_id>/`
+
+
+def peek_place(body: str, settings: Settings) -> Place | None:
+    """Return the place of the results of a body that may be invalid otherwise, if it names an allowed one."""
+    try:
+        data = _json_object(body)
+        known = {name: data[name] for name in ("job_id", "output") if name in data}
+        # A message with these fields alone: the others do not matter here.
+        message = Message.model_validate({**known, "input": {"bucket": "any", "key": "any"}})
+        bucket, prefix = message.output.bucket or settings.output_bucket, _place(message, settings)
+    except (InvalidJob, ValidationError):
+        return None
+    base = prefix.removesuffix(message.job_id + "/")
+    if bucket is None or not settings.allows_output(bucket, base):
+        return None
+    return Place(message.job_id, bucket, prefix)
 
 
 def peek_webhook_url(body: str, settings: Settings) -> str | None:

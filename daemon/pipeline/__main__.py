@@ -24,7 +24,7 @@ from daemon.confinement.runner import confine, end_connections
 from daemon.environment import is_offline
 from daemon.errors import DeviceFault, Interrupted, SetupFailed, TranscriptdError
 from daemon.pipeline.checkpoints.store import Checkpoints
-from daemon.protocol.events import CheckpointSaved, JobWaiting, PipelineEvent, Progress
+from daemon.protocol.events import BackgroundProgress, CheckpointSaved, JobWaiting, PipelineEvent, Progress
 from daemon.protocol.messages import (
     Cancel,
     Done,
@@ -82,6 +82,7 @@ class JobReporter:
         self._cancelled = False
         self._begun = False
         self._alive_at = -math.inf  # monotonic time of the last liveness event
+        self._background_at = -math.inf  # monotonic time of the last progress of a background stage
 
     def emit(self, event: PipelineEvent) -> None:
         quiet_seconds = self._clock.monotonic() - self._alive_at
@@ -91,6 +92,11 @@ class JobReporter:
                 if fraction >= 1 or quiet_seconds >= PROGRESS_PERIOD_SECONDS:
                     self._alive_at = self._clock.monotonic()
                     self._send(Progress(stage, min(1.0, max(0.0, fraction))))
+            case BackgroundProgress(stage, fraction):
+                now = self._clock.monotonic()
+                if fraction >= 1 or now - self._background_at >= PROGRESS_PERIOD_SECONDS:
+                    self._background_at = now
+                    self._send(BackgroundProgress(stage, min(1.0, max(0.0, fraction))))
             case JobWaiting():
                 # Send nothing until the job has started: until then the poller may move it to another runner.
                 if self._begun and quiet_seconds >= ALIVE_PERIOD_SECONDS:

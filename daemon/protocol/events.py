@@ -19,6 +19,14 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class BackgroundProgress:
+    """`fraction` (0 to 1) of a stage that runs beside the current one is done. No sign of life of the current stage."""
+
+    stage: str
+    fraction: float
+
+
+@dataclass(frozen=True, slots=True)
 class JobWaiting:
     """The job waits for other jobs. Resets the stall deadline without progress."""
 
@@ -56,4 +64,4 @@ class CheckpointSaved:
     name: str
 
 
-PipelineEvent = Progress | JobWaiting | StageDone | BatchDecoded | ChunksFiltered | CheckpointSaved
+PipelineEvent = Progress | BackgroundProgress | JobWaiting | StageDone | BatchDecoded | ChunksFiltered | CheckpointSaved

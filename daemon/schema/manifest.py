@@ -1,4 +1,7 @@
-"""The manifest: written last and only once. A result is complete exactly when its manifest exists."""
+"""The manifest: written last and only once. A result is complete exactly when its manifest exists.
+
+docs/manifest.schema.json is generated from this module.
+"""
 
 from typing import Literal
 
@@ -10,7 +13,8 @@ MANIFEST_NAME = "manifest.json"
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True)  # not extra="forbid": manifests of newer releases must be readable
+    # Not extra="forbid": manifests of newer releases must be readable.
+    model_config = ConfigDict(frozen=True, json_schema_serialization_defaults_required=True)
 
 
 class InputObject(_Model):

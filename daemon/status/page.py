@@ -14,6 +14,7 @@ from string import Template
 from typing import NamedTuple, TypeAlias
 
 from daemon.jobs.tracker import ActiveJob, Outcome
+from daemon.schema.job_status import STAGE_NAMES
 from daemon.status.status_collector import RunnerInfo, Setting, Status
 
 _ASSETS = files("daemon.status") / "html"
@@ -21,19 +22,7 @@ PAGE = Template((_ASSETS / "status.html").read_text("utf-8"))
 STYLE = (_ASSETS / "status.css").read_text("utf-8")
 SCRIPT = (_ASSETS / "status.js").read_text("utf-8")
 
-STAGE_NAMES = {
-    "check": "checking the message",
-    "download": "downloading",
-    "decode": "decoding",
-    "wait": "waiting for a device",
-    "vad": "detecting speech",
-    "asr": "recognizing speech",
-    "align": "aligning words",
-    "diarize": "identifying speakers",
-    "publish": "publishing",
-    "settle": "settling the message",
-}
-OUTCOME_LEVELS = {"published": "good", "released": "plain", "retried": "warn"}  # others: bad
+OUTCOME_LEVELS = {"published": "good", "released": "plain", "cancelled": "plain", "retried": "warn"}  # others: bad
 LOW_MARGIN_SECONDS = 15.0
 WIDE_CHARS = 48  # longer values take the full width of the page
 
@@ -175,7 +164,8 @@ def _job(job: ActiveJob) -> Element:
     doing = STAGE_NAMES.get(job.stage, job.stage)
     margin = job.lease_margin_seconds
     low = margin is not None and margin < LOW_MARGIN_SECONDS
-    bar = {} if job.fraction is None else {"value": f"{job.fraction:.3f}"}
+    overall = job.overall_fraction
+    bar = {"value": f"{overall:.3f}"} if overall > 0 else {}
     facts = [
         ("Elapsed", span(job.elapsed_seconds)),
         ("Recording", span(job.audio_seconds) if job.audio_seconds is not None else "—"),
@@ -189,11 +179,11 @@ def _job(job: ActiveJob) -> Element:
         element("h3", element("bdi", job.job_id or f"message {job.message_id}")),
         element(
             "p",
-            element("span", doing),
-            element("span", "" if job.fraction is None else f"{job.fraction:.0%}"),
+            element("span", doing if job.fraction is None else f"{doing}: {job.fraction:.0%}"),
+            element("span", f"{overall:.0%}" if overall > 0 else ""),
             class_="stage",
         ),
-        element("progress", max="1", aria_label=doing, **bar),
+        element("progress", max="1", aria_label="progress of the job", **bar),
         _facts(facts),
     )
 

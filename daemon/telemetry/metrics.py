@@ -37,6 +37,7 @@ OUTCOMES = {
     OnFailure.RELEASE: ("released",),
     OnFailure.ABANDON: ("abandoned",),
     OnFailure.DEAD_LETTER: ("dead_lettered",),
+    OnFailure.CANCEL: ("cancelled",),
 }
 STAGES = ("download", "decode", "wait", *RUNNER_STAGES, "publish")
 RUNNER_EXIT_REASONS = tuple(
@@ -45,7 +46,7 @@ RUNNER_EXIT_REASONS = tuple(
 OUTBOX_RESULTS = tuple("stored deferred delivered gone exhausted refused malformed untrusted known".split())
 INPUT_CHECKSUMS = tuple("CRC32 SHA1 SHA256 CRC64NVME CRC32C none".split())
 RESOURCES = ("storage", "output", "queue", "dead_letter_queue", "outbox")
-WEBHOOK_EVENTS = ("job.started", "job.progress", "job.completed", "job.failed")
+WEBHOOK_EVENTS = ("job.started", "job.progress", "job.completed", "job.failed", "job.cancelled")
 
 
 class OpenMetrics(Collector):
@@ -114,8 +115,8 @@ class Metrics:
         # Is work healthy?
         self.deliveries = counter(
             "deliveries",
-            "Deliveries by outcome (published, retried, released, dead_lettered, abandoned, or unsettled if the outcome could "
-            "not be carried out) and reason: an error code, published or duplicate.",
+            "Deliveries by outcome (published, retried, released, dead_lettered, cancelled, abandoned, or unsettled if the "
+            "outcome could not be carried out) and reason: an error code, published or duplicate.",
             "outcome",
             "reason",
         )
@@ -141,6 +142,11 @@ class Metrics:
         )
         self.checkpoints = counter(
             "checkpoints", "Checkpoints by result: kept, restored, failed (could not be stored).", "result"
+        )
+        self.status_writes = counter(
+            "status_writes",
+            "Writes of status.json by result: written, superseded (a later one is there), failed.",
+            "result",
         )
 
         self.downloads_proved = counter(
@@ -353,6 +359,8 @@ class Metrics:
             self.brake_engaged.labels(resource)
         for result in ("kept", "restored", "failed"):
             self.checkpoints.labels(result)
+        for result in ("written", "superseded", "failed"):
+            self.status_writes.labels(result)
         for checksum in INPUT_CHECKSUMS:
             self.downloads_proved.labels(checksum)
         for result in ("kept", "rejected", "rescan_rejected"):

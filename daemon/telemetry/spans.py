@@ -119,9 +119,9 @@ class Tracer:
 
 
 def error_code(error: Exception) -> str | None:
-    """Return the code that `Span.fail` records for an exception; None for a release, which is not an error."""
+    """Return the code that `Span.fail` records for an exception; None for a release or a cancellation, which are no errors."""
     if isinstance(error, TranscriptdError):
-        return None if error.on_failure is OnFailure.RELEASE else error.code
+        return None if error.on_failure in (OnFailure.RELEASE, OnFailure.CANCEL) else error.code
     return type(error).__name__
 
 

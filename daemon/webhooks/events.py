@@ -3,7 +3,7 @@
 import json
 from datetime import UTC, datetime
 from itertools import accumulate
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 from uuid import uuid4
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
@@ -19,7 +19,7 @@ MAX_MESSAGE_BYTES = 1000
 MAX_WARNINGS = 10
 OMITTED_CODE = "warnings_omitted"
 
-EventStatus = Literal["started", "progress", "completed", "failed"]
+EventStatus = Literal["started", "progress", "completed", "failed", "cancelled"]
 
 
 def _clip(text: str, max_bytes: int) -> str:
@@ -45,7 +45,7 @@ def _clip_warnings(warnings: tuple[TranscriptWarning, ...]) -> tuple[TranscriptW
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_serialization_defaults_required=True)
 
 
 class EventOutput(_Model):
@@ -57,9 +57,16 @@ class EventOutput(_Model):
     files: dict[str, str] = Field(default_factory=dict, description="format → key")
 
 
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
 class EventProgress(_Model):
-    stage: str
-    fraction: float
+    """How far the job is. The status page and status.json have the same values."""
+
+    stage: str = Field(description="the stage that runs: vad, asr, align, diarize or publish; with two, the first")
+    fraction: Fraction | None = Field(description="of the stage; null if unknown")
+    overall_fraction: Fraction = Field(description="of the whole job; it never decreases during an attempt")
+    remaining_seconds: float | None = Field(ge=0, description="estimate; null if unknown")
 
 
 class EventError(_Model):
@@ -116,7 +123,7 @@ class WebhookEvent(_Model):
 
     @property
     def final(self) -> bool:
-        return self.status in ("completed", "failed")
+        return self.status in ("completed", "failed", "cancelled")
 
     @property
     def weight(self) -> tuple[bool, bool, datetime]:
@@ -132,3 +139,50 @@ class WebhookEvent(_Model):
     def stored(self) -> dict[str, JsonValue]:
         """Return all fields as JSON for `model_validate`, so that a stored event keeps its ID and body."""
         return {"id": self.id, "at": self.at.isoformat(), **self.model_dump(mode="json")}
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the schema of the payload, for docs/webhook.schema.json. It allows the keys that later releases may add."""
+    data = WebhookEvent.model_json_schema(mode="serialization", ref_template="#/$defs/{model}")
+    definitions = data.pop("$defs")
+    given = {"type": "object"}
+    rules: dict[str, dict[str, Any]] = {
+        "progress": {"progress": given},
+        "completed": {"output": {"properties": {"manifest": {"type": "string"}}, **given}},
+        "failed": {"error": given},
+        "cancelled": {"error": given},
+    }
+    schema = {
+        "$defs": {**definitions, "Data": data},
+        "description": "The body of a webhook. Its headers are those of https://www.standardwebhooks.com.",
+        "type": "object",
+        "properties": {
+            "type": {"enum": [f"job.{status}" for status in get_args(EventStatus)]},
+            "timestamp": {"type": "string", "format": "date-time"},
+            "data": {"$ref": "#/$defs/Data"},
+        },
+        "required": ["type", "timestamp", "data"],
+        "allOf": [
+            {
+                "if": {"properties": {"type": {"const": f"job.{status}"}}},
+                "then": {
+                    "properties": {"data": {"properties": {"status": {"const": status}, **rules.get(status, {})}}}
+                },
+            }
+            for status in get_args(EventStatus)
+        ],
+    }
+    _allow_more(schema)
+    return schema
+
+
+def _allow_more(schema: Any) -> None:
+    """Remove the rule that forbids further keys: it is for events that the daemon itself reads from the outbox."""
+    if isinstance(schema, dict):
+        if schema.get("additionalProperties") is False:
+            del schema["additionalProperties"]
+        for each in schema.values():
+            _allow_more(each)
+    elif isinstance(schema, list):
+        for each in schema:
+            _allow_more(each)

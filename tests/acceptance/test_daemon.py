@@ -33,7 +33,9 @@ def test_job_produces_outputs_events_metrics_and_one_summary_line(world: World) 
         assert daemon.stop() == 0
 
     outputs = world.outputs("job-1")
-    assert set(outputs) == {"manifest.json", "transcript.json", "transcript.md", "webhook.json"}
+    assert set(outputs) == {"manifest.json", "status.json", "transcript.json", "transcript.md", "webhook.json"}
+    status = json.loads(outputs["status.json"])
+    assert (status["state"], status["overall_fraction"], status["attempt"]) == ("completed", 1.0, 1)
     manifest = json.loads(outputs["manifest.json"])
     assert [output["size_bytes"] for output in manifest["outputs"]] == [
         len(outputs["transcript.json"]),
@@ -131,7 +133,7 @@ def test_unusual_prefix_is_taken_literally(world: World) -> None:
         world.wait_until_empty()
     listed = world.aws.s3.list_objects_v2(Bucket=world.aws.output_bucket)["Contents"]
     names = {item["Key"].removeprefix(f"{prefix}job-1/") for item in listed}
-    assert names == {"manifest.json", "transcript.json", "transcript.md", "webhook.json"}
+    assert names == {"manifest.json", "status.json", "transcript.json", "transcript.md", "webhook.json"}
 
 
 def test_job_id_reused_for_another_recording_is_rejected(world: World) -> None:

@@ -75,5 +75,5 @@ def test_running_job_counts_as_busy_time(world: World) -> None:
         world.wait_for("long", "job.progress")
         wait_for(lambda: metrics_of(daemon)['runner_busy_seconds_total{device="cpu"}'] > 2, "the busy time rises")
         assert metrics_of(daemon)["jobs_in_flight"] == 1
-        assert world.outputs("long").keys() <= {"checkpoints/deliveries.json"}
+        assert world.outputs("long").keys() <= {"checkpoints/deliveries.json", "status.json"}
         daemon.process.kill()

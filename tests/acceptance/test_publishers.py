@@ -124,6 +124,7 @@ def test_conflict_says_nothing_about_the_other_publisher(world: World, daemon: D
     world.publish("order-2", "merger-with-acme.wav", metadata={"secret": "planted"})
     world.wait_for("order-2", "job.completed")
     world.wait_until_empty()
+    wait_for(lambda: b'"completed"' in world.outputs("order-2").get("status.json", b""), "its status is written")
     before = world.outputs("order-2")
     assert refuse(world, "order-2")["code"] == "job_id_conflict"
     (event,) = (seen.event for seen in world.events("order-2") if seen.event["type"] == "job.failed")

@@ -89,6 +89,8 @@ def test_memory_map_passes_every_stage_without_output(
     for stage in STAGES:
         fractions = [fraction for name, fraction in reporter.fractions if name == stage]
         assert fractions == sorted(fractions)
+    assert {stage for stage, _ in reporter.beside} == {"diarize"}, "it is shown while it runs beside the words"
+    assert reporter.beside[-1] == ("diarize", 1.0)
     (batch,) = reporter.batches
     assert 1 <= batch[0] <= batch[1], "the call's chunks fit into one batch"
     assert reporter.chunks == [(batch[0], 0, 0)]

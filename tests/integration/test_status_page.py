@@ -23,7 +23,8 @@ JOB = ActiveJob(
     attempt=1,
     receive_count=2,
     stage="asr",
-    fraction=0.42,
+    fraction=0.8,
+    overall_fraction=0.42,
     elapsed_seconds=187.0,
     audio_seconds=5400.0,
     remaining_seconds=372.0,
@@ -139,8 +140,8 @@ async def test_open_page_updates_and_keeps_the_readers_state(page: Page, site: S
     await page.click("summary")
     await page.run("getSelection().selectAllChildren(document.querySelector('article bdi'))")
     jobs = [
-        replace(JOB, fraction=0.5, remaining_seconds=None),
-        replace(JOB, job_id="call-2", stage="wait", fraction=None),
+        replace(JOB, overall_fraction=0.5, remaining_seconds=None),
+        replace(JOB, job_id="call-2", stage="wait", fraction=None, overall_fraction=0.0),
     ]
     settings = [*STATUS.settings, Setting("TRANSCRIPTD_REDACT", "email", True)]
     site.status = replace(STATUS, at=AT + 1, jobs=jobs, settings=settings)

@@ -13,7 +13,7 @@ from daemon.errors import Interrupted
 from daemon.pipeline.checkpoints.store import Checkpoints
 from daemon.pipeline.runtime.reporter import Reporter
 from daemon.pipeline.whisperx_pipeline import WhisperXPipeline
-from daemon.protocol.events import BatchDecoded, ChunksFiltered, PipelineEvent, Progress, StageDone
+from daemon.protocol.events import BackgroundProgress, BatchDecoded, ChunksFiltered, PipelineEvent, Progress, StageDone
 from daemon.protocol.messages import Ready
 from daemon.protocol.runner_settings import RunnerSettings
 from daemon.schema.options import JobOptions
@@ -100,6 +100,7 @@ class Recorder:
 
     def __init__(self, cancel_at: int | None = None) -> None:
         self.fractions: list[tuple[str, float]] = []
+        self.beside: list[tuple[str, float]] = []  # of stages in the background
         self.done: dict[str, float] = {}
         self.batches: list[tuple[int, int]] = []
         self.chunks: list[tuple[int, int, int]] = []
@@ -110,6 +111,8 @@ class Recorder:
         match event:
             case Progress(stage, fraction):
                 self.fractions.append((stage, fraction))
+            case BackgroundProgress(stage, fraction):
+                self.beside.append((stage, fraction))
             case StageDone(stage, seconds):
                 self.done[stage] = seconds
             case BatchDecoded(chunks, capacity):

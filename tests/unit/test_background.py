@@ -53,6 +53,7 @@ def test_buffered_progress_is_reported_when_the_job_reaches_the_stage() -> None:
         wait_for(lambda: background._buffered.has_moved, "the stage is half done")
         timer.progress("asr", 1.0)
         assert [name for name, _ in recorder.fractions] == ["asr", "asr"]
+        assert recorder.beside == [("diarize", 0.5)], "observers can show it meanwhile"
 
         def end_once_reported() -> None:
             wait_for(lambda: len(recorder.fractions) > 2, "the buffered progress is reported")

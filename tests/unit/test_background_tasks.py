@@ -33,6 +33,8 @@ OWNERS = {
     "runner.py: _live": "the runner's watchdog: without it the process is replaced",
     "runner_pool.py: start": "awaited there",
     "supervisor/process.py: start": "the runner's standard error: unread, it stalls the process, which is replaced",
+    "jobs/cancellation.py: watching": "looks for a request: every failure is logged, and the job goes on",
+    "jobs/job_status.py: _start": "a write of status.json: every failure is logged",
     "jobs/lease.py: __aenter__": "the heartbeat: its failure ends the work that the lease is for",
     "jobs/lease.py: hold": "awaited there",
     "jobs/transcriber.py: keep": "a checkpoint: awaited by the job",

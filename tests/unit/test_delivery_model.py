@@ -33,7 +33,9 @@ from daemon.aws.sqs import Queue, ReceivedMessage
 from daemon.config import Settings
 from daemon.errors import MessageGone, NoAudio, RunnerCrashed, StorageUnavailable, TranscriptdError
 from daemon.jobs.brake import Brake
+from daemon.jobs.cancellation import Cancellation
 from daemon.jobs.delivery import Accepted, DeliveryResult, LiveDelivery, Transcribed
+from daemon.jobs.job_status import StatusWriter
 from daemon.jobs.lease import MARGIN_SHARE
 from daemon.jobs.processor import Processor
 from daemon.jobs.publisher import Publisher
@@ -44,6 +46,7 @@ from daemon.jobs.transcriber import ProgressHandler, Transcriber
 from daemon.outputs import OutputFile
 from daemon.poller import Poller
 from daemon.schema.job import Job
+from daemon.schema.job_status import CANCEL_NAME, STATUS_NAME, JobStatus
 from daemon.schema.manifest import MANIFEST_NAME, InputObject, Manifest, StoredOutput
 from daemon.schema.transcript import Models, Transcript
 from daemon.telemetry.metrics import Metrics
@@ -57,6 +60,7 @@ VISIBILITY_SECONDS = 120.0
 MAX_CRASHED_DELIVERIES = 3
 MAX_ATTEMPTS = 3
 MOST_WORKERS = 3
+PREFIX = some_settings().output_prefix
 
 # What a job does to the daemon that runs it.
 Kind = Literal["fine", "flaky", "stormy", "failing", "faulty", "hopeless", "invalid", "endless", "poison"]
@@ -125,8 +129,11 @@ class DeliveryMonitor:
         account = self.accounts[message.receipt_handle]
         account.calls.append(name)
         story = f"{account.worker.name} {message.receipt_handle} {' '.join(account.calls)}"
+        stored = self.sqs.receipts[message.receipt_handle].message
+        # SQS may refuse the older handle of a message that it delivered twice: to that delivery the message is gone.
+        gone = "(retry |release )?" if stored.disturbed else ""
         if not re.fullmatch(
-            r"(extend )*(publish )?(extend )*((delete )*|(retry )*|(release )*|(dead )+(delete )*)",
+            rf"(extend )*(publish )?(extend )*((delete )*|(retry )*|(release )*|{gone}(dead )+(delete )*)",
             " ".join([*account.calls, ""]),
         ):
             self.broken.append(f"{story}: more than one outcome, or work after an outcome")
@@ -136,7 +143,6 @@ class DeliveryMonitor:
             self.broken.append(f"{story}: the one before is still in flight")
         if self.clock.now >= account.proven_until:
             self.broken.append(f"{story}: {self.clock.now - account.proven_until:.3f} s after the loss")
-        stored = self.sqs.receipts[message.receipt_handle].message
         if not stored.disturbed and not stored.deleted and not self.sqs.owns(message.receipt_handle):
             self.broken.append(f"{story}: the lease was no longer ours")
         return account
@@ -242,7 +248,7 @@ class ScriptedTranscriber(Transcriber):
         job = accepted.job
         kind, seconds = self._worker.world.jobs[job.job_id]
         message_id = delivery.message.message_id
-        on_progress("asr", 0.5)
+        on_progress()
         await asyncio.sleep(seconds)
         match kind:
             case "poison":
@@ -292,6 +298,8 @@ def settings_of_workers() -> Settings:
         max_attempts=MAX_ATTEMPTS,
         retry_max_seconds=60,
         job_timeout_seconds=1200,
+        status_seconds=30,
+        cancel_poll_seconds=30,
         queue_timeout_seconds=15,  # the slowest network here takes 12 s per call
     )
 
@@ -310,7 +318,9 @@ class Worker:
 
     async def _live(self) -> None:
         queue = WatchedQueue(self)
-        results = WatchedResults(FakeStorage(self.world.objects, self.machine))
+        storage, tracker = FakeStorage(self.world.objects, self.machine), JobTracker()
+        results = WatchedResults(storage)
+        status = StatusWriter(self.settings, storage, self.world.metrics, tracker)
         results.watch = self.world.watch
         publisher = WatchedPublisher(self.settings, results, self.world.metrics)
         publisher.worker = self
@@ -320,9 +330,11 @@ class Worker:
             results=results,
             transcriber=ScriptedTranscriber(self),
             publisher=publisher,
+            status=status,
+            cancellation=Cancellation(self.settings, storage, status),
             webhooks=WebhookSender(self.settings, clock=self.world.clock),
             metrics=self.world.metrics,
-            tracker=JobTracker(),
+            tracker=tracker,
             tracer=Tracer(),
             brake=Brake(3, {}, self.world.metrics, self.world.clock),
             clock=self.world.clock,
@@ -370,7 +382,9 @@ class DeliveryModel(RuleBasedStateMachine):
         self.watch = DeliveryMonitor(self.clock, self.sqs)
         self.objects: dict[str, StoredObject] = {}
         self.manifests: dict[str, str] = {}  # key → ETag
+        self.completed: set[str] = set()  # keys of status.json
         self.jobs: dict[str, tuple[Kind, float]] = {}
+        self.cancelled: set[str] = set()  # IDs of jobs whose cancellation was requested
         self.workers: list[Worker] = []
         self.hired = 0
 
@@ -394,6 +408,14 @@ class DeliveryModel(RuleBasedStateMachine):
     @rule(which=st.integers(0, 9))
     def send_again(self, which: int) -> None:
         self.sqs.send(self._body(list(self.jobs)[which % len(self.jobs)]))
+
+    @precondition(lambda self: self.jobs)
+    @rule(which=st.integers(0, 9), then=MOMENTS)
+    def cancel_job(self, which: int, then: float) -> None:
+        job_id = list(self.jobs)[which % len(self.jobs)]
+        self.cancelled.add(job_id)
+        self.objects[f"{PREFIX}{job_id}/{CANCEL_NAME}"] = StoredObject(b"", "e", {})
+        self.advance(then)
 
     def _body(self, job_id: str) -> str:
         source = (
@@ -496,6 +518,12 @@ class DeliveryModel(RuleBasedStateMachine):
             if key.endswith(MANIFEST_NAME):
                 assert self.manifests.setdefault(key, stored.etag) == stored.etag, f"{key} was published twice"
         assert self.manifests.keys() <= self.objects.keys(), "a result was removed"
+        for key in self.completed:
+            assert self._state(key) == "completed", f"{key} was turned back"
+        self.completed |= {key for key in self.objects if key.endswith(STATUS_NAME) and self._state(key) == "completed"}
+
+    def _state(self, key: str) -> str:
+        return JobStatus.model_validate_json(self.objects[key].body).state
 
     # --- the end --------------------------------------------------------------------------------------------------
 
@@ -529,6 +557,8 @@ class DeliveryModel(RuleBasedStateMachine):
     def _check_the_end(self) -> None:
         assert not self.watch.escaped, "an error escaped"
         published = {json.loads(self.objects[key].body)["job_id"] for key in self.manifests}
+        for job_id in self.jobs:
+            self._check_status(job_id, job_id in published)
         letters: dict[str, set[str]] = {}
         for request in self.sqs.dead:
             failure = json.loads(request["MessageAttributes"]["Failure"]["StringValue"])
@@ -537,9 +567,16 @@ class DeliveryModel(RuleBasedStateMachine):
             job_id = json.loads(message.body)["job_id"]
             self._check_message(message, job_id, job_id in published, letters.get(message.message_id, set()))
 
+    def _check_status(self, job_id: str, published: bool) -> None:
+        """Assert that an end that the status shows did happen. One that it does not show may not have been written."""
+        key = f"{PREFIX}{job_id}/{STATUS_NAME}"
+        state = self._state(key) if key in self.objects else None
+        assert published or state != "completed", f"{job_id} has no result"
+        assert job_id in self.cancelled or state != "cancelled", f"{job_id} was not to be cancelled"
+
     def _check_message(self, message: StoredMessage, job_id: str, published: bool, codes: set[str]) -> None:
         kind = self.jobs[job_id][0]
-        assert published or codes, f"{message} was lost"
+        assert published or codes or job_id in self.cancelled, f"{message} was lost"
         wanted = DEAD_LETTER_CODES.get(kind)
         assert not (published and wanted), f"{message} cannot have a result"
         if message.disturbed:
@@ -589,6 +626,49 @@ def test_worker_paused_beyond_its_lease_publishes_nothing(model: DeliveryModel) 
     assert model.workers[0].loop.paused
     model.start_worker()
     model.stand_still(0, False, then=10.0)
+
+
+def test_delivery_whose_handle_sqs_refuses_ends_without_its_message(model: DeliveryModel) -> None:
+    model.begin(["failing"], 50.0)
+    model.advance(44)
+    model.sqs_behaves("error", 1, "work", then=0.0)  # a second delivery of the message
+    model.start_worker()
+    model.advance(10)
+    assert len(model.sqs.dead) == 1
+
+
+def test_cancelled_job_has_no_result_and_a_later_message_runs(model: DeliveryModel) -> None:
+    model.begin(["fine"], 200.0)
+    model.advance(40)
+    model.cancel_job(0, 60.0)
+    assert not model.sqs.pending()
+    assert not model.manifests
+    key = f"{PREFIX}fine-0/"
+    assert {name.removeprefix(key) for name in model.objects} == {STATUS_NAME}, "neither request nor checkpoints remain"
+    assert model._state(key + STATUS_NAME) == "cancelled"
+    model.send_again(0)
+    model.advance(700)
+    model.nothing_is_broken()
+    assert model._state(key + STATUS_NAME) == "completed"
+
+
+def test_waiting_job_is_cancelled_when_it_is_received(model: DeliveryModel) -> None:
+    model.send_job("fine", 200.0)
+    model.cancel_job(0, 0.0)
+    model.start_worker()
+    model.advance(40)
+    assert not model.sqs.pending()
+    assert model._state(f"{PREFIX}fine-0/{STATUS_NAME}") == "cancelled"
+
+
+def test_cancelled_message_that_could_not_be_deleted_stays_cancelled(model: DeliveryModel) -> None:
+    model.begin(["fine"], 200.0)
+    model.sqs_behaves("ignored", 0, "lost", then=0.0)  # accepted, but the message is delivered again
+    model.cancel_job(0, 60.0)
+    assert model.sqs.pending()
+    model.sqs_behaves("ignored", 0, "work", then=130.0)
+    assert not model.sqs.pending()
+    assert not model.manifests
 
 
 def test_retry_with_a_lost_response_is_not_repeated_on_another_workers_lease(model: DeliveryModel) -> None:

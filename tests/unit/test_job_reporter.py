@@ -7,7 +7,15 @@ import pytest
 
 from daemon.errors import Interrupted
 from daemon.pipeline.__main__ import ALIVE_PERIOD_SECONDS, PROGRESS_PERIOD_SECONDS, Channel, JobReporter
-from daemon.protocol.events import CheckpointSaved, ChunksFiltered, JobWaiting, PipelineEvent, Progress, StageDone
+from daemon.protocol.events import (
+    BackgroundProgress,
+    CheckpointSaved,
+    ChunksFiltered,
+    JobWaiting,
+    PipelineEvent,
+    Progress,
+    StageDone,
+)
 from daemon.protocol.messages import JobEvent, decode
 from tests.support.time.virtual import VirtualTime
 
@@ -50,6 +58,14 @@ def test_progress_is_throttled_except_at_the_end_of_a_stage(poller: Poller) -> N
     assert poller.after(PROGRESS_PERIOD_SECONDS / 2, Progress("asr", 0.2)) == []
     assert poller.after(PROGRESS_PERIOD_SECONDS / 4, Progress("asr", 1.0)) == [Progress("asr", 1.0)]
     assert poller.after(PROGRESS_PERIOD_SECONDS, Progress("align", 0.3)) == [Progress("align", 0.3)]
+
+
+def test_background_progress_is_throttled_by_itself(poller: Poller) -> None:
+    assert poller.after(0, Progress("asr", 0.1)) == [Progress("asr", 0.1)]
+    assert poller.after(0, BackgroundProgress("diarize", 0.1)) == [BackgroundProgress("diarize", 0.1)]
+    assert poller.after(PROGRESS_PERIOD_SECONDS / 2, BackgroundProgress("diarize", 0.2)) == []
+    assert poller.after(PROGRESS_PERIOD_SECONDS / 2, Progress("asr", 0.2)) == [Progress("asr", 0.2)]
+    assert poller.after(0, BackgroundProgress("diarize", 1.5)) == [BackgroundProgress("diarize", 1.0)]
 
 
 def test_fractions_are_clamped(poller: Poller) -> None:

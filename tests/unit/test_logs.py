@@ -20,6 +20,8 @@ from daemon.aws.autoscaling import AutoScalingGroup
 from daemon.config import Settings
 from daemon.errors import NoAudio, QueueUnavailable, StorageUnavailable
 from daemon.jobs.brake import Brake
+from daemon.jobs.cancellation import Cancellation
+from daemon.jobs.job_status import StatusWriter
 from daemon.jobs.processor import Processor
 from daemon.jobs.receive_limiter import WorkEstimate
 from daemon.jobs.tracker import JobTracker
@@ -232,12 +234,16 @@ async def test_delivery_ended_by_an_internal_error_has_its_summary(
             raise ValueError(WORDS)
 
     nobody: Any = None  # a message that is released at once uses none of them
+    settings = make_settings()
+    status = StatusWriter(settings, nobody, Metrics(), JobTracker())
     processor = Processor(
-        make_settings(),
+        settings,
         queue=Broken(),  # type: ignore[arg-type]  # what Processor calls of a Queue
         results=nobody,
         transcriber=nobody,
         publisher=nobody,
+        status=status,
+        cancellation=Cancellation(settings, nobody, status),
         webhooks=nobody,
         tracer=Tracer(),
         metrics=Metrics(),

@@ -119,7 +119,7 @@ def test_event_round_trips() -> None:
         metadata={"für": ["dich", 1, 0.1, None, 10**30], "half": "\ud83d"},
         durations_seconds={"asr": 1.23456},
         warnings=warnings,
-        progress=EventProgress(stage="asr", fraction=0.25),
+        progress=EventProgress(stage="asr", fraction=0.25, overall_fraction=0.2, remaining_seconds=9.5),
         error=EventError(code="c", message="\x00" * 5000, traceback="漢" * 5000),
     )
     stored = entry("https://hooks.example.com/?token=1", before)

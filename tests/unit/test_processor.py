@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from daemon.jobs.brake import Brake
+from daemon.jobs.cancellation import Cancellation
 from daemon.jobs.delivery import DeliveryResult
+from daemon.jobs.job_status import StatusWriter
 from daemon.jobs.processor import Processor
 from daemon.jobs.receive_limiter import WorkEstimate
 from daemon.jobs.tracker import JobTracker
@@ -26,13 +28,16 @@ class BrokenBrake(Brake):
 async def test_each_observer_is_notified_once(brake: type[Brake], caplog: pytest.LogCaptureFixture) -> None:
     nobody: Any = None  # a message that is released at once uses none of them
     queue: Any = FakeQueue()
-    metrics, record = Metrics(), JobTracker()
+    metrics, record, settings = Metrics(), JobTracker(), some_settings()
+    status = StatusWriter(settings, nobody, metrics, record)
     processor = Processor(
-        some_settings(),
+        settings,
         queue=queue,
         results=nobody,
         transcriber=nobody,
         publisher=nobody,
+        status=status,
+        cancellation=Cancellation(settings, nobody, status),
         webhooks=nobody,
         tracer=Tracer(),
         metrics=metrics,

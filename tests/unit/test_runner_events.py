@@ -7,7 +7,15 @@ import pytest
 from daemon.jobs.progress import JobProgress
 from daemon.jobs.receive_limiter import WorkEstimate
 from daemon.jobs.runner_events import RunnerEvents
-from daemon.protocol.events import BatchDecoded, CheckpointSaved, ChunksFiltered, JobWaiting, Progress, StageDone
+from daemon.protocol.events import (
+    BackgroundProgress,
+    BatchDecoded,
+    CheckpointSaved,
+    ChunksFiltered,
+    JobWaiting,
+    Progress,
+    StageDone,
+)
 from daemon.telemetry.metrics import Metrics
 from daemon.telemetry.spans import Span
 from tests.support.monitoring.samples import samples_of
@@ -32,7 +40,7 @@ class Handled:
         self.span = RecordingSpan()
         self.progress = JobProgress()
         self.estimate = WorkEstimate()
-        self.reported: list[tuple[str, float]] = []
+        self.reported: list[tuple[str, float | None]] = []
         self.done: list[tuple[str, float]] = []
         self.checkpoints: list[str] = []
         self.handle = RunnerEvents(
@@ -40,13 +48,13 @@ class Handled:
             self.span,
             self.progress,
             self.estimate,
-            on_progress=lambda *event: self.reported.append(event),
+            on_progress=lambda: self.reported.append((self.progress.stage, self.progress.fraction)),
             on_stage_done=lambda *event: self.done.append(event),
             on_checkpoint=self.checkpoints.append,
             clock=self.clock,
         )
 
-    def after(self, seconds: float, *events: Progress | JobWaiting | StageDone) -> None:
+    def after(self, seconds: float, *events: Progress | BackgroundProgress | JobWaiting | StageDone) -> None:
         self.clock.now += seconds
         for event in events:
             self.handle(event)
@@ -82,6 +90,16 @@ def test_waiting_for_other_jobs_counts_for_the_stage(job: Handled) -> None:
     assert job.progress.stages["asr"].seconds == 20
     assert (job.progress.stage, job.progress.fraction, job.progress.reported_at) == ("asr", 0.5, job.clock.now)
     assert job.reported == [("asr", 0.0), ("asr", 0.5)], "no event for webhooks"
+
+
+def test_background_stage_progresses_beside_the_current_one(job: Handled) -> None:
+    job.after(0, Progress("asr", 0.0), BackgroundProgress("diarize", 0.0))
+    job.after(10, BackgroundProgress("diarize", 0.5))
+    assert (job.progress.stage, job.progress.fraction) == ("asr", 0.0)
+    assert (job.progress.stages["diarize"].fraction, job.progress.stages["diarize"].seconds) == (0.5, 10)
+    assert job.span.steps == [("wait", 0, None)], "its step ends with StageDone"
+    assert job.estimate.remaining_fraction == pytest.approx(1 - 0.5 / 4)
+    assert len(job.reported) == 3
 
 
 def test_heartbeat_before_any_stage_is_ignored(job: Handled) -> None:

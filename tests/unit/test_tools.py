@@ -23,6 +23,7 @@ from daemon.demo.aws import EmbeddedAws
 from daemon.errors import InvalidJob
 from daemon.jobs.delivery_log import DeliveryLog, DeliveryRecord
 from daemon.jobs.validation import parse_job
+from daemon.schema.job_status import JobStatus, StatusError
 
 JOB = '{"job_id": "a", "input": {"bucket": "media", "key": "k"}%s}'
 
@@ -123,19 +124,52 @@ def test_state_of_a_job_is_described() -> None:
     failed = begun.end("m", 1, "retried", "runner_crashed", message="it died", consumes_attempt=True)
     said = str(JobState(deliveries=failed.deliveries))
     assert said == "waiting for the next delivery; attempt 1 was retried (runner_crashed: it died)"
-    again = JobState(deliveries=failed.begin(second).deliveries, parts=("speakers ×1",))
-    assert "attempt 2; checkpoints: speakers ×1" in str(again)
-    assert not again.failed
+    again = JobState(deliveries=failed.begin(second).deliveries)
+    assert "on w, attempt 2" in str(again)
+    assert again.failure is None
     over = failed.begin(second).end("m", 2, "dead_lettered", "runner_crashed", consumes_attempt=True)
-    assert JobState(deliveries=over.deliveries).failed
+    failure = JobState(deliveries=over.deliveries).failure
+    assert failure
+    assert failure.code == "runner_crashed"
+
+
+def test_status_of_a_job_is_described() -> None:
+    status = JobStatus(
+        job_id="j",
+        state="running",
+        attempt=2,
+        stage="asr",
+        stage_fraction=0.42,
+        overall_fraction=0.27,
+        remaining_seconds=190,
+        error=None,
+        message_id="m",
+        receive_count=3,
+        worker_id="gpu-1",
+        started_at="",
+        updated_at="",
+    )
+    said = "27%: recognizing speech (42%), about 3m left; on gpu-1, attempt 2"
+    assert str(JobState(status=status)) == said
+    unknown = status.model_copy(update={"stage": "new", "stage_fraction": None, "remaining_seconds": None})
+    assert str(JobState(status=unknown)) == "27%: new; on gpu-1, attempt 2"
+    for state in ("failed", "cancelled"):
+        ended = JobState(status=status.model_copy(update={"state": state, "error": StatusError(code="c", message="m")}))
+        assert ended.failure == StatusError(code="c", message="m")
+    assert JobState(status=status.model_copy(update={"state": "interrupted"})).failure is None
 
 
 def test_terminal_gets_one_line_that_is_updated() -> None:
     screen = StringIO()
     with Display(Console(file=screen, force_terminal=True, width=120), "job-1") as display:
         display.show("waiting: [red] is no markup")
-    assert "job-1: waiting: [red] is no markup" in screen.getvalue()
-    assert "%" not in screen.getvalue()
+        assert display._bar
+        display._bar.refresh()
+        assert "job-1: waiting: [red] is no markup" in screen.getvalue()
+        assert "%" not in screen.getvalue()
+        display.show("27%: recognizing speech", 0.27)
+    assert "job-1: 27%: recognizing speech" in screen.getvalue()
+    assert "waiting" not in screen.getvalue().rpartition("27%")[2]
 
 
 def test_times() -> None:

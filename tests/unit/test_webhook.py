@@ -161,11 +161,16 @@ async def test_completed_event_arrives_complete_and_signed() -> None:
 
 
 def test_every_key_is_present_in_every_event() -> None:
-    progress = WebhookEvent.of(job(), "progress", attempt=1, progress=EventProgress(stage="asr", fraction=0.25))
+    progress = WebhookEvent.of(
+        job(),
+        "progress",
+        attempt=1,
+        progress=EventProgress(stage="asr", fraction=0.25, overall_fraction=0.2, remaining_seconds=9.5),
+    )
     unknown_input = event("failed", error=EventError(code="invalid_message", message="no input"))
     first, second = (json.loads(one.body())["data"] for one in (progress, unknown_input))
     assert list(first) == list(second)
-    assert first["progress"] == {"stage": "asr", "fraction": 0.25}
+    assert first["progress"] == {"stage": "asr", "fraction": 0.25, "overall_fraction": 0.2, "remaining_seconds": 9.5}
     assert first["output"] == {"bucket": "results", "prefix": "transcripts/job-1/", "manifest": None, "files": {}}
     assert second["input"] is None
     assert second["error"] == {"code": "invalid_message", "message": "no input", "traceback": None}
@@ -406,7 +411,15 @@ async def test_newer_progress_replaces_older() -> None:
         await receiver.wait_for(1)
         for percent in (10, 20, 30):
             await asyncio.sleep(0.001)  # longer than the throttle interval
-            sender.send(receiver.url, event("progress", progress=EventProgress(stage="asr", fraction=percent / 100)))
+            sender.send(
+                receiver.url,
+                event(
+                    "progress",
+                    progress=EventProgress(
+                        stage="asr", fraction=percent / 100, overall_fraction=0, remaining_seconds=None
+                    ),
+                ),
+            )
         answer.set()
         assert await sender.drain(PATIENCE_SECONDS) == 0
     assert receiver.types == ["job.started", "job.progress"]

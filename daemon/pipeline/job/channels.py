@@ -11,7 +11,7 @@ import numpy as np
 
 from daemon.pipeline.checkpoints.store import Checkpoints
 from daemon.pipeline.runtime.reporter import Reporter
-from daemon.protocol.events import STAGES, PipelineEvent, Progress, StageDone
+from daemon.protocol.events import STAGES, BackgroundProgress, PipelineEvent, Progress, StageDone
 from daemon.schema.transcript import NO_SPEECH_FOUND, Models, Segment, Transcript, TranscriptWarning
 
 # Run the whole job on one channel: float32, 16 kHz.
@@ -53,6 +53,8 @@ class ChannelReporter:
         match event:
             case Progress(stage, fraction):
                 self._reporter.emit(Progress(stage, (self._index + fraction) / self._count))
+            case BackgroundProgress(stage, fraction):
+                self._reporter.emit(BackgroundProgress(stage, (self._index + fraction) / self._count))
             case StageDone():
                 pass  # a stage is done only once all channels have finished it
             case _:

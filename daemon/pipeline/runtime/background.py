@@ -10,13 +10,16 @@ from daemon.errors import Interrupted
 from daemon.pipeline.runtime.batcher import LOOK_SECONDS
 from daemon.pipeline.runtime.reporter import Reporter
 from daemon.pipeline.runtime.work import StageTimer
-from daemon.protocol.events import JobWaiting, PipelineEvent, Progress, StageDone
+from daemon.protocol.events import BackgroundProgress, JobWaiting, PipelineEvent, Progress, StageDone
 
 T = TypeVar("T")
 
 
 class _BufferedReporter:
-    """Hold the stage's progress back until the job waits for it: observers see a job in one stage at a time."""
+    """Report the stage's progress as that of a background stage, and keep it for the time when the job waits for it.
+
+    Background progress does not reset the stall deadline, so that a hang of the job's own stage is detected.
+    """
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
@@ -26,8 +29,9 @@ class _BufferedReporter:
 
     def emit(self, event: PipelineEvent) -> None:
         match event:
-            case Progress(_, fraction):
+            case Progress(stage, fraction):
                 self.fraction, self.has_moved = fraction, True
+                self._reporter.emit(BackgroundProgress(stage, fraction))
             case JobWaiting():
                 self.has_moved = True
             case StageDone():

@@ -61,7 +61,7 @@ def _failures() -> list[Json]:
             "released: the daemon was shutting down. abandoned: the lease was lost. Neither is a failure, but leases should "
             "not be lost.",
             Query(
-                newly("transcriptd_deliveries_total", "outcome", 'outcome=~"released|abandoned"') + " > 0",
+                newly("transcriptd_deliveries_total", "outcome", 'outcome=~"released|abandoned|cancelled"') + " > 0",
                 "{{outcome}}",
             ),
             unit="short",

@@ -23,6 +23,7 @@ EXCEPTIONS = {
     "storage_unavailable": AWS,
     "queue_unavailable": AWS,
     "internal_error": OURS,
+    "cancelled": SENDER,
 }
 
 

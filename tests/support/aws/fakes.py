@@ -343,5 +343,42 @@ class FakeStorage(Storage):
             raise StorageUnavailable(f"S3 failed: {error}") from error
 
 
+class MemoryStorage(Storage):
+    """S3 in memory, without time. Conditional writes are honoured."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, StoredObject] = {}
+        self.written: list[bytes] = []  # bodies, in order
+        self.down = False  # writes fail
+
+    async def read(self, bucket: str, key: str, max_bytes: int = MAX_READ_BYTES) -> StoredObject | None:
+        return self.objects.get(key)
+
+    async def write(
+        self,
+        bucket: str,
+        key: str,
+        body: bytes,
+        content_type: str = "application/json",
+        *,
+        only_if_absent: bool = False,
+        only_if_etag: str | None = None,
+        metadata: dict[str, str] | None = None,
+        tag: str | None = None,
+    ) -> str | None:
+        if self.down:
+            raise StorageUnavailable("S3 failed")
+        there = self.objects.get(key)
+        if (only_if_absent and there) or (only_if_etag and (not there or there.etag != only_if_etag)):
+            return None
+        self.put(key, body)
+        self.written.append(body)
+        return self.objects[key].etag
+
+    def put(self, key: str, body: bytes) -> None:
+        """Write as someone else does."""
+        self.objects[key] = StoredObject(body, uuid.uuid4().hex, {})
+
+
 def _refused(operation: str, code: str) -> ClientError:
     return ClientError({"Error": {"Code": code, "Message": "switched on by the test"}}, operation)
