@@ -90,6 +90,11 @@ class UnknownLanguage(InvalidJob):
     hint = "Use a Whisper language code such as `en`, or null to detect it."
 
 
+class LanguageConflict(InvalidJob):
+    code = "language_conflict"
+    hint = "Give options.language to name the language, or options.languages to restrict its detection, but not both."
+
+
 class UnknownFormat(InvalidJob):
     code = "unknown_format"
     hint = "Use the formats that docs/results.md lists."
@@ -201,6 +206,12 @@ class MediaTooLong(TranscriptdError):
     code = "media_too_long"
     on_failure = OnFailure.DEAD_LETTER
     hint = "Split the recording, or raise TRANSCRIPTD_MAX_MEDIA_SECONDS."
+
+
+class ClipOutOfRange(TranscriptdError):
+    code = "clip_out_of_range"
+    on_failure = OnFailure.DEAD_LETTER
+    hint = "The recording ends before input.start_seconds: correct the time, or remove it."
 
 
 class DecodeLimit(TranscriptdError):

@@ -63,7 +63,9 @@ def submit(arguments: Namespace) -> int:
 
 
 def _message(arguments: Namespace, job_id: str, bucket: str, key: str) -> str:
-    message: dict[str, Any] = {"job_id": job_id, "input": {"bucket": bucket, "key": key}}
+    times = {"start_seconds": arguments.start, "end_seconds": arguments.end}
+    source = {"bucket": bucket, "key": key} | {name: value for name, value in times.items() if value is not None}
+    message: dict[str, Any] = {"job_id": job_id, "input": source}
     if arguments.format is not None:
         message["options"] = {"formats": list(dict.fromkeys(("json", arguments.format)))}
     try:

@@ -10,6 +10,7 @@ from daemon.config import Settings
 from daemon.errors import BucketNotAllowed, InvalidJob, InvalidJson, PrefixNotAllowed
 from daemon.jobs.option_defaults import fill_in
 from daemon.jobs.refusal import json_type, refusal
+from daemon.media.clip import Clip
 from daemon.schema.job import (
     CHECKPOINTS,
     JOB_ID,
@@ -19,6 +20,7 @@ from daemon.schema.job import (
     MAX_METADATA_BYTES,
     MAX_METADATA_DEPTH,
     MAX_PREFIX_BYTES,
+    Input,
     Job,
     Message,
     Webhook,
@@ -48,7 +50,7 @@ def parse_job(body: str, settings: Settings) -> Job:
         input=message.input,
         output_bucket=output_bucket,
         output_prefix=_place(message, settings),
-        options=fill_in(message.options, settings),
+        options=fill_in(message.options, settings, _clip(message.input)),
         webhook_url=_webhook_url(message.webhook, settings),
         metadata=message.metadata,
     )
@@ -106,6 +108,15 @@ def _check_key(key: str) -> None:
         level += -1 if part == ".." else 1
         if level < 0:
             raise InvalidJob(f"input.key {clip(key)} leads out of its bucket with `..`; use the object's own key")
+
+
+def _clip(source: Input) -> Clip:
+    start_seconds, end_seconds = source.start_seconds or 0.0, source.end_seconds
+    if end_seconds is not None and end_seconds <= start_seconds:
+        raise InvalidJob(
+            f"input.end_seconds ({end_seconds:g}) is not after input.start_seconds ({start_seconds:g}); correct one of the two"
+        )
+    return Clip(start_seconds, end_seconds)
 
 
 def _reject_constant(name: str) -> float:

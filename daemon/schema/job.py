@@ -17,6 +17,7 @@ MAX_METADATA_BYTES = 16 * 1024
 MAX_METADATA_DEPTH = 64
 MAX_KEY_BYTES = 1024  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
 MAX_PREFIX_BYTES = 512
+MAX_CLIP_SECONDS = 1_000_000  # 11 days
 
 # Part of S3 keys, file names and log lines, so only these characters are allowed; never `.` or `..`.
 JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -33,6 +34,12 @@ class Input(ContractModel):
     bucket: Bucket
     key: str = Field(min_length=1, max_length=MAX_KEY_BYTES)
     version_id: str | None = Field(None, max_length=1024)
+    start_seconds: float | None = Field(
+        None, ge=0, le=MAX_CLIP_SECONDS, description="transcribe from this time of the recording; null is its start"
+    )
+    end_seconds: float | None = Field(
+        None, gt=0, le=MAX_CLIP_SECONDS, description="transcribe up to this time of the recording; null is its end"
+    )
 
 
 class Output(ContractModel):
