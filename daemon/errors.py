@@ -80,6 +80,16 @@ class InvalidJobId(InvalidJob):
     hint = "Use 1 to 128 of A-Z a-z 0-9 . _ - and start with a letter or digit."
 
 
+class SeveralRecords(InvalidJob):
+    code = "several_records"
+    hint = "Send each record of the S3 notification in its own message, as S3 does."
+
+
+class UnknownProfile(InvalidJob):
+    code = "unknown_profile"
+    hint = "Use a profile of the file that TRANSCRIPTD_PROFILES names, or none."
+
+
 class UnknownModel(InvalidJob):
     code = "unknown_model"
     hint = "Use a model that this deployment offers (TRANSCRIPTD_MODELS)."

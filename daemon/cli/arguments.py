@@ -88,6 +88,7 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="job option, e.g. model=large-v3; VALUE is JSON, or plain text if it does not parse",
     )
+    parser.add_argument("--profile", metavar="NAME", help="a profile of the deployment, for options that are not given")
     parser.add_argument(
         "--start", type=duration, metavar="TIME", help="transcribe from this time of the recording, e.g. 90s or 1.5h"
     )

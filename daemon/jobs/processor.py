@@ -19,7 +19,7 @@ from daemon.jobs.brake import Brake
 from daemon.jobs.conflict import require_same_work
 from daemon.jobs.delivery import Accepted, Claim, DeliveryResult, LiveDelivery, Published, Valid
 from daemon.jobs.delivery_log import DeliveryLog
-from daemon.jobs.disposition import Delete, Disposition, choose_disposition, is_last_delivery
+from daemon.jobs.disposition import Delete, Disposition, Ignore, choose_disposition, is_last_delivery
 from daemon.jobs.late_outcomes import LateOutcomes
 from daemon.jobs.lease import Lease
 from daemon.jobs.notifications import progress_event, started_event
@@ -33,6 +33,7 @@ from daemon.jobs.tracker import JobTracker
 from daemon.jobs.transcriber import Transcriber
 from daemon.jobs.validation import parse_job
 from daemon.schema.job import Job
+from daemon.schema.notifications import NotAJob
 from daemon.telemetry.logs import bind, log_context
 from daemon.telemetry.metrics import Metrics
 from daemon.telemetry.redaction import describe_with_type, safe_message
@@ -129,6 +130,8 @@ class Processor:
         """Process the job under the lease. Return the disposition of the message."""
         try:
             return Delete(await delivery.claim.lease.hold(self._work(delivery), interrupt))
+        except NotAJob as ignored:
+            return Ignore(ignored.reason)
         except TranscriptdError as error:
             failure = error
         except Exception as error:  # a bug in the daemon: retried until the attempts are used up

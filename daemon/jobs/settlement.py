@@ -11,7 +11,7 @@ from daemon.aws.sqs import Queue
 from daemon.config import Settings
 from daemon.errors import MessageGone, QueueRefused, QueueUnavailable, TranscriptdError
 from daemon.jobs.delivery import Accepted, DeliveryResult, LiveDelivery, Obstacle, Published, Resource
-from daemon.jobs.disposition import Abandon, DeadLetter, Delete, Disposition, Release, Retry
+from daemon.jobs.disposition import Abandon, DeadLetter, Delete, Disposition, Ignore, Release, Retry
 from daemon.jobs.late_outcomes import LateOutcomes
 from daemon.jobs.lease import Lease
 from daemon.jobs.notifications import completed_event, failed_event, webhook_url
@@ -58,6 +58,8 @@ class Settlement:
         match disposition:
             case Delete(published):
                 return end("published" if published.ours else "duplicate", manifest=published.manifest)
+            case Ignore(reason):
+                return end(reason.value)
             case Retry(error) | Release(error) | DeadLetter(error) | Abandon(error):
                 return end(error.code, error=error, failed_in=stage)
 
@@ -67,7 +69,7 @@ class Settlement:
         If S3 does not store it now, the outcome is recorded later.
         """
         accepted, message = delivery.reached, delivery.message
-        if not isinstance(accepted, Accepted) or isinstance(disposition, Delete):
+        if not isinstance(accepted, Accepted) or isinstance(disposition, Delete | Ignore):
             return
         consumes_attempt = isinstance(disposition, Retry | DeadLetter) and disposition.error.consumes_attempt
         record = partial(
@@ -107,6 +109,8 @@ class Settlement:
                 obstacle, webhook = await self._notify_completed(published, delivery)
                 # If the event is not secured, keep the message: its next delivery finds the manifest and sends it again.
                 obstacle = obstacle or await self._delete(delivery)
+            case Ignore():
+                obstacle = await self._delete(delivery)
             case Retry(_, delay_seconds):
                 obstacle = await self._retry_until_lease_ends(
                     lease, Resource.QUEUE, lambda: queue.retry(message, delay_seconds), gone_after_seconds=delay_seconds

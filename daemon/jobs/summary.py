@@ -12,6 +12,7 @@ log = logging.getLogger("transcriptd.summary")
 # INFO: expected. WARNING: handled. ERROR: needs attention.
 LEVELS = {
     "published": logging.INFO,
+    "ignored": logging.INFO,
     "released": logging.INFO,
     "retried": logging.WARNING,
     "abandoned": logging.WARNING,

@@ -7,15 +7,14 @@ from pydantic import JsonValue, ValidationError
 
 from daemon.bucket_settings import allows
 from daemon.config import Settings
-from daemon.errors import BucketNotAllowed, InvalidJob, InvalidJson, PrefixNotAllowed
+from daemon.errors import BucketNotAllowed, ConfigError, InvalidJob, PrefixNotAllowed
+from daemon.jobs.message_forms import job_fields, read_form
 from daemon.jobs.option_defaults import fill_in
-from daemon.jobs.refusal import json_type, refusal
+from daemon.jobs.refusal import refusal
 from daemon.media.clip import Clip
 from daemon.schema.job import (
     CHECKPOINTS,
     JOB_ID,
-    MAX_BODY_CHARACTERS,
-    MAX_FIELDS,
     MAX_KEY_BYTES,
     MAX_METADATA_BYTES,
     MAX_METADATA_DEPTH,
@@ -25,6 +24,7 @@ from daemon.schema.job import (
     Message,
     Webhook,
 )
+from daemon.schema.notifications import NotAJob
 from daemon.schema.wording import clip
 from daemon.webhooks.ssrf import check_webhook_url
 
@@ -32,9 +32,10 @@ from daemon.webhooks.ssrf import check_webhook_url
 def parse_job(body: str, settings: Settings) -> Job:
     """Parse and validate a message body.
 
-    Raises an InvalidJob subclass that names the field, what is wrong with it, and what to do.
+    Raises an InvalidJob subclass that names the field, what is wrong with it, and what to do; NotAJob for a notification
+    that announces no recording.
     """
-    message = _validate(_json_object(body))
+    message = _validate(job_fields(read_form(body), settings))
     _check_metadata(message.metadata)
     _check_key(message.input.key)
     input_bucket = message.input.bucket
@@ -56,11 +57,25 @@ def parse_job(body: str, settings: Settings) -> Job:
     )
 
 
+def check_profiles(settings: Settings) -> None:
+    """Raise ConfigError unless each profile makes valid jobs. Call before the daemon receives anything."""
+    problems = []
+    for profile in settings.profiles:
+        bucket = profile.bucket or next((name for name in settings.input_buckets if name != "*"), "any")
+        message = {"job_id": "profile", "input": {"bucket": bucket, "key": "key"}, "profile": profile.name}
+        try:
+            parse_job(json.dumps(message), settings)
+        except InvalidJob as error:
+            problems.append(f"profile {profile.name}: {error.message}")
+    if problems:
+        raise ConfigError("TRANSCRIPTD_PROFILES: " + "\n  ".join(problems))
+
+
 def peek_job_id(body: str) -> str | None:
     """Return the job_id of a body that may be invalid otherwise, so that its failure can be reported."""
     try:
-        job_id = _json_object(body).get("job_id")
-    except InvalidJob:
+        job_id = read_form(body).fields.get("job_id")
+    except (InvalidJob, NotAJob):
         return None
     return job_id if isinstance(job_id, str) and JOB_ID.fullmatch(job_id) else None
 
@@ -68,9 +83,9 @@ def peek_job_id(body: str) -> str | None:
 def peek_webhook_url(body: str, settings: Settings) -> str | None:
     """Return the webhook URL of a body that may be invalid otherwise. Only an allowed URL is returned."""
     try:
-        webhook = Webhook.model_validate(_json_object(body).get("webhook"))
+        webhook = Webhook.model_validate(job_fields(read_form(body), settings).get("webhook"))
         return _webhook_url(webhook, settings)
-    except (InvalidJob, ValidationError):
+    except (InvalidJob, NotAJob, ValidationError):
         return settings.webhook_url
 
 
@@ -117,40 +132,6 @@ def _clip(source: Input) -> Clip:
             f"input.end_seconds ({end_seconds:g}) is not after input.start_seconds ({start_seconds:g}); correct one of the two"
         )
     return Clip(start_seconds, end_seconds)
-
-
-def _reject_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _json_object(body: str) -> dict[str, Any]:
-    """Parse a body. Its size and numbers of fields are bounded, because parsing and validation block the event loop."""
-    if len(body) > MAX_BODY_CHARACTERS:
-        raise InvalidJson(
-            f"the body has {len(body)} characters, the limit is {MAX_BODY_CHARACTERS}; send references to large data"
-        )
-    try:
-        data = json.loads(body, parse_constant=_reject_constant)
-    except (ValueError, RecursionError) as error:
-        raise InvalidJson(f"the body is not JSON ({error}); send one JSON object") from error
-    if not isinstance(data, dict):
-        raise InvalidJson(f"the body is a JSON {json_type(data)}; send one JSON object")
-    _check_number_of_fields(data)
-    return data
-
-
-def _check_number_of_fields(body: dict[str, Any]) -> None:
-    """Reject objects with very many fields, each of which would become a separate error. Metadata is the caller's.
-
-    The contract has no deeper objects than these: anything else in their place is one error.
-    """
-    objects = [("the body", body), *((name, value) for name, value in body.items() if name != "metadata")]
-    if isinstance(options := body.get("options"), dict):
-        objects.append(("options.subtitles", options.get("subtitles")))
-    for name, value in objects:
-        if isinstance(value, dict) and len(value) > MAX_FIELDS:
-            where = name if name == "the body" else clip(name)
-            raise InvalidJob(f"{where} has {len(value)} fields, the limit is {MAX_FIELDS}; remove the unknown ones")
 
 
 def _validate(data: dict[str, Any]) -> Message:

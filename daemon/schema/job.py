@@ -22,6 +22,8 @@ MAX_CLIP_SECONDS = 1_000_000  # 11 days
 # Part of S3 keys, file names and log lines, so only these characters are allowed; never `.` or `..`.
 JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
+PROFILE_NAME = "[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
+
 # Below a job's place: state that is removed when the job is finished. No job may have its place there.
 CHECKPOINTS = "checkpoints/"
 
@@ -65,11 +67,19 @@ class Message(ContractModel):
     input: Input
     output: Output = Output()
     options: Options = Options()
+    profile: str | None = Field(
+        None, pattern=f"^{PROFILE_NAME}$", description="a profile of the deployment, for what the message leaves out"
+    )
     webhook: Webhook | None = None
     metadata: dict[str, JsonValue] = Field(
         default_factory=dict,
         description=f"echoed in webhooks and manifest; at most {MAX_METADATA_BYTES} bytes as JSON, nested at most {MAX_METADATA_DEPTH} deep",
     )
+
+
+def plain_name(name: str) -> str:
+    """Reduce a file name to characters of job IDs, beginning with a letter or digit."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip("._-") or "recording"
 
 
 class Job(ContractModel):

@@ -236,11 +236,11 @@ EARLIER = {"job_id": "job-1", "s3_bucket": "media", "object_key": "a.wav", "lang
 }
 REFUSED |= {
     "an earlier worker's message": (
-        json.dumps(EARLIER),
+        json.dumps(EARLIER | {"callback_url": "https://app.example.com/"}),
         "unknown_field",
         'unknown fields: "s3_bucket" (use "input.bucket"), "object_key" (use "input.key"), "language" (use '
         '"options.language"), "model_size" (use "options.model"), "do_diarize" (use "options.diarize"), "min_speakers" '
-        '(use "options.min_speakers"), "max_speakers" (use "options.max_speakers")',
+        '(use "options.min_speakers"), "max_speakers" (use "options.max_speakers"), "callback_url" (use "webhook.url")',
     ),
     "a field of another object": (a_message(prefix="a/"), "unknown_field", 'field "prefix"; use "output.prefix"'),
     "a field of two other objects": (
@@ -627,3 +627,11 @@ def test_another_part_of_a_recording_is_another_job() -> None:
 def test_allowed_languages(wishes: dict[str, Any], expected: tuple[str | None, list[str]]) -> None:
     found = parse_job(options(**wishes), SETTINGS).options
     assert (found.language, found.languages) == expected
+
+
+def test_message_of_the_original_worker_is_accepted() -> None:
+    same = a_message(options={"language": "en", "model": "base", "diarize": True, "min_speakers": 2, "max_speakers": 6})
+    assert parse_job(json.dumps(EARLIER), SETTINGS) == parse_job(same, SETTINGS)
+    nothing = dict.fromkeys(set(EARLIER) - {"job_id", "s3_bucket", "object_key"})
+    assert parse_job(json.dumps(EARLIER | nothing), SETTINGS) == parse_job(a_message(), SETTINGS)
+    assert peek_job_id(json.dumps(EARLIER)) == "job-1"
