@@ -281,7 +281,7 @@ def test_parts_of_a_profile_can_be_replaced_one_by_one() -> None:
 def test_wrong_message_with_a_profile_is_refused_by_its_own_fault() -> None:
     with pytest.raises(InvalidJob, match="options"):
         parse_job(a_message(profile="calls", options=[]), SETTINGS)
-    with pytest.raises(InvalidJob, match='"modle"|modle'):
+    with pytest.raises(InvalidJob, match="modle"):
         parse_job(a_message(profile="calls", options={"modle": 1}), SETTINGS)
     with pytest.raises(InvalidJob, match="profile"):
         parse_job(a_message(profile="../x"), some_settings())
