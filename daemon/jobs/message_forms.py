@@ -68,7 +68,7 @@ def job_fields(form: MessageForm, settings: Settings) -> dict[str, Any]:
     Raises NotAJob for an object that transcriptd wrote, and UnknownProfile.
     """
     if form.created and _is_own(form.created, settings):
-        raise NotAJob(Ignored.OWN_OBJECT)
+        raise NotAJob(Ignored.OWN_OBJECT, form.created.key)
     fields = named_profile(form, settings)
     name = fields.get("profile")
     if not isinstance(name, str):  # none, or invalid

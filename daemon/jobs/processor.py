@@ -33,7 +33,7 @@ from daemon.jobs.tracker import JobTracker
 from daemon.jobs.transcriber import Transcriber
 from daemon.jobs.validation import parse_job
 from daemon.schema.job import Job
-from daemon.schema.notifications import NotAJob
+from daemon.schema.notifications import Ignored, NotAJob
 from daemon.telemetry.logs import bind, log_context
 from daemon.telemetry.metrics import Metrics
 from daemon.telemetry.redaction import describe_with_type, safe_message
@@ -131,6 +131,11 @@ class Processor:
         try:
             return Delete(await delivery.claim.lease.hold(self._work(delivery), interrupt))
         except NotAJob as ignored:
+            own = (
+                ignored.reason is Ignored.OWN_OBJECT
+            )  # several for each job, if results are in the bucket of recordings
+            level = logging.DEBUG if own else logging.INFO
+            log.log(level, "notification ignored", extra={"reason": ignored.reason.value, "key": ignored.key})
             return Ignore(ignored.reason)
         except TranscriptdError as error:
             failure = error

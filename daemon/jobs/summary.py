@@ -30,7 +30,7 @@ def log_finished(ended: DeliveryResult) -> None:
         LEVELS[ended.outcome],
         "job finished",
         extra={
-            "job_id": job.job_id if job else peek_job_id(delivery.message.body),
+            "job_id": job.job_id if job else None if ended.outcome == "ignored" else peek_job_id(delivery.message.body),
             "outcome": ended.outcome,
             "reason": ended.reason,
             "settled": ended.settled,

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote_plus
 
 from daemon.errors import InvalidJob, SeveralRecords
-from daemon.schema.job import plain_name
+from daemon.schema.job import MAX_KEY_BYTES, plain_name
 from daemon.schema.wording import clip
 
 MAX_NAME_CHARS = 60
@@ -31,9 +31,10 @@ class Ignored(StrEnum):
 class NotAJob(Exception):
     """Raised for a message that is deleted without a job."""
 
-    def __init__(self, reason: Ignored) -> None:
+    def __init__(self, reason: Ignored, key: str | None = None) -> None:
         super().__init__(reason.value)
         self.reason = reason
+        self.key = None if key is None else key[:MAX_KEY_BYTES]  # of the object, for the log
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ def _from_eventbridge(body: dict[str, Any]) -> CreatedObject:
 
 def _created(bucket: str, key: str, details: dict[str, Any], version: object, etag: object) -> CreatedObject:
     if details.get("size") == 0 or key.endswith("/"):
-        raise NotAJob(Ignored.EMPTY_OBJECT)
+        raise NotAJob(Ignored.EMPTY_OBJECT, key)
     version_id = version if isinstance(version, str) and version not in ("", "null") else None
     return CreatedObject(bucket, key, version_id, etag if isinstance(etag, str) else "")
 

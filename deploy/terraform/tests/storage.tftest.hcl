@@ -127,7 +127,6 @@ run "notifications_of_the_created_bucket" {
 
   variables {
     recording_prefixes = [{ prefix = "calls/" }, { prefix = "meetings/" }]
-    profiles           = "[calls]\nprefix = \"calls/\"\n"
   }
 
   assert {
@@ -146,18 +145,13 @@ run "notifications_of_the_created_bucket" {
   }
 
   assert {
-    condition = { for key, policy in data.aws_iam_policy_document.queue : key => [for statement in policy.statement : one(statement.condition).values if statement.sid == "Notifications"] } == {
+    condition = jsonencode({ for key, policy in data.aws_iam_policy_document.queue : key => [for statement in policy.statement : one(statement.condition).values if statement.sid == "Notifications"] }) == jsonencode({
       jobs       = [["arn:aws:events:eu-central-1:123456789012:rule/transcriptd-transcriptd-input-123456789012-eu-central-1"]]
       jobs-dlq   = [["arn:aws:events:eu-central-1:123456789012:rule/transcriptd-transcriptd-input-123456789012-eu-central-1"]]
       outbox     = []
       outbox-dlq = []
-    }
+    })
     error_message = "Only the rule may send, and only jobs and dead letters."
-  }
-
-  assert {
-    condition     = strcontains(base64decode(aws_launch_template.this.user_data), "TRANSCRIPTD_PROFILES=\"/etc/transcriptd/profiles.toml\"") && strcontains(base64decode(aws_launch_template.this.user_data), "[calls]\nprefix = \"calls/\"\n")
-    error_message = "Instances have the profiles."
   }
 }
 
