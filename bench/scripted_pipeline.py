@@ -112,6 +112,7 @@ class ScriptedPipeline:
             language="en",
             language_probability=None,
             language_probabilities={},
+            start_seconds=0.0,
             duration_seconds=duration,
             speakers=[speaker] if speaker else [],
             speaker_embeddings=None,

@@ -18,6 +18,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 from daemon.bucket_settings import BucketSettings, Names
 from daemon.credential_files import CredentialSettings
 from daemon.errors import ConfigError
+from daemon.profile_settings import Profiles
 from daemon.schema.catalog import MODELS
 from daemon.schema.device_names import check_device_names
 from daemon.schema.options import Format, PersonalData
@@ -83,6 +84,10 @@ class Settings(BucketSettings, CredentialSettings):
     # Storage
     input_buckets: Names = Field(
         ("*",), description="buckets that jobs may read from; with `*`, only the instance role limits them"
+    )
+    profiles: Profiles = Field(
+        (),
+        description="path of a TOML file with profiles, for notifications of S3 and messages that name one (publishing.md)",
     )
     storage_timeout_seconds: float = Field(
         30,

@@ -81,6 +81,16 @@ class InvalidJobId(InvalidJob):
     hint = "Use 1 to 128 of A-Z a-z 0-9 . _ - and start with a letter or digit."
 
 
+class SeveralRecords(InvalidJob):
+    code = "several_records"
+    hint = "Send each record of the S3 notification in its own message, as S3 does."
+
+
+class UnknownProfile(InvalidJob):
+    code = "unknown_profile"
+    hint = "Use a profile of the file that TRANSCRIPTD_PROFILES names, or none."
+
+
 class UnknownModel(InvalidJob):
     code = "unknown_model"
     hint = "Use a model that this deployment offers (TRANSCRIPTD_MODELS)."
@@ -89,6 +99,11 @@ class UnknownModel(InvalidJob):
 class UnknownLanguage(InvalidJob):
     code = "unknown_language"
     hint = "Use a Whisper language code such as `en`, or null to detect it."
+
+
+class LanguageConflict(InvalidJob):
+    code = "language_conflict"
+    hint = "Give options.language to name the language, or options.languages to restrict its detection, but not both."
 
 
 class UnknownFormat(InvalidJob):
@@ -202,6 +217,12 @@ class MediaTooLong(TranscriptdError):
     code = "media_too_long"
     on_failure = OnFailure.DEAD_LETTER
     hint = "Split the recording, or raise TRANSCRIPTD_MAX_MEDIA_SECONDS."
+
+
+class ClipOutOfRange(TranscriptdError):
+    code = "clip_out_of_range"
+    on_failure = OnFailure.DEAD_LETTER
+    hint = "The recording ends before input.start_seconds: correct the time, or remove it."
 
 
 class DecodeLimit(TranscriptdError):

@@ -12,6 +12,7 @@ from daemon.composition import Components, open_components
 from daemon.config import Settings
 from daemon.container_init import STOP_SIGNALS
 from daemon.errors import SetupFailed
+from daemon.jobs.validation import check_profiles
 from daemon.poller import Poller
 from daemon.status.systemd import feed_watchdog, notify
 from daemon.telemetry.logs import on_loop_exception, toggle_debug
@@ -51,6 +52,7 @@ async def serve(settings: Settings) -> int:
     _handle_signals(settings, signals)
     asyncio.get_running_loop().set_exception_handler(on_loop_exception)
     log.info("starting", extra={"version": version("transcriptd")})
+    check_profiles(settings)
     async with open_components(settings) as components:
         if (status := await startup(components, signals)) is not None:
             return status

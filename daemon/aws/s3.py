@@ -125,6 +125,8 @@ class Storage:
             version_id=done.version_id,
             etag=done.etag.strip('"'),
             size_bytes=done.size_bytes,
+            start_seconds=source.start_seconds,
+            end_seconds=source.end_seconds,
         )
 
     async def read(self, bucket: str, key: str, max_bytes: int = MAX_READ_BYTES) -> StoredObject | None:

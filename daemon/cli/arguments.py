@@ -90,6 +90,11 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="job option, e.g. model=large-v3; VALUE is JSON, or plain text if it does not parse",
     )
+    parser.add_argument("--profile", metavar="NAME", help="a profile of the deployment, for options that are not given")
+    parser.add_argument(
+        "--start", type=duration, metavar="TIME", help="transcribe from this time of the recording, e.g. 90s or 1.5h"
+    )
+    parser.add_argument("--end", type=duration, metavar="TIME", help="transcribe up to this time of the recording")
     parser.add_argument("--job-id", metavar="ID", help="default: generated from the name of the recording")
     parser.add_argument("--bucket", help="bucket for the upload; default: the first of TRANSCRIPTD_INPUT_BUCKETS")
     parser.add_argument("--queue-url", metavar="URL", help="default: TRANSCRIPTD_QUEUE_URL")

@@ -1,5 +1,6 @@
 """Shared parts of the commands: exit statuses, settings, AWS clients, signals and terminal output."""
 
+import json
 import os
 import signal
 import sys
@@ -18,6 +19,8 @@ from rich.console import Console
 from daemon.aws.sqs import refuse_garbage
 from daemon.config import Settings, read_settings, variable
 from daemon.errors import ConfigError
+from daemon.jobs.validation import parse_job
+from daemon.schema.job import Job
 from daemon.settings_rules import queue_region
 from daemon.telemetry.redaction import describe
 
@@ -109,6 +112,15 @@ def contract_settings(**given: Any) -> Settings:
     """
     unknown = {name: value for name, value in UNKNOWN.items() if from_environment(name) is None}
     return read_settings(**unknown | {name: value for name, value in given.items() if value is not None})
+
+
+def check_message(message: dict[str, Any], settings: Settings) -> Job:
+    """Validate a job message by the daemon's rules. Raises InvalidJob.
+
+    Without TRANSCRIPTD_PROFILES, only the daemon knows what the message's profile adds.
+    """
+    known = message if settings.profiles else {name: value for name, value in message.items() if name != "profile"}
+    return parse_job(json.dumps(known, ensure_ascii=False), settings)
 
 
 # --- AWS -----------------------------------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from daemon.cli.command import (
     ToolError,
     UsageError,
     age,
+    check_message,
     contract_settings,
     err,
     open_sqs,
@@ -34,8 +35,9 @@ from daemon.cli.command import (
 )
 from daemon.cli.edits import Edit, apply, removal, setting
 from daemon.cli.leased_messages import DeadLetter, LeasedMessages
+from daemon.config import Settings
 from daemon.errors import InvalidJob
-from daemon.jobs.validation import parse_job
+from daemon.jobs.message_forms import named_profile, read_form
 
 MIN_PREFIX = 8
 # SQS's error codes for a body or an attribute that it does not accept.
@@ -207,13 +209,12 @@ def _edited(letter: DeadLetter, edits: list[Edit]) -> str:
     """Return the edited body, validated by the daemon's rules; without edits, the original body unchanged."""
     if not edits:
         return letter.body
+    settings = contract_settings()
     try:
-        message = json.loads(letter.body)
-        if not isinstance(message, dict):
-            raise ValueError("the body is not a JSON object")
+        message = _job_message(letter.body, settings)
         apply(edits, message)
         body = json.dumps(message, ensure_ascii=False)
-        parse_job(body, contract_settings())
+        check_message(message, settings)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{_name(letter)} cannot be edited: {error}; nothing was sent") from error
     except InvalidJob as error:
@@ -221,6 +222,17 @@ def _edited(letter: DeadLetter, edits: list[Edit]) -> str:
             f"{_name(letter)} would be rejected after the edit: {error.message}; nothing was sent"
         ) from error
     return body
+
+
+def _job_message(body: str, settings: Settings) -> dict[str, Any]:
+    """Return the body for an edit; a notification becomes a job message. Raises ValueError if it is no JSON object."""
+    try:
+        return named_profile(read_form(body), settings)
+    except InvalidJob:  # which the edit may cure
+        message = json.loads(body)
+    if not isinstance(message, dict):
+        raise ValueError("the body is not a JSON object")
+    return message
 
 
 def _confirmed(chosen: list[DeadLetter], stop: Stop) -> bool:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shlex
 import uuid
 from argparse import Namespace
@@ -15,6 +14,7 @@ from daemon.cli.command import (
     EXIT_OK,
     ToolError,
     UsageError,
+    check_message,
     contract_settings,
     err,
     from_environment,
@@ -28,8 +28,7 @@ from daemon.cli.edits import apply, setting
 from daemon.cli.watch import WatchedJob, check_target, follow
 from daemon.config import Settings
 from daemon.errors import InvalidJob
-from daemon.jobs.validation import parse_job
-from daemon.schema.job import Job
+from daemon.schema.job import Job, plain_name
 from daemon.telemetry.redaction import describe
 from daemon.telemetry.tracecontext import parse
 
@@ -49,8 +48,9 @@ def submit(arguments: Namespace) -> int:
         required(arguments.output_bucket, "output_bucket")
     check_target(arguments)
     settings = contract_settings()
-    body = _message(arguments, job_id, bucket, key)
-    job = _check(body, settings)
+    message = _message(arguments, job_id, bucket, key)
+    job = _check(message, settings)
+    body = json.dumps(message, ensure_ascii=False)
     if file is not None:
         _check_file(file, settings)
         _upload(file, bucket, key, settings)
@@ -62,8 +62,10 @@ def submit(arguments: Namespace) -> int:
     return follow(WatchedJob(job_id, job.output_bucket, job.output_prefix, message_id, job.input), arguments)
 
 
-def _message(arguments: Namespace, job_id: str, bucket: str, key: str) -> str:
-    message: dict[str, Any] = {"job_id": job_id, "input": {"bucket": bucket, "key": key}}
+def _message(arguments: Namespace, job_id: str, bucket: str, key: str) -> dict[str, Any]:
+    times = {"start_seconds": arguments.start, "end_seconds": arguments.end}
+    source = {"bucket": bucket, "key": key} | {name: value for name, value in times.items() if value is not None}
+    message: dict[str, Any] = {"job_id": job_id, "input": source}
     if arguments.format is not None:
         message["options"] = {"formats": list(dict.fromkeys(("json", arguments.format)))}
     try:
@@ -73,13 +75,15 @@ def _message(arguments: Namespace, job_id: str, bucket: str, key: str) -> str:
     output = {"bucket": arguments.output_bucket, "prefix": arguments.output_prefix}
     if given := {name: value for name, value in output.items() if value is not None}:
         message["output"] = given
-    return json.dumps(message, ensure_ascii=False)
+    if arguments.profile is not None:
+        message["profile"] = arguments.profile
+    return message
 
 
-def _check(body: str, settings: Settings) -> Job:
+def _check(message: dict[str, Any], settings: Settings) -> Job:
     """Validate the message by the daemon's rules. Raises UsageError with the daemon's error message."""
     try:
-        return parse_job(body, settings)
+        return check_message(message, settings)
     except InvalidJob as error:
         raise UsageError(f"{error.message} ({error.code}); nothing was sent") from error
 
@@ -93,7 +97,7 @@ def _split(uri: str) -> tuple[str, str]:
 
 def _plain(name: str) -> str:
     """Reduce a file name to the characters of job IDs; a long one loses its beginning and keeps its suffix."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[-MAX_NAME_CHARS:].lstrip("._-") or "recording"
+    return plain_name(plain_name(name)[-MAX_NAME_CHARS:])
 
 
 def _unique_key(name: str) -> str:

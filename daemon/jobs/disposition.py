@@ -7,6 +7,7 @@ from daemon.aws.sqs import QueueLimits, ReceivedMessage
 from daemon.config import Settings
 from daemon.errors import OnFailure, TranscriptdError
 from daemon.jobs.delivery import Published
+from daemon.schema.notifications import Ignored
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,15 @@ class Cancel:
     outcome = "cancelled"
 
 
-Disposition = Delete | Retry | Release | DeadLetter | Abandon | Cancel
+@dataclass(frozen=True, slots=True)
+class Ignore:
+    """Deleted: the message is a notification that announces no recording."""
+
+    reason: Ignored
+    outcome = "ignored"
+
+
+Disposition = Delete | Ignore | Retry | Release | DeadLetter | Abandon | Cancel
 
 
 # Bounds of retries that spend no attempt, where the queue has no stricter ones.

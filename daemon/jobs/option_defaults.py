@@ -7,18 +7,20 @@ from daemon.config import Settings
 from daemon.errors import (
     InvalidJob,
     InvalidSpeakers,
+    LanguageConflict,
     UnknownFormat,
     UnknownLanguage,
     UnknownModel,
     UnsupportedTask,
 )
+from daemon.media.clip import WHOLE, Clip
 from daemon.schema.catalog import CANNOT_TRANSLATE, LANGUAGES, is_english_only, model_name
 from daemon.schema.options import URL, Format, JobOptions, Options, SpeakerBound
 from daemon.schema.wording import clip, nearest
 
 
-def fill_in(options: Options, settings: Settings) -> JobOptions:
-    """Fill in the deployment's defaults. Raises an InvalidJob subclass for unsupported options."""
+def fill_in(options: Options, settings: Settings, part: Clip = WHOLE) -> JobOptions:
+    """Fill in the deployment's defaults and the part of the recording. Raises an InvalidJob subclass for unsupported options."""
     default_model = model_name(settings.model)
     model = options.model or default_model
     offered = tuple(dict.fromkeys((default_model, *map(model_name, settings.models))))
@@ -28,15 +30,7 @@ def fill_in(options: Options, settings: Settings) -> JobOptions:
         raise UnsupportedTask(
             f'options.task "translate" is not supported by {model}; choose a multilingual model such as large-v3'
         )
-    language = options.language
-    if options.multilingual and is_english_only(model):
-        raise UnknownLanguage(f"options.multilingual is not supported by {model}, which is English-only")
-    if language is not None and language not in LANGUAGES:
-        raise UnknownLanguage(
-            f"options.language {clip(language)} is not a Whisper language code; {nearest(language, LANGUAGES)}"
-        )
-    if language not in (None, "en") and is_english_only(model):
-        raise UnknownLanguage(f'options.language "{language}" is not supported by {model}, which is English-only')
+    language, languages = _languages(options, model)
     known_formats: tuple[str, ...] = get_args(Format)
     formats = options.formats or list(settings.formats)
     for name in formats:
@@ -48,7 +42,8 @@ def fill_in(options: Options, settings: Settings) -> JobOptions:
     return JobOptions(
         model=model,
         task=options.task,
-        language="en" if is_english_only(model) else language,
+        language=language,
+        languages=languages,
         diarize=_diarize(options, settings),
         num_speakers=options.num_speakers,
         min_speakers=minimum,
@@ -68,7 +63,30 @@ def fill_in(options: Options, settings: Settings) -> JobOptions:
         vocabulary=options.vocabulary,
         suppress_numerals=options.suppress_numerals,
         multilingual=options.multilingual,
+        clip_start_seconds=part.start_seconds,
+        clip_end_seconds=part.end_seconds,
     )
+
+
+def _languages(options: Options, model: str) -> tuple[str | None, list[str]]:
+    """Return the recording's language, or None to detect it, and the languages that detection may find; empty for all."""
+    language, allowed = options.language, list(dict.fromkeys(options.languages or ()))
+    if options.multilingual and is_english_only(model):
+        raise UnknownLanguage(f"options.multilingual is not supported by {model}, which is English-only")
+    if language is not None and allowed:
+        raise LanguageConflict(
+            "options.language cannot be combined with options.languages: the first names the language, the second restricts "
+            "its detection; remove one of the two"
+        )
+    for code in allowed if language is None else [language]:
+        name = "options.language" if language else "options.languages"
+        if code not in LANGUAGES:
+            raise UnknownLanguage(f"{name} {clip(code)} is not a Whisper language code; {nearest(code, LANGUAGES)}")
+        if code != "en" and is_english_only(model):
+            raise UnknownLanguage(f'{name} "{code}" is not supported by {model}, which is English-only')
+    if is_english_only(model):
+        return "en", allowed
+    return allowed[0] if len(allowed) == 1 else language, allowed
 
 
 def _diarize(options: Options, settings: Settings) -> bool:

@@ -20,7 +20,7 @@ from daemon.jobs.cancellation import Cancellation, cancelled
 from daemon.jobs.conflict import require_same_work
 from daemon.jobs.delivery import Accepted, Claim, DeliveryResult, LiveDelivery, Published, Valid
 from daemon.jobs.delivery_log import DeliveryLog
-from daemon.jobs.disposition import Delete, Disposition, choose_disposition, is_last_delivery
+from daemon.jobs.disposition import Delete, Disposition, Ignore, choose_disposition, is_last_delivery
 from daemon.jobs.job_status import StatusWriter
 from daemon.jobs.late_outcomes import LateOutcomes
 from daemon.jobs.lease import Lease
@@ -35,6 +35,7 @@ from daemon.jobs.tracker import JobTracker
 from daemon.jobs.transcriber import ProgressHandler, Transcriber
 from daemon.jobs.validation import parse_job
 from daemon.schema.job import Job
+from daemon.schema.notifications import Ignored, NotAJob
 from daemon.telemetry.logs import bind, log_context
 from daemon.telemetry.metrics import Metrics
 from daemon.telemetry.redaction import describe_with_type, safe_message
@@ -138,6 +139,13 @@ class Processor:
         """Process the job under the lease. Return the disposition of the message."""
         try:
             return Delete(await delivery.claim.lease.hold(self._work(delivery), interrupt))
+        except NotAJob as ignored:
+            own = (
+                ignored.reason is Ignored.OWN_OBJECT
+            )  # several for each job, if results are in the bucket of recordings
+            level = logging.DEBUG if own else logging.INFO
+            log.log(level, "notification ignored", extra={"reason": ignored.reason.value, "key": ignored.key})
+            return Ignore(ignored.reason)
         except TranscriptdError as error:
             failure = error
         except Exception as error:  # a bug in the daemon: retried until the attempts are used up

@@ -34,7 +34,7 @@ from daemon.errors import (
 )
 from daemon.jobs.delivery_log import DeliveryLog, DeliveryRecord
 from daemon.jobs.fingerprint import FINGERPRINT
-from daemon.outputs import OutputFile
+from daemon.outputs import OUTPUT_NAMES, OutputFile
 from daemon.schema.job import CHECKPOINTS, Job
 from daemon.schema.manifest import MANIFEST_NAME, Manifest, StoredOutput
 from daemon.webhooks.events import WebhookEvent
@@ -56,6 +56,19 @@ CONCURRENT_WRITER_TIMEOUT_SECONDS = 10.0
 CONCURRENT_WRITER_POLL_SECONDS = 0.5
 # Attempts to read and conditionally write a contended object.
 WRITE_ROUNDS = 5
+
+
+# The names of a job's objects, whatever its prefix, and of the objects of probes and checks.
+_RESULT_NAME = re.compile(
+    rf"(.*/)?({'|'.join(map(re.escape, (MANIFEST_NAME, WEBHOOK_NAME, DELIVERY_LOG_NAME, *OUTPUT_NAMES)))}"
+    rf"|{CHECKPOINTS}{_CHECKPOINT_PATH.pattern}|\.transcriptd-[^/]*)",
+    re.DOTALL,
+)
+
+
+def is_result_name(key: str) -> bool:
+    """Return whether transcriptd writes objects of this name. They are never recordings."""
+    return bool(_RESULT_NAME.fullmatch(key))
 
 
 class ResultStore:

@@ -12,7 +12,7 @@ from daemon.config import Settings
 from daemon.errors import MessageGone, QueueRefused, QueueUnavailable, TranscriptdError
 from daemon.jobs.cancellation import Cancellation
 from daemon.jobs.delivery import Accepted, DeliveryResult, LiveDelivery, Obstacle, Published, Resource
-from daemon.jobs.disposition import Abandon, Cancel, DeadLetter, Delete, Disposition, Release, Retry
+from daemon.jobs.disposition import Abandon, Cancel, DeadLetter, Delete, Disposition, Ignore, Release, Retry
 from daemon.jobs.job_status import StatusWriter
 from daemon.jobs.late_outcomes import LateOutcomes
 from daemon.jobs.lease import Lease
@@ -72,6 +72,8 @@ class Settlement:
         match disposition:
             case Delete(published):
                 return end("published" if published.ours else "duplicate", manifest=published.manifest)
+            case Ignore(reason):
+                return end(reason.value)
             case Retry(error) | Release(error) | DeadLetter(error) | Abandon(error) | Cancel(error):
                 return end(error.code, error=error, failed_in=stage)
 
@@ -81,8 +83,8 @@ class Settlement:
         If S3 does not store it now, the outcome is recorded later.
         """
         accepted, message = delivery.reached, delivery.message
-        if not isinstance(accepted, Accepted) or isinstance(disposition, Delete | Cancel):
-            return  # the log is removed
+        if not isinstance(accepted, Accepted) or isinstance(disposition, Delete | Ignore | Cancel):
+            return  # there is no log, or it is removed
         consumes_attempt = isinstance(disposition, Retry | DeadLetter) and disposition.error.consumes_attempt
         record = partial(
             self._results.end,
@@ -121,6 +123,8 @@ class Settlement:
                 obstacle, webhook = await self._notify_completed(published, delivery)
                 # If the event is not secured, keep the message: its next delivery finds the manifest and sends it again.
                 obstacle = obstacle or await self._delete(delivery)
+            case Ignore():
+                obstacle = await self._delete(delivery)
             case Retry(_, delay_seconds):
                 obstacle = await self._retry_until_lease_ends(
                     lease, Resource.QUEUE, lambda: queue.retry(message, delay_seconds), gone_after_seconds=delay_seconds

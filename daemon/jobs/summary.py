@@ -12,6 +12,7 @@ log = logging.getLogger("transcriptd.summary")
 # INFO: expected. WARNING: handled. ERROR: needs attention.
 LEVELS = {
     "published": logging.INFO,
+    "ignored": logging.INFO,
     "released": logging.INFO,
     "cancelled": logging.INFO,
     "retried": logging.WARNING,
@@ -30,7 +31,7 @@ def log_finished(ended: DeliveryResult) -> None:
         LEVELS[ended.outcome],
         "job finished",
         extra={
-            "job_id": job.job_id if job else peek_job_id(delivery.message.body),
+            "job_id": job.job_id if job else None if ended.outcome == "ignored" else peek_job_id(delivery.message.body),
             "outcome": ended.outcome,
             "reason": ended.reason,
             "settled": ended.settled,

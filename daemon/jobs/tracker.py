@@ -69,6 +69,8 @@ class JobTracker:
             del self._held[id(delivery)]
 
     def ended(self, ended: DeliveryResult) -> None:
+        if ended.outcome == "ignored":  # notifications about results would displace the jobs
+            return
         delivery, manifest, progress = ended.delivery, ended.manifest, ended.delivery.progress
         job = delivery.reached.job
         if job and ended.reason == "published" and progress.audio_seconds and not delivery.resumed:

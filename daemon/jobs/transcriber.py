@@ -15,6 +15,7 @@ from daemon.jobs.result_store import ResultStore
 from daemon.jobs.runner_events import RunnerEvents
 from daemon.jobs.scratch import job_directory
 from daemon.jobs.stages import record_stage, timed_stage
+from daemon.media.clip import Clip
 from daemon.media.decoder_pool import MEDIA_INCOMPLETE, Audio, DecodeLimits, DecoderPool
 from daemon.privacy import protect
 from daemon.runner_pool import Runners
@@ -75,6 +76,7 @@ class Transcriber:
                         self._decode_limits,
                         audio_track=job.options.audio_track,
                         split=job.options.channels == "split",
+                        clip=Clip(job.options.clip_start_seconds, job.options.clip_end_seconds),
                     )
             self._require_whole(audio)
             delivery.progress.audio_seconds = audio.duration_seconds
@@ -92,11 +94,14 @@ class Transcriber:
                     raise MediaUnreadable(f"a part of the recording cannot be read: {warning.message}")
 
     def _read(self, result: Path, job: Job, audio: Audio) -> Transcript:
-        """Read the runner's result, with redaction and masking applied. No later step sees the original.
+        """Read the runner's result, with redaction and masking applied, and with the times of the recording.
 
+        No later step sees the original.
         The decoder's warnings come first: they concern everything else.
         """
         transcript = Transcript.model_validate_json(result.read_bytes())
+        if start_seconds := job.options.clip_start_seconds:
+            transcript = transcript.moved(start_seconds)
         own = [_with_tracks(warning, audio.tracks) for warning in transcript.warnings]
         transcript = transcript.model_copy(update={"warnings": [*audio.warnings, *own]})
         unwanted = self._settings.profanity_words if job.options.profanity == "mask" else ()

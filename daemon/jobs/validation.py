@@ -7,22 +7,24 @@ from pydantic import JsonValue, ValidationError
 
 from daemon.bucket_settings import allows
 from daemon.config import Settings
-from daemon.errors import BucketNotAllowed, InvalidJob, InvalidJson, PrefixNotAllowed
+from daemon.errors import BucketNotAllowed, ConfigError, InvalidJob, PrefixNotAllowed
+from daemon.jobs.message_forms import job_fields, read_form
 from daemon.jobs.option_defaults import fill_in
-from daemon.jobs.refusal import json_type, refusal
+from daemon.jobs.refusal import refusal
+from daemon.media.clip import Clip
 from daemon.schema.job import (
     CHECKPOINTS,
     JOB_ID,
-    MAX_BODY_CHARACTERS,
-    MAX_FIELDS,
     MAX_KEY_BYTES,
     MAX_METADATA_BYTES,
     MAX_METADATA_DEPTH,
     MAX_PREFIX_BYTES,
+    Input,
     Job,
     Message,
     Webhook,
 )
+from daemon.schema.notifications import NotAJob
 from daemon.schema.wording import clip
 from daemon.webhooks.ssrf import check_webhook_url
 
@@ -30,9 +32,10 @@ from daemon.webhooks.ssrf import check_webhook_url
 def parse_job(body: str, settings: Settings) -> Job:
     """Parse and validate a message body.
 
-    Raises an InvalidJob subclass that names the field, what is wrong with it, and what to do.
+    Raises an InvalidJob subclass that names the field, what is wrong with it, and what to do; NotAJob for a notification
+    that announces no recording.
     """
-    message = _validate(_json_object(body))
+    message = _validate(job_fields(read_form(body), settings))
     _check_metadata(message.metadata)
     _check_key(message.input.key)
     input_bucket = message.input.bucket
@@ -48,17 +51,31 @@ def parse_job(body: str, settings: Settings) -> Job:
         input=message.input,
         output_bucket=output_bucket,
         output_prefix=_place(message, settings),
-        options=fill_in(message.options, settings),
+        options=fill_in(message.options, settings, _clip(message.input)),
         webhook_url=_webhook_url(message.webhook, settings),
         metadata=message.metadata,
     )
 
 
+def check_profiles(settings: Settings) -> None:
+    """Raise ConfigError unless each profile makes valid jobs. Call before the daemon receives anything."""
+    problems = []
+    for profile in settings.profiles:
+        bucket = profile.bucket or next((name for name in settings.input_buckets if name != "*"), "any")
+        message = {"job_id": "profile", "input": {"bucket": bucket, "key": "key"}, "profile": profile.name}
+        try:
+            parse_job(json.dumps(message), settings)
+        except InvalidJob as error:
+            problems.append(f"profile {profile.name}: {error.message}")
+    if problems:
+        raise ConfigError("TRANSCRIPTD_PROFILES: " + "\n  ".join(problems))
+
+
 def peek_job_id(body: str) -> str | None:
     """Return the job_id of a body that may be invalid otherwise, so that its failure can be reported."""
     try:
-        job_id = _json_object(body).get("job_id")
-    except InvalidJob:
+        job_id = read_form(body).fields.get("job_id")
+    except (InvalidJob, NotAJob):
         return None
     return job_id if isinstance(job_id, str) and JOB_ID.fullmatch(job_id) else None
 
@@ -74,12 +91,12 @@ class Place(NamedTuple):
 def peek_place(body: str, settings: Settings) -> Place | None:
     """Return the place of the results of a body that may be invalid otherwise, if it names an allowed one."""
     try:
-        data = _json_object(body)
+        data = job_fields(read_form(body), settings)
         known = {name: data[name] for name in ("job_id", "output") if name in data}
         # A message with these fields alone: the others do not matter here.
         message = Message.model_validate({**known, "input": {"bucket": "any", "key": "any"}})
         bucket, prefix = message.output.bucket or settings.output_bucket, _place(message, settings)
-    except (InvalidJob, ValidationError):
+    except (InvalidJob, NotAJob, ValidationError):
         return None
     base = prefix.removesuffix(message.job_id + "/")
     if bucket is None or not settings.allows_output(bucket, base):
@@ -90,9 +107,9 @@ def peek_place(body: str, settings: Settings) -> Place | None:
 def peek_webhook_url(body: str, settings: Settings) -> str | None:
     """Return the webhook URL of a body that may be invalid otherwise. Only an allowed URL is returned."""
     try:
-        webhook = Webhook.model_validate(_json_object(body).get("webhook"))
+        webhook = Webhook.model_validate(job_fields(read_form(body), settings).get("webhook"))
         return _webhook_url(webhook, settings)
-    except (InvalidJob, ValidationError):
+    except (InvalidJob, NotAJob, ValidationError):
         return settings.webhook_url
 
 
@@ -132,38 +149,13 @@ def _check_key(key: str) -> None:
             raise InvalidJob(f"input.key {clip(key)} leads out of its bucket with `..`; use the object's own key")
 
 
-def _reject_constant(name: str) -> float:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _json_object(body: str) -> dict[str, Any]:
-    """Parse a body. Its size and numbers of fields are bounded, because parsing and validation block the event loop."""
-    if len(body) > MAX_BODY_CHARACTERS:
-        raise InvalidJson(
-            f"the body has {len(body)} characters, the limit is {MAX_BODY_CHARACTERS}; send references to large data"
+def _clip(source: Input) -> Clip:
+    start_seconds, end_seconds = source.start_seconds or 0.0, source.end_seconds
+    if end_seconds is not None and end_seconds <= start_seconds:
+        raise InvalidJob(
+            f"input.end_seconds ({end_seconds:g}) is not after input.start_seconds ({start_seconds:g}); correct one of the two"
         )
-    try:
-        data = json.loads(body, parse_constant=_reject_constant)
-    except (ValueError, RecursionError) as error:
-        raise InvalidJson(f"the body is not JSON ({error}); send one JSON object") from error
-    if not isinstance(data, dict):
-        raise InvalidJson(f"the body is a JSON {json_type(data)}; send one JSON object")
-    _check_number_of_fields(data)
-    return data
-
-
-def _check_number_of_fields(body: dict[str, Any]) -> None:
-    """Reject objects with very many fields, each of which would become a separate error. Metadata is the caller's.
-
-    The contract has no deeper objects than these: anything else in their place is one error.
-    """
-    objects = [("the body", body), *((name, value) for name, value in body.items() if name != "metadata")]
-    if isinstance(options := body.get("options"), dict):
-        objects.append(("options.subtitles", options.get("subtitles")))
-    for name, value in objects:
-        if isinstance(value, dict) and len(value) > MAX_FIELDS:
-            where = name if name == "the body" else clip(name)
-            raise InvalidJob(f"{where} has {len(value)} fields, the limit is {MAX_FIELDS}; remove the unknown ones")
+    return Clip(start_seconds, end_seconds)
 
 
 def _validate(data: dict[str, Any]) -> Message:

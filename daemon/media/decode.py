@@ -8,7 +8,8 @@ Channels are mixed into one file, or each is written to its own file. All files 
 are silent.
 
 The links of a chained Ogg file are decoded one after the other, each with its own decoder. `timeline.py` places the audio
-on the time axis, and `reading.py` notices what could not be read.
+on the time axis, and `reading.py` notices what could not be read. Of a clip, packets well before its start are read
+but not decoded, and nothing after its end is read.
 """
 
 import errno
@@ -38,6 +39,7 @@ from daemon.errors import (
     NoAudio,
     TranscriptdError,
 )
+from daemon.media.clip import WHOLE, Clip
 from daemon.media.containers import CONTAINERS
 from daemon.media.endings import cut_unit
 from daemon.media.mixing import USUAL, Meter, Mix
@@ -63,24 +65,33 @@ def _decodes_audio(codec: str) -> bool:
     return False
 
 
+# Decoded before a clip begins, because a frame may depend on the packets before it.
+PREROLL_SECONDS = 1.0
+
 AUDIO_CODECS = ",".join(filter(_decodes_audio, av.codecs_available))
 
 
 def decode(
-    source: BinaryIO, targets: Sequence[BinaryIO], max_seconds: float, *, audio_track: int | None, split: bool
+    source: BinaryIO,
+    targets: Sequence[BinaryIO],
+    max_seconds: float,
+    *,
+    audio_track: int | None,
+    split: bool,
+    clip: Clip = WHOLE,
 ) -> dict[str, Any]:
     """Decode an audio stream of `source` into the targets: by default the first, or another one if that is silent.
 
     Mix the channels into the first target, or split them, one per target. Return the file's container, codec, has_video,
     number of audio streams and warnings.
 
-    Raises MediaUnreadable, NoAudio, AudioTrackMissing, TooManyChannels, MediaTooLong; MemoryError; OSError when a
-    target cannot be written.
+    Raises MediaUnreadable, NoAudio, AudioTrackMissing, TooManyChannels, MediaTooLong, ClipOutOfRange; MemoryError; OSError
+    when a target cannot be written.
     """
-    waveform = Waveform(targets, max_seconds)
+    waveform = Waveform(targets, max_seconds, clip)
     recording = _decode_track(source, waveform, audio_track, split)
     summary = recording.summary()
-    if audio_track is None and waveform.silent and summary["tracks"] > 1:
+    if audio_track is None and waveform.silent and not waveform.empty and summary["tracks"] > 1:
         with _open(Section.whole(source)) as container:
             loudest = loudest_track(container, besides=0)
         if loudest is not None:
@@ -115,6 +126,8 @@ def _decode_track(source: BinaryIO, waveform: Waveform, track: int | None, split
 def _decode_parts(source: BinaryIO, waveform: Waveform, track: int | None, mixing: Mixing) -> Recording:
     recording = Recording()
     for part in links(source):
+        if waveform.complete:
+            break
         try:
             _decode_part(part, recording, waveform, track, mixing)
         except (MediaUnreadable, NoAudio, AudioTrackMissing) as error:
@@ -130,7 +143,10 @@ def _decode_part(source: Section, recording: Recording, waveform: Waveform, trac
         timeline = Timeline(reader.start, waveform.seconds, reader.others, may_restart=reader.clock_may_restart)
         with blame("the audio cannot be converted: its format is unusual or damaged"):
             _convert(reader, timeline, waveform, mixing)
-        recording.add(reader, timeline.jumps, source.missing_share(), cut_unit(source))
+        if waveform.complete:  # the rest was not read
+            recording.add(reader, timeline.jumps, 0.0, None)
+        else:
+            recording.add(reader, timeline.jumps, reader.missing_seconds(source.missing_share()), cut_unit(source))
 
 
 def _open(source: Section) -> InputContainer:
@@ -189,9 +205,20 @@ def _choose_audio(container: InputContainer, track: int | None) -> av.AudioStrea
 
 
 def _convert(reader: Reader, timeline: Timeline, waveform: Waveform, mixing: Mixing) -> None:
-    """Decode and resample the audio into the waveform, placing each frame by its timestamp."""
+    """Decode and resample the audio into the waveform, placing each frame by its timestamp, until the clip is complete."""
     resampler: Resampler | None = None
-    for frame in reader.frames():
+
+    def skip(time: float, length: float) -> bool:
+        nonlocal resampler
+        if not timeline.skip(time, length, waveform.clip_seconds - PREROLL_SECONDS):
+            return False
+        if resampler:
+            resampler.push(None)
+            resampler = None
+        waveform.advance(timeline.position)
+        return True
+
+    for frame in reader.frames(skip):
         gap = timeline.silence_before(frame, waveform.room_seconds)
         if resampler and (gap or resampler.kind != frame_format(frame)):
             resampler.push(None)
@@ -199,9 +226,14 @@ def _convert(reader: Reader, timeline: Timeline, waveform: Waveform, mixing: Mix
         if gap:
             waveform.append_silence(round(gap * RATE))
         frame.pts = None  # already placed: the resampler must not compensate for timestamps
-        mixing.meter.measure_frame(frame)
+        if timeline.position > waveform.clip_seconds:
+            mixing.meter.measure_frame(frame)
+        else:
+            mixing.meter.end_block()  # drops what was measured of the mix
         resampler = resampler or Resampler(frame, waveform, mixing.split, mixing.mix, mixing.meter)
         resampler.push(frame)
+        if waveform.complete:
+            return
     if resampler:
         resampler.push(None)
 
@@ -219,6 +251,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
                 request["max_media_seconds"],
                 audio_track=request["audio_track"],
                 split=request["split"],
+                clip=Clip(**request["clip"]),
             )
     except TranscriptdError as error:
         return {"error": error.code, "message": error.message, "detail": error.detail}

@@ -22,6 +22,7 @@ from typing import Any, Self
 from daemon.environment import minimal_environment
 from daemon.errors import (
     AudioTrackMissing,
+    ClipOutOfRange,
     DecodeLimit,
     DecoderKilled,
     DiskFull,
@@ -31,6 +32,7 @@ from daemon.errors import (
     TooManyChannels,
     TranscriptdError,
 )
+from daemon.media.clip import WHOLE, Clip
 from daemon.schema.transcript import TranscriptWarning
 from daemon.telemetry.metrics import Metrics
 
@@ -50,6 +52,7 @@ VERDICTS = {
         AudioTrackMissing,
         TooManyChannels,
         MediaTooLong,
+        ClipOutOfRange,
         DecodeLimit,
         DiskFull,
     )
@@ -66,8 +69,8 @@ class Audio:
     """The decoded audio of a recording.
 
     Each file holds raw little-endian float32, 16 kHz: `numpy.memmap(path, dtype="<f4", mode="r")`. There is one file
-    with the mix of all channels, or one per channel, all of the same length. Sample 0 is the start of the recording as
-    a player shows it, including silence.
+    with the mix of all channels, or one per channel, all of the same length. Sample 0 is the start of the clip; without
+    one, that of the recording as a player shows it, including silence.
     """
 
     paths: tuple[Path, ...]
@@ -118,23 +121,30 @@ class DecoderPool:
             await server.kill()
 
     async def decode(
-        self, source: Path, target: Path, limits: DecodeLimits, *, audio_track: int | None = None, split: bool = False
+        self,
+        source: Path,
+        target: Path,
+        limits: DecodeLimits,
+        *,
+        audio_track: int | None = None,
+        split: bool = False,
+        clip: Clip = WHOLE,
     ) -> Audio:
-        """Decode one audio stream of `source` into `target`, which is overwritten.
+        """Decode a clip of one audio stream of `source` into `target`, which is overwritten.
 
         By default, that is the first stream, or the loudest other one if the first is silent.
 
         Mixes all channels, unless `split`: then the channels of `a.f32` are written to `a-00.f32`, `a-01.f32`, …
 
-        Raises MediaUnreadable, NoAudio, AudioTrackMissing, TooManyChannels, MediaTooLong, DecodeLimit or DiskFull with
-        a message for the sender of the file, and TranscriptdError for an internal error. After any exception, including
+        Raises MediaUnreadable, NoAudio, AudioTrackMissing, TooManyChannels, MediaTooLong, ClipOutOfRange, DecodeLimit or
+        DiskFull with a message for the sender of the file, and TranscriptdError for an internal error. After any exception, including
         cancellation, the targets are deleted and the child has ended.
         """
         targets = [target]
         if split:
             targets = [target.with_stem(f"{target.stem}-{index:02}") for index in range(MAX_SPLIT_CHANNELS)]
         request = _paths(source, targets) | {"audio_track": audio_track, "split": split}
-        request |= {"allow_weak_sandbox": self._allow_weak_sandbox, **asdict(limits)}
+        request |= {"clip": asdict(clip), "allow_weak_sandbox": self._allow_weak_sandbox, **asdict(limits)}
         with _removed_unless_done(targets):
             async with self._turns:
                 ended = await self._run_child(request, limits.timeout_seconds)

@@ -1,7 +1,7 @@
 """Part of the decoder process: read one container's audio, with what its other streams and its header say about it."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain, islice
 from typing import Any, TypeAlias
@@ -65,10 +65,20 @@ class Reader:
                 if each is not stream:
                     each.discard = Discard.all
 
-    def frames(self) -> Iterator[av.AudioFrame]:
-        """Yield frames in file order. Skip undecodable packets, as players do, if they are at most half of all."""
-        reason = ""
+    def frames(self, skip: Callable[[float, float], bool]) -> Iterator[av.AudioFrame]:
+        """Yield frames in file order. Skip undecodable packets, as players do, if they are at most half of all.
+
+        Packets for whose timestamp and length `skip` returns True are not decoded.
+        """
+        reason, skipped = "", False
         for packet in self._packets():
+            time = self._time(packet) if packet and packet.duration else None
+            if packet and time is not None and skip(time, self._length(packet)):
+                skipped = True
+                continue
+            if skipped:  # what the decoder still holds belongs before the packets skipped
+                self.stream.codec_context.flush_buffers()
+                skipped = False
             try:
                 with blame("undecodable packet"):
                     frames = self.stream.codec_context.decode(packet)

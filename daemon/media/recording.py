@@ -26,13 +26,15 @@ class Recording:
         self._track: int | None = None  # used in place of the first, silent one
         self._jumps: list[tuple[float, float]] = []
 
-    def add(self, reader: Reader, jumps: list[tuple[float, float]], missing_share: float, cut_unit: str | None) -> None:
-        """Add a part that was read to its end, or as far as possible.
+    def add(
+        self, reader: Reader, jumps: list[tuple[float, float]], missing_seconds: float, cut_unit: str | None
+    ) -> None:
+        """Add a part that was read to its end, or as far as necessary or possible.
 
-        `missing_share` is that of its bytes; `cut_unit` is the unit of its format inside which it ends, if any.
+        `missing_seconds` are those that should follow; `cut_unit` is the unit of its format inside which it ends, if any.
         """
         self._parts += 1
-        self._missing_seconds += reader.missing_seconds(missing_share)
+        self._missing_seconds += missing_seconds
         self._failed_seconds += reader.failed_seconds
         self._stopped |= reader.stopped is not None
         self._cut_unit = self._cut_unit or cut_unit

@@ -78,10 +78,25 @@ class Timeline:
         self._awaiting = False  # whether another stream may still confirm the last restart
         self._end = start  # timestamp at which the last frame ends
         self._begun = False
+        self._skipped = False  # whether the last packet was passed over
         self.position = position  # seconds; of the next frame if there is no gap
         self.jumps: list[
             tuple[float, float]
         ] = []  # position and length of each forward jump that was closed without confirmation
+
+    def skip(self, time: float, length: float, before: float) -> bool:
+        """Pass over a packet that ends before this position, if its timestamp continues from the last one.
+
+        Return False if the packet must be decoded. The next frame is placed exactly by its timestamp.
+        """
+        position = time - self._origin
+        begins = not self._begun and position <= MIN_GAP_SECONDS
+        if position + length >= before or not (begins or abs(position - self.position) <= MIN_GAP_SECONDS):
+            return False
+        self.position = max(self.position, position + length)
+        self._end = time + length
+        self._skipped = True
+        return True
 
     def silence_before(self, frame: av.AudioFrame, room_seconds: float) -> float:
         """Return the length of the gap before the frame, in seconds, and advance to the end of the frame.
@@ -92,7 +107,7 @@ class Timeline:
         length = frame.samples / frame.sample_rate
         self.position += gap + length
         self._end = (self._end + gap if frame.time is None else frame.time) + length
-        self._begun = True
+        self._begun, self._skipped = True, False
         return gap
 
     def _gap(self, time: float, room_seconds: float) -> float:
@@ -103,7 +118,7 @@ class Timeline:
         if brief and abs(time - self._former_origin - self.position) < 1:  # damaged timestamps, and they return
             self._origin = self._former_origin
         gap = time - self._origin - self.position
-        if gap <= (MIN_GAP_SECONDS if self._begun else 0.0):
+        if gap <= (MIN_GAP_SECONDS if self._begun and not self._skipped else 0.0):
             if time - self._end < -CLOCK_RESTART_SECONDS:
                 self._restart(time)
             return 0.0

@@ -10,7 +10,8 @@ from typing import BinaryIO
 import av
 from av.filter import Graph
 
-from daemon.errors import MediaTooLong, MediaUnreadable, TooManyChannels
+from daemon.errors import ClipOutOfRange, MediaTooLong, MediaUnreadable, TooManyChannels
+from daemon.media.clip import WHOLE, Clip
 from daemon.media.mixing import Meter, Mix
 
 RATE = 16_000  # Hz
@@ -26,23 +27,47 @@ class Waveform:
     """The output: float32 samples at 16 kHz, finite, of magnitude at most 2, limited in number.
 
     Each channel is written to its own file. Where the recording temporarily has fewer channels, the others are silent.
+    Everything is appended in order; only the samples within the clip are written.
     """
 
-    def __init__(self, files: Sequence[BinaryIO], max_seconds: float) -> None:
+    def __init__(self, files: Sequence[BinaryIO], max_seconds: float, clip: Clip = WHOLE) -> None:
         self._files = files
         self._max_seconds = max_seconds
-        self._samples = 0  # of each channel
+        self._clip = clip
+        self._first = math.floor(clip.start_seconds * RATE)
+        self._last = math.inf if clip.end_seconds is None else math.ceil(clip.end_seconds * RATE)
+        self._position = 0  # samples of the recording so far
+        self._samples = 0  # written, of each channel
         self._channels = 1
         self.silent = True  # digitally, in all channels
 
     @property
     def seconds(self) -> float:
-        return self._samples / RATE
+        """Position in the recording."""
+        return self._position / RATE
 
     @property
     def room_seconds(self) -> float:
-        """How much more can be appended to each channel."""
-        return self._max_seconds / self._channels - self.seconds
+        """How much more can be written of each channel."""
+        return self._max_seconds / self._channels - self._samples / RATE
+
+    @property
+    def empty(self) -> bool:
+        return not self._samples
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole clip is written, so that the rest of the recording is not needed."""
+        return self._position >= self._last
+
+    @property
+    def clip_seconds(self) -> float:
+        """Position in the recording at which the clip begins."""
+        return self._clip.start_seconds
+
+    def advance(self, seconds: float) -> None:
+        """Continue at this position of the recording, which is before the clip; do nothing if it is not ahead."""
+        self._position = max(self._position, min(round(seconds * RATE), self._first))
 
     def require_room(self, channels: int) -> None:
         """Raise TooManyChannels if there are more channels than files."""
@@ -53,31 +78,50 @@ class Waveform:
     def append(self, frame: av.AudioFrame) -> None:
         """Append a frame of packed float32. (Not planar, because PyAV miscounts the planes of 8 channels.)"""
         channels = frame.layout.nb_channels
+        start, end = self._overlap(frame.samples)
+        if start == end:
+            return
         self._channels = max(self._channels, channels)
-        self._grow(frame.samples)
-        content = _sanitize(memoryview(frame.planes[0])[: frame.samples * channels * SAMPLE_BYTES])
+        self._grow(end - start)
+        sample_bytes = channels * SAMPLE_BYTES
+        content = _sanitize(memoryview(frame.planes[0])[start * sample_bytes : end * sample_bytes])
         self.silent = self.silent and not _top_bytes(content).translate(None, SILENT_BYTES)
         sound = content.cast("f")
         for index, file in enumerate(self._files):
             if index < channels:
                 file.write(sound[index::channels].tobytes())
             else:
-                _skip(file, frame.samples)
+                _skip(file, end - start)
 
     def append_silence(self, samples: int) -> None:
-        self._grow(samples)
+        start, end = self._overlap(samples)
+        self._grow(end - start)
         for file in self._files:
-            _skip(file, samples)
+            _skip(file, end - start)
+
+    def _overlap(self, samples: int) -> tuple[int, int]:
+        """Advance by these samples. Return the range of them that belongs to the clip."""
+        before = self._position
+        self._position += samples
+        start, end = (int(min(max(bound - before, 0), samples)) for bound in (self._first, self._last))
+        return start, end
 
     def restart(self) -> None:
         """Forget everything that was appended."""
-        self._samples, self._channels, self.silent = 0, 1, True
+        self._position, self._samples, self._channels, self.silent = 0, 0, 1, True
         for file in self._files:
             file.seek(0)
             file.truncate()
 
     def finish(self) -> None:
-        """Flush the files. Files without a channel stay empty. Raises MediaUnreadable if no audio was decoded."""
+        """Flush the files. Files without a channel stay empty.
+
+        Raises MediaUnreadable if no audio was decoded, ClipOutOfRange if the recording ends before the clip begins.
+        """
+        if self._position and not self._samples:
+            raise ClipOutOfRange(
+                f"input.start_seconds is {self._clip.start_seconds:g}, but the recording ends at {self.seconds:.1f} s"
+            )
         if not self._samples:
             raise MediaUnreadable("the file has an audio stream, but no audio can be decoded from it")
         for file in self._files[: self._channels]:

@@ -62,6 +62,8 @@ _RENDERERS: dict[Format, _Renderer] = {
     "html": _Renderer("transcript.html", "text/html; charset=utf-8", _page),
 }
 
+OUTPUT_NAMES = tuple(renderer.name for renderer in _RENDERERS.values())
+
 
 def render(
     transcript: Transcript,

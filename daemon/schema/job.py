@@ -17,9 +17,12 @@ MAX_METADATA_BYTES = 16 * 1024
 MAX_METADATA_DEPTH = 64
 MAX_KEY_BYTES = 1024  # https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
 MAX_PREFIX_BYTES = 512
+MAX_CLIP_SECONDS = 1_000_000  # 11 days
 
 # Part of S3 keys, file names and log lines, so only these characters are allowed; never `.` or `..`.
 JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+PROFILE_NAME = "[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 
 # Below a job's place: state that is removed when the job is finished. No job may have its place there.
 CHECKPOINTS = "checkpoints/"
@@ -33,6 +36,12 @@ class Input(ContractModel):
     bucket: Bucket
     key: str = Field(min_length=1, max_length=MAX_KEY_BYTES)
     version_id: str | None = Field(None, max_length=1024)
+    start_seconds: float | None = Field(
+        None, ge=0, le=MAX_CLIP_SECONDS, description="transcribe from this time of the recording; null is its start"
+    )
+    end_seconds: float | None = Field(
+        None, gt=0, le=MAX_CLIP_SECONDS, description="transcribe up to this time of the recording; null is its end"
+    )
 
 
 class Output(ContractModel):
@@ -58,11 +67,19 @@ class Message(ContractModel):
     input: Input
     output: Output = Output()
     options: Options = Options()
+    profile: str | None = Field(
+        None, pattern=f"^{PROFILE_NAME}$", description="a profile of the deployment, for what the message leaves out"
+    )
     webhook: Webhook | None = None
     metadata: dict[str, JsonValue] = Field(
         default_factory=dict,
         description=f"echoed in webhooks and manifest; at most {MAX_METADATA_BYTES} bytes as JSON, nested at most {MAX_METADATA_DEPTH} deep",
     )
+
+
+def plain_name(name: str) -> str:
+    """Reduce a file name to characters of job IDs, beginning with a letter or digit."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip("._-") or "recording"
 
 
 class Job(ContractModel):

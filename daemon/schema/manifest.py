@@ -25,6 +25,8 @@ class InputObject(_Model):
     version_id: str | None
     etag: str
     size_bytes: int
+    start_seconds: float | None = None  # of the part that the message named
+    end_seconds: float | None = None
 
 
 class StoredOutput(_Model):

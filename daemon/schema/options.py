@@ -15,7 +15,7 @@ Format = Literal["json", "md", "txt", "srt", "vtt", "ass", "tsv", "html"]
 
 MAX_SPEAKERS = 64
 MAX_TERMS = 100
-MAX_CHOICES = 16  # items of a list of names; there are fewer names than this
+MAX_CHOICES = 16  # items of a list of names
 MAX_AUDIO_URL_LENGTH = 4096  # a presigned URL with a session token has about 2,000 characters
 
 # The characters of a URL (RFC 3986, section 2). Excludes characters that a browser drops (line breaks) or
@@ -59,6 +59,12 @@ class Options(ContractModel):
     model: str | None = Field(None, description="a Whisper model that the deployment offers")
     task: Literal["transcribe", "translate"] = Field("transcribe", description="`translate` translates to English")
     language: str | None = Field(None, description="Whisper language code; null detects the language")
+    languages: list[str] | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_CHOICES,
+        description="detect only these languages, for the recording and, with `multilingual`, for each chunk; null allows all",
+    )
     diarize: bool | None = Field(None, description="label speakers")
     num_speakers: Speakers | None = Field(None, description="exact number, if known")
     min_speakers: Speakers | None = None
@@ -107,7 +113,8 @@ class Options(ContractModel):
 
 
 class JobOptions(ContractModel):
-    """Options with all defaults filled in. The runner receives them, and the manifest's digest covers them.
+    """Options with all defaults filled in. The runner receives them, and the manifest's digest covers them. They include
+    the clip, because another part of a recording is another job.
 
     The audio URL is excluded: a presigned URL grants access to the recording, and it does not affect the runner.
     """
@@ -134,6 +141,9 @@ class JobOptions(ContractModel):
     vocabulary: list[str]
     suppress_numerals: bool
     multilingual: bool
+    languages: list[str] = []  # that detection may find; empty for all
+    clip_start_seconds: float = 0.0  # the part of the recording, from the message's input
+    clip_end_seconds: float | None = None
 
     def digest(self) -> str:
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()

@@ -89,7 +89,12 @@ class Transcript(_Model):
     language_probabilities: dict[str, Probability] = Field(
         description="the most probable languages of the detection, most probable first; empty if the job named the language"
     )
-    duration_seconds: Seconds
+    start_seconds: Seconds = Field(
+        description="where the transcribed part of the recording begins; 0 unless the job named one"
+    )
+    duration_seconds: Seconds = Field(
+        description="length of the transcribed part, which is the recording unless the job named one"
+    )
     speakers: list[str] = Field(description="labels in order of first appearance")
     speaker_embeddings: dict[str, list[float]] | None = Field(
         description="speaker → vector of unit length that represents the voice; null unless requested. Its dimension depends "
@@ -102,6 +107,20 @@ class Transcript(_Model):
         description="number of removed items for each kind of personal data, and for profanity"
     )
     warnings: list[TranscriptWarning]
+
+    def moved(self, seconds: float) -> "Transcript":
+        """Return the transcript of audio that begins this much later in the recording."""
+
+        def later(item: Word | Segment) -> dict[str, float]:
+            return {"start": round(item.start + seconds, 3), "end": round(item.end + seconds, 3)}
+
+        segments = [
+            each.model_copy(
+                update={**later(each), "words": [word.model_copy(update=later(word)) for word in each.words]}
+            )
+            for each in self.segments
+        ]
+        return self.model_copy(update={"start_seconds": round(self.start_seconds + seconds, 3), "segments": segments})
 
     @property
     def avg_logprob(self) -> float | None:

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from daemon.errors import ConfigError, OnFailure, all_errors
 from daemon.protocol.events import STAGES as RUNNER_STAGES
 from daemon.schema.catalog import LANGUAGES
+from daemon.schema.notifications import Ignored
 
 PREFIX = "transcriptd_"
 
@@ -115,8 +116,9 @@ class Metrics:
         # Is work healthy?
         self.deliveries = counter(
             "deliveries",
-            "Deliveries by outcome (published, retried, released, dead_lettered, cancelled, abandoned, or unsettled if the "
-            "outcome could not be carried out) and reason: an error code, published or duplicate.",
+            "Deliveries by outcome (published, ignored, retried, released, dead_lettered, cancelled, abandoned, or unsettled if "
+            "the outcome could not be carried out) and reason: an error code, published, duplicate, or why a notification is "
+            "no job (test_event, other_event, empty_object, own_object).",
             "outcome",
             "reason",
         )
@@ -376,10 +378,12 @@ class Metrics:
             self.webhook_outbox.labels(result)
         for reason in ("published", "duplicate"):
             self.deliveries.labels("published", reason)
+        for ignored in Ignored:
+            self.deliveries.labels("ignored", ignored.value)
         for error in set(all_errors()) - {ConfigError}:  # it only occurs at start-up
             for outcome in (*OUTCOMES[error.on_failure], "unsettled"):
                 self.deliveries.labels(outcome, error.code)
-        for outcome in ("published", *chain.from_iterable(OUTCOMES.values())):
+        for outcome in ("published", "ignored", *chain.from_iterable(OUTCOMES.values())):
             self.outcome_call_failures.labels(outcome)
             self.job_duration_seconds.labels(outcome)
         self.job_duration_seconds.labels("unsettled")

@@ -18,7 +18,7 @@ locals {
 resource "aws_s3_bucket" "this" {
   # checkov:skip=CKV_AWS_18: access logs would need a third bucket; use CloudTrail data events
   # checkov:skip=CKV_AWS_144: recordings and transcripts stay in their region, which data protection often requires
-  # checkov:skip=CKV2_AWS_62: no consumer: jobs arrive by SQS, results are announced by webhooks
+  # checkov:skip=CKV2_AWS_62: only recording_prefixes have a consumer; results are announced by webhooks
   # checkov:skip=CKV_AWS_145: SSE-S3 unless kms_key_arn is given, and then that key
   # checkov:skip=CKV_AWS_21: bucket_versioning, on by default
   for_each = local.created_buckets

@@ -44,6 +44,7 @@ locals {
     },
     local.host_settings,
     local.deadline_settings,
+    var.profiles == null ? {} : { TRANSCRIPTD_PROFILES = "/etc/transcriptd/profiles.toml" },
     var.environment,
   )
 
@@ -56,6 +57,7 @@ locals {
     release_sha256       = var.release_sha256
     models_from          = var.models_from
     secrets              = var.secrets
+    profiles             = var.profiles == null ? "" : var.profiles
     # In systemd's EnvironmentFile, a backslash escapes inside double quotes.
     settings = { for key, value in local.settings : key => replace(replace(value, "\\", "\\\\"), "\"", "\\\"") }
   })

@@ -75,6 +75,27 @@ data "aws_iam_policy_document" "queue" {
       values   = ["false"]
     }
   }
+
+  dynamic "statement" {
+    for_each = contains(local.notified_queues, each.key) ? [1] : []
+
+    content {
+      sid       = "Notifications"
+      actions   = ["sqs:SendMessage"]
+      resources = [local.queue_arns[each.key]]
+
+      principals {
+        type        = "Service"
+        identifiers = ["events.amazonaws.com"]
+      }
+
+      condition {
+        test     = "ArnEquals"
+        variable = "aws:SourceArn"
+        values   = local.rule_arns
+      }
+    }
+  }
 }
 
 resource "aws_sqs_queue_policy" "this" {

@@ -174,6 +174,39 @@ variable "output_prefix" {
   }
 }
 
+variable "recording_prefixes" {
+  description = "Key prefixes whose new objects become jobs, each in a bucket of input_buckets; null is the first, or the created one. An existing bucket must send its events to EventBridge."
+  type        = list(object({ bucket = optional(string), prefix = string }))
+  default     = []
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for each in var.recording_prefixes : can(regex("^[^/*?][^*?]*$", each.prefix)) && length(each.prefix) <= 512])
+    error_message = "recording_prefixes need a prefix, such as recordings/, without a leading slash and without wildcards."
+  }
+
+  validation {
+    condition     = alltrue([for each in var.recording_prefixes : each.bucket == null || contains(var.input_buckets, coalesce(each.bucket, "-"))])
+    error_message = "recording_prefixes may name only buckets of input_buckets."
+  }
+
+  validation {
+    condition     = alltrue([for each in var.recording_prefixes : !startswith(each.prefix, var.output_prefix) && !startswith(var.output_prefix, each.prefix) || var.output_bucket == null || coalesce(each.bucket, concat(var.input_buckets, ["-"])[0]) != var.output_bucket])
+    error_message = "recording_prefixes must not overlap with output_prefix in the output bucket: results are no recordings."
+  }
+}
+
+variable "profiles" {
+  description = "Content of the TOML file TRANSCRIPTD_PROFILES: options of jobs by prefix or name (docs/publishing.md). null: none."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.profiles == null || length(coalesce(var.profiles, "-")) <= 8192 && !can(regex("(?m)^TRANSCRIPTD_PROFILES$", coalesce(var.profiles, "-")))
+    error_message = "profiles must be at most 8192 characters: user data is limited to 16 KB."
+  }
+}
+
 variable "bucket_kms_key_arns" {
   description = "KMS keys of existing buckets, if they differ from kms_key_arn."
   type        = list(string)
@@ -430,7 +463,7 @@ variable "environment" {
       "TRANSCRIPTD_OUTPUT_BUCKET", "TRANSCRIPTD_OUTPUT_PREFIX", "TRANSCRIPTD_SCRATCH_DIR", "TRANSCRIPTD_MAX_JOBS_IN_FLIGHT",
       "TRANSCRIPTD_VISIBILITY_TIMEOUT_SECONDS", "TRANSCRIPTD_HEARTBEAT_SECONDS", "TRANSCRIPTD_DRAIN_TIMEOUT_SECONDS",
       "TRANSCRIPTD_HTTP_HOST", "TRANSCRIPTD_HTTP_PORT", "TRANSCRIPTD_HOST", "TRANSCRIPTD_AUTOSCALING_GROUP",
-      "TRANSCRIPTD_TERMINATION_HOOK", "TRANSCRIPTD_IDLE_EXIT_SECONDS", "TRANSCRIPTD_CHECKPOINT_TAG",
+      "TRANSCRIPTD_TERMINATION_HOOK", "TRANSCRIPTD_IDLE_EXIT_SECONDS", "TRANSCRIPTD_CHECKPOINT_TAG", "TRANSCRIPTD_PROFILES",
     ])) == 0
     error_message = "environment contains a setting that the module manages; use the module's variable for it."
   }

@@ -68,6 +68,12 @@ def test_huge_messages_take_neither_memory_nor_a_lease(world: World, daemon: Dae
         {"job_id": "huge", "input": {"bucket": "media", "key": "a"}, "options": {"redact": [1] * (HUGE // 3)}},
         {"job_id": "huge", "options": {f"a{number}": 1 for number in range(HUGE // 20)}},
         {"job_id": "huge", "metadata": {"a": "x" * HUGE}},
+        {"Records": [{}] * (HUGE // 4)},
+        {
+            "Type": "Notification",
+            "TopicArn": "a",
+            "Message": json.dumps({"job_id": "huge", "options": [0] * (HUGE // 4)}),
+        },
     ]
     gate = world.folder / "gate"
     world.publish("honest", "call.wav", options={"initial_prompt": f"until {gate}"})

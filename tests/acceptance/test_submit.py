@@ -47,6 +47,18 @@ def uploads(world: World) -> list[str]:
     return [item["Key"] for item in listed]
 
 
+def test_part_of_a_recording_has_the_times_of_the_recording(world: World, daemon: DaemonProcess) -> None:
+    words = ("submit", str(sample_call()), "--job-id", "part", "--start", "12.5", "--end", "20s", "--format", "json")
+    done = tool(world, *words)
+    assert done.returncode == 0, done.stderr
+    transcript = json.loads(done.stdout)
+    assert (transcript["start_seconds"], transcript["duration_seconds"]) == (12.5, 7.5)
+    assert transcript["segments"][0]["words"][0]["start"] == 12.5
+    manifest = json.loads(world.outputs("part")["manifest.json"])
+    assert (manifest["input"]["start_seconds"], manifest["input"]["end_seconds"]) == (12.5, 20)
+    assert manifest["duration_seconds"] == 7.5
+
+
 # --- with a daemon: buckets with conditions ------------------------------------------------------------------------
 
 

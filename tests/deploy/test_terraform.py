@@ -120,6 +120,7 @@ def user_data() -> str:
         "release_uri": "s3://releases/transcriptd/0.1.0.tar.gz",
         "release_sha256": "a" * 64,
         "models_from": "s3://models/transcriptd",
+        "profiles": '[calls]\nprefix = "calls/"\noptions.hotwords = "$HOME `id`"\n',
         "secrets": {"WEBHOOK_SECRET": "arn:aws:ssm:eu-central-1:123456789012:parameter/webhook"},
         "settings": {"WEBHOOK_URL": 'https://app.example.com/$HOME/`id`/\\"'},
     }

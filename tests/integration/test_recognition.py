@@ -381,6 +381,15 @@ def test_each_part_of_a_mixed_recording_is_transcribed_in_its_language(exact_pip
     assert transcript.models.alignment == "attention"
 
 
+def test_only_allowed_languages_are_detected(pipeline: WhisperXPipeline) -> None:
+    """For the recording and for each of its chunks: without German, that part is in one of the others."""
+    audio = np.concatenate([call(7, 17), pause(2), speak(GERMAN, "de")])
+    job = options(model="base", diarize=False, align="off", multilingual=True, languages=["en", "es"])
+    transcript = transcribe(pipeline, "allowed", audio, job)
+    assert set(transcript.language_probabilities) == {"en", "es"}
+    assert {segment.language for segment in transcript.segments} <= {"en", "es"}
+
+
 def test_aligner_is_that_of_the_language(
     pipeline: WhisperXPipeline, stages: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:

@@ -41,6 +41,7 @@ def part(*segments: Segment, language: str | None = "en", **changes: object) -> 
         task="transcribe",
         language=language,
         language_probability=0.9,
+        start_seconds=0,
         duration_seconds=60,
         speakers=[],
         segments=list(segments),

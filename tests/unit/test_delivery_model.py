@@ -80,6 +80,7 @@ SILENCE = Transcript(
     language=None,
     language_probability=None,
     language_probabilities={},
+    start_seconds=0,
     duration_seconds=1,
     speakers=[],
     speaker_embeddings=None,

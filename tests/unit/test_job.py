@@ -122,6 +122,18 @@ REFUSED = {
     "no format": (options(formats=[]), "invalid_message", "options.formats"),
     "unknown language": (options(language="english"), "unknown_language", '"english" is not a Whisper language code'),
     "German in English": (options(model="tiny.en", language="de"), "unknown_language", "is English-only"),
+    "unknown among languages": (
+        options(languages=["de", "englsh"]),
+        "unknown_language",
+        'options.languages "englsh" is not a Whisper language code',
+    ),
+    "no languages": (options(languages=[]), "invalid_message", "options.languages"),
+    "both kinds of languages": (
+        options(language="de", languages=["de", "en"]),
+        "language_conflict",
+        "options.language cannot be combined with options.languages",
+    ),
+    "German among languages in English": (options(model="tiny.en", languages=["en", "de"]), "unknown_language", '"de"'),
     "many languages in English": (options(model="tiny.en", multilingual=True), "unknown_language", "multilingual"),
     "a long vocabulary": (options(vocabulary=["a"] * 101), "invalid_message", "options.vocabulary"),
     "a long term": (options(vocabulary=["a" * 101]), "invalid_message", "options.vocabulary"),
@@ -224,11 +236,11 @@ EARLIER = {"job_id": "job-1", "s3_bucket": "media", "object_key": "a.wav", "lang
 }
 REFUSED |= {
     "an earlier worker's message": (
-        json.dumps(EARLIER),
+        json.dumps(EARLIER | {"callback_url": "https://app.example.com/"}),
         "unknown_field",
         'unknown fields: "s3_bucket" (use "input.bucket"), "object_key" (use "input.key"), "language" (use '
         '"options.language"), "model_size" (use "options.model"), "do_diarize" (use "options.diarize"), "min_speakers" '
-        '(use "options.min_speakers"), "max_speakers" (use "options.max_speakers")',
+        '(use "options.min_speakers"), "max_speakers" (use "options.max_speakers"), "callback_url" (use "webhook.url")',
     ),
     "a field of another object": (a_message(prefix="a/"), "unknown_field", 'field "prefix"; use "output.prefix"'),
     "a field of two other objects": (
@@ -555,3 +567,71 @@ def test_example_for_migrating_converts_the_message_of_the_page() -> None:
     options = job.options
     assert (options.language, options.model, options.diarize) == ("en", "large-v3", True)
     assert (options.min_speakers, options.max_speakers) == (2, 6)
+
+
+def clip(**times: Any) -> str:
+    return a_message(input={"bucket": "media", "key": "a.wav", **times})
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ({}, (0.0, None)),
+        ({"start_seconds": None, "end_seconds": None}, (0.0, None)),
+        ({"start_seconds": 0}, (0.0, None)),
+        ({"start_seconds": 61.5}, (61.5, None)),
+        ({"end_seconds": 90}, (0.0, 90.0)),
+        ({"start_seconds": 61.5, "end_seconds": 61.6}, (61.5, 61.6)),
+    ],
+)
+def test_a_job_may_name_a_part_of_the_recording(times: dict[str, Any], expected: tuple[float, float | None]) -> None:
+    found = parse_job(clip(**times), SETTINGS).options
+    assert (found.clip_start_seconds, found.clip_end_seconds) == expected
+
+
+@pytest.mark.parametrize(
+    ("times", "problem"),
+    [
+        ({"start_seconds": -1}, "input.start_seconds"),
+        ({"end_seconds": 0}, "input.end_seconds"),
+        ({"start_seconds": 5, "end_seconds": 5}, "input.end_seconds (5) is not after input.start_seconds (5)"),
+        ({"start_seconds": 5, "end_seconds": 4.5}, "input.end_seconds (4.5) is not after input.start_seconds (5)"),
+        ({"start_seconds": "5"}, "input.start_seconds"),
+        ({"start_seconds": 1e9}, "input.start_seconds"),
+    ],
+)
+def test_a_part_that_cannot_be_is_refused(times: dict[str, Any], problem: str) -> None:
+    with pytest.raises(InvalidJob, match=re.escape(problem)):
+        parse_job(clip(**times), SETTINGS)
+
+
+def test_another_part_of_a_recording_is_another_job() -> None:
+    whole, start, both = (
+        parse_job(text, SETTINGS) for text in (clip(), clip(start_seconds=1), clip(start_seconds=1, end_seconds=2))
+    )
+    assert len({each.options.digest() for each in (whole, start, both)}) == 3
+    with pytest.raises(JobIdConflict, match="other options"):
+        require_same_work(both, "another message", a_manifest(start))
+
+
+@pytest.mark.parametrize(
+    ("wishes", "expected"),
+    [
+        ({}, (None, [])),
+        ({"languages": ["de", "en", "de"]}, (None, ["de", "en"])),
+        ({"languages": ["de"]}, ("de", ["de"])),
+        ({"languages": None, "language": "de"}, ("de", [])),
+        ({"languages": ["en"], "model": "tiny.en"}, ("en", ["en"])),
+    ],
+)
+def test_allowed_languages(wishes: dict[str, Any], expected: tuple[str | None, list[str]]) -> None:
+    found = parse_job(options(**wishes), SETTINGS).options
+    assert (found.language, found.languages) == expected
+
+
+def test_message_of_the_original_worker_is_accepted() -> None:
+    same = a_message(options={"language": "en", "model": "base", "diarize": True, "min_speakers": 2, "max_speakers": 6})
+    assert parse_job(json.dumps(EARLIER), SETTINGS) == parse_job(same, SETTINGS)
+    nothing = dict.fromkeys(set(EARLIER) - {"job_id", "s3_bucket", "object_key"})
+    assert parse_job(json.dumps(EARLIER | nothing), SETTINGS) == parse_job(a_message(), SETTINGS)
+    assert peek_job_id(json.dumps(EARLIER)) == "job-1"

@@ -5,6 +5,7 @@ import pytest
 from daemon.pipeline.asr.language import (
     Probabilities,
     Voter,
+    among,
     chunk_language,
     cut_at_pauses,
     parts_of_uncertain,
@@ -44,6 +45,23 @@ def test_vote_is_weighted_by_speech() -> None:
     assert found.probability == pytest.approx(0.625)
     assert found.probabilities == {"de": pytest.approx(0.625), "en": pytest.approx(0.375)}
     assert list(found.probabilities) == ["de", "en"]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "expected"),
+    [
+        ([], {"nl": 0.7, "de": 0.2, "en": 0.1}),
+        (["de", "en"], {"de": 2 / 3, "en": 1 / 3}),
+        (["de", "yue"], {"de": 1.0}),  # older models have no Cantonese
+    ],
+)
+def test_detection_among_allowed_languages(allowed: list[str], expected: Probabilities) -> None:
+    (found,) = among(allowed, [{"nl": 0.7, "de": 0.2, "en": 0.1}])
+    assert found == pytest.approx(expected)
+
+
+def test_impossible_languages_are_equally_likely() -> None:
+    assert among(["de", "en"], [{"nl": 1.0, "de": 0.0, "en": 0.0}]) == [{"de": 0.5, "en": 0.5}]
 
 
 def test_only_the_likeliest_languages_are_reported() -> None:

@@ -83,6 +83,7 @@ def transcript(segments: list[tuple[float, float, float | None]]) -> Transcript:
         language="en",
         language_probability=None,
         language_probabilities={},
+        start_seconds=0,
         duration_seconds=10,
         speakers=[],
         speaker_embeddings=None,

@@ -1,6 +1,7 @@
-"""Every observer is notified once of how a delivery ended, even if others fail."""
+"""How deliveries without any work end: observers, and notifications that announce no recording."""
 
 import asyncio
+import json
 import logging
 from typing import Any
 
@@ -17,6 +18,7 @@ from daemon.telemetry.metrics import Metrics
 from daemon.telemetry.spans import Tracer
 from tests.support.aws.fakes import FakeQueue, received
 from tests.support.builders import some_settings
+from tests.support.notifications import from_s3
 
 
 class BrokenBrake(Brake):
@@ -24,15 +26,15 @@ class BrokenBrake(Brake):
         raise ZeroDivisionError
 
 
-@pytest.mark.parametrize("brake", [Brake, BrokenBrake])
-async def test_each_observer_is_notified_once(brake: type[Brake], caplog: pytest.LogCaptureFixture) -> None:
-    nobody: Any = None  # a message that is released at once uses none of them
-    queue: Any = FakeQueue()
-    metrics, record, settings = Metrics(), JobTracker(), some_settings()
+def a_processor(queue: FakeQueue, metrics: Metrics, record: JobTracker, brake: type[Brake] = Brake) -> Processor:
+    """Return a processor for messages that end before any work."""
+    nobody: Any = None
+    queues: Any = queue
+    settings = some_settings()
     status = StatusWriter(settings, nobody, metrics, record)
-    processor = Processor(
+    return Processor(
         settings,
-        queue=queue,
+        queue=queues,
         results=nobody,
         transcriber=nobody,
         publisher=nobody,
@@ -44,6 +46,12 @@ async def test_each_observer_is_notified_once(brake: type[Brake], caplog: pytest
         tracker=record,
         brake=brake(3, {}, metrics),
     )
+
+
+@pytest.mark.parametrize("brake", [Brake, BrokenBrake])
+async def test_each_observer_is_notified_once(brake: type[Brake], caplog: pytest.LogCaptureFixture) -> None:
+    metrics, record = Metrics(), JobTracker()
+    processor = a_processor(FakeQueue(), metrics, record, brake)
     interrupt = asyncio.Event()
     interrupt.set()
     with caplog.at_level(logging.INFO):
@@ -55,3 +63,19 @@ async def test_each_observer_is_notified_once(brake: type[Brake], caplog: pytest
     ]
     assert [line.message for line in caplog.records].count("job finished") == 1
     assert [line.message for line in caplog.records].count("observer failed") == (brake is BrokenBrake)
+
+
+async def test_a_notification_without_a_recording_is_deleted_counted_and_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    queue, metrics, record = FakeQueue(), Metrics(), JobTracker()
+    body = json.dumps(from_s3("results", "transcripts/job-1/manifest.json"))
+    labels = {"outcome": "ignored", "reason": "own_object"}
+    assert metrics.registry.get_sample_value("transcriptd_deliveries_total", labels) == 0
+    with caplog.at_level(logging.INFO):
+        await a_processor(queue, metrics, record).process(received(body), asyncio.Event(), WorkEstimate())
+    assert queue.names() == ["delete"]
+    assert metrics.registry.get_sample_value("transcriptd_deliveries_total", labels) == 1
+    (line,) = [line for line in caplog.records if line.message == "job finished"]
+    assert (line.levelname, line.__dict__["reason"], line.__dict__["job_id"]) == ("INFO", "own_object", None)
+    assert record.outcomes == []  # the status page is about jobs

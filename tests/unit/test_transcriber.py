@@ -1,8 +1,8 @@
 """The work on one job with the real Transcriber: what the decoder and the runner receive."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from daemon.jobs.delivery_log import DeliveryLog
 from daemon.jobs.lease import Lease
 from daemon.jobs.receive_limiter import WorkEstimate
 from daemon.jobs.transcriber import Transcriber
+from daemon.media.clip import Clip
 from daemon.media.decoder_pool import MEDIA_INCOMPLETE, Audio, DecodeLimits
 from daemon.schema.manifest import InputObject
 from daemon.schema.transcript import NO_SPEECH_FOUND, TranscriptWarning
@@ -46,10 +47,10 @@ class Parts:
         return InputObject(bucket=source.bucket, key=source.key, version_id=None, etag="e", size_bytes=5)
 
     async def decode(
-        self, source: Path, target: Path, limits: DecodeLimits, *, audio_track: int | None, split: bool
+        self, source: Path, target: Path, limits: DecodeLimits, *, audio_track: int | None, split: bool, clip: Clip
     ) -> Audio:
         assert source.read_bytes() == b"sound"  # noqa: ASYNC240
-        self.decoded = {"limits": limits, "audio_track": audio_track, "split": split}
+        self.decoded = {"limits": limits, "audio_track": audio_track, "split": split, "clip": clip}
         return Audio((target,) * self.files, 60.0, "wav", "pcm_s16le", False, self.tracks, self.warnings)
 
     async def run(self, job_id: str, options: Any, on_event: Any, **given: Any) -> None:
@@ -70,7 +71,12 @@ async def attempt(settings: Settings, folder: Path, files: int = 1, **options: A
 
 
 async def transcribe(
-    settings: Settings, folder: Path, parts: Any, estimate: WorkEstimate, **options: Any
+    settings: Settings,
+    folder: Path,
+    parts: Any,
+    estimate: WorkEstimate,
+    times: Mapping[str, float] = MappingProxyType({}),
+    **options: Any,
 ) -> Transcribed:
     transcriber = Transcriber(
         settings,
@@ -83,7 +89,8 @@ async def transcribe(
     )
     message = received()
     claim = Claim(message, Lease(FakeQueue(), message, settings, Metrics()), Span())
-    accepted = Accepted(claim, a_job(settings, options=options), DeliveryLog())
+    source = {"bucket": "media", "key": "a.wav", **times}
+    accepted = Accepted(claim, a_job(settings, input=source, options=options), DeliveryLog())
     return await transcriber.transcribe(accepted, LiveDelivery(claim, estimate), lambda *_: None)
 
 
@@ -149,3 +156,18 @@ async def test_recording_without_words_names_its_other_audio_streams(
 ) -> None:
     done = await transcribe(make_settings(), tmp_path, Parts(1, (JUMP,), tracks, code), WorkEstimate())
     assert done.transcript.warnings[-1].message == "m" + hint
+
+
+async def test_times_of_a_clip_are_those_of_the_recording(make_settings: MakeSettings, tmp_path: Path) -> None:
+    parts = Parts(1, (JUMP,))
+    whole = await transcribe(make_settings(), tmp_path, parts, WorkEstimate())
+    assert parts.decoded["clip"] == Clip(0.0, None)
+    part = await transcribe(
+        make_settings(), tmp_path, parts, WorkEstimate(), {"start_seconds": 100.25, "end_seconds": 160}
+    )
+    assert parts.decoded["clip"] == Clip(100.25, 160)
+    assert (whole.transcript.start_seconds, part.transcript.start_seconds) == (0.0, 100.25)
+    for before, after in zip(whole.transcript.segments, part.transcript.segments, strict=True):
+        for one, other in zip((before, *before.words), (after, *after.words), strict=True):
+            assert (other.start, other.end) == pytest.approx((one.start + 100.25, one.end + 100.25))
+    assert part.transcript.duration_seconds == whole.transcript.duration_seconds

@@ -21,7 +21,8 @@ from daemon.cli.check.probing import run_probe
 from daemon.cli.check.registry import CheckAborted, CheckResult, check, failed, passed, warned
 from daemon.config import Settings
 from daemon.environment import is_offline
-from daemon.errors import SetupFailed, TranscriptdError
+from daemon.errors import ConfigError, SetupFailed, TranscriptdError
+from daemon.jobs.validation import check_profiles
 from daemon.media.decoder_pool import SAMPLE_RATE, DecodeLimits, DecoderPool
 from daemon.media.sandbox_probe import ADVICE, probe_sandbox
 from daemon.protocol.probe import ProbeResult
@@ -38,7 +39,11 @@ DRIVER = "Install a compatible NVIDIA driver (`nvidia-smi` must list the GPU)"
 
 @check("settings", "the settings are valid; valid settings that are probably a mistake get a warning")
 async def settings_(settings: Settings) -> AsyncGenerator[CheckResult, None]:
-    yield passed("valid")
+    try:
+        check_profiles(settings)
+        yield passed("valid")
+    except ConfigError as error:
+        yield failed(error.message, "Correct the file that TRANSCRIPTD_PROFILES names.")
     if settings.output_bucket is None and not settings.output_buckets:
         yield failed(
             "neither TRANSCRIPTD_OUTPUT_BUCKET nor TRANSCRIPTD_OUTPUT_BUCKETS is set: every job is rejected",

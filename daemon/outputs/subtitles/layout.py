@@ -88,7 +88,8 @@ def lay_out(transcript: Transcript, options: SubtitleOptions, inline_labels: boo
     """
     limits = _Limits.of(options)
     spoken = utterances(transcript)
-    end_ms = max([round(transcript.duration_seconds * 1000), *(utterance.words[-1].end_ms for utterance in spoken)])
+    end_seconds = transcript.start_seconds + transcript.duration_seconds
+    end_ms = max([round(end_seconds * 1000), *(utterance.words[-1].end_ms for utterance in spoken)])
     placed = _place(spoken, end_ms + limits.gap_ms, inline_labels and options.speaker_labels)
     drafts = [draft for utterance in placed for draft in _cut(utterance, limits)]
     drafts.sort(key=lambda draft: draft.words[0].start_ms)

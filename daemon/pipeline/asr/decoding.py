@@ -20,7 +20,7 @@ from daemon.pipeline.asr import filters, numerals
 from daemon.pipeline.asr.encoding import encode
 from daemon.pipeline.asr.engine import Encoding, WhisperSession
 from daemon.pipeline.asr.filters import Hypothesis
-from daemon.pipeline.asr.language import chunk_language
+from daemon.pipeline.asr.language import among, chunk_language
 from daemon.pipeline.asr.prompts import build_prompt
 from daemon.pipeline.asr.whisper_models import numeral_tokens
 from daemon.pipeline.speech.levels import is_steady, raise_quiet
@@ -134,7 +134,7 @@ class WhisperDecoder:
         """Return the language to decode each chunk in."""
         if not self._options.multilingual or not self._about.multilingual:
             return [self._language] * len(chunks)
-        ballots = self._whisper.detect_languages(encoded)
+        ballots = among(self._options.languages, self._whisper.detect_languages(encoded))
         return [
             chunk.language or chunk_language(ballot, chunk, self._language)
             for ballot, chunk in zip(ballots, chunks, strict=True)

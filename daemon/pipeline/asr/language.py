@@ -70,6 +70,18 @@ def vote(ballots: Sequence[tuple[Probabilities, float]]) -> Detection:
     return Detection(*ranked[0], dict(ranked[:MAX_REPORTED]))
 
 
+def among(allowed: Sequence[str], ballots: Sequence[Probabilities]) -> list[Probabilities]:
+    """Return the ballots with only the allowed languages that the model knows, in shares of 1. Empty allows all."""
+    if not allowed:
+        return list(ballots)
+    found = []
+    for ballot in ballots:
+        kept = {code: ballot[code] for code in allowed if code in ballot}
+        total = sum(kept.values())
+        found.append({code: value / total if total else 1 / len(kept) for code, value in kept.items()})
+    return found
+
+
 def certain_language(ballot: Probabilities, chunk: Chunk) -> str | None:
     """Return the chunk's language, or None if it is not certain enough."""
     best = max(ballot, key=ballot.__getitem__)

@@ -20,7 +20,7 @@ from daemon.pipeline.alignment.placement import Region
 from daemon.pipeline.asr.decoding import WhisperDecoder
 from daemon.pipeline.asr.encoding import encode, encode_rest
 from daemon.pipeline.asr.engine import Encoding, WhisperSession
-from daemon.pipeline.asr.language import Detection, Probabilities, Voter, parts_of_uncertain, split, vote, voters
+from daemon.pipeline.asr.language import Detection, Probabilities, Voter, among, parts_of_uncertain, split, vote, voters
 from daemon.pipeline.checkpoints import parts as saved
 from daemon.pipeline.checkpoints.parts import SavedGroup
 from daemon.pipeline.job.recovery import MIN_REGION_SECONDS, Decoded, assemble, claim, omissions, recover_plainly
@@ -113,7 +113,7 @@ class Recognizer:
         else:
             self._warn_of_rejected(chunks, groups)
         if unrecognized := [region for group in groups for region in group.unrecognized]:
-            reason = f"Whisper recognized nothing in the speech at {_named(unrecognized)}, even alone"
+            reason = f"Whisper recognized nothing in the speech at {self._named(unrecognized)}, even alone"
             self._work.fallback.warn("speech_unrecognized", "asr", reason)
         if left_out := self._decoder_now().terms_left_out:
             reason = f"{left_out} terms of the vocabulary do not fit into Whisper's prompt; shorten the list"
@@ -159,7 +159,7 @@ class Recognizer:
             self._work.timer.check_cancelled()
             batch = [voter.chunk for voter in polled[first : first + size]]
             encoded = encode(self._whisper(), self._work.audio, batch)
-            ballots += self._whisper().detect_languages(encoded)
+            ballots += among(self._work.options.languages, self._whisper().detect_languages(encoded))
             if keep:
                 self._known.update(zip(batch, encoded, strict=True))
         return ballots
@@ -175,7 +175,7 @@ class Recognizer:
             and not any(chunk.start <= part.start and part.end <= chunk.end for part in kept)
         ]
         if rejected:
-            reason = f"Whisper found no speech at {_named(rejected)}; omitted"
+            reason = f"Whisper found no speech at {self._named(rejected)}; omitted"
             self._work.fallback.warn("chunk_rejected", "asr", reason)
 
     # --- groups ---------------------------------------------------------------------------------------------------
@@ -369,11 +369,11 @@ class Recognizer:
         self._whisper().shrink(smaller)
         return self._work.fallback.with_memory(stage, 1, act)
 
-
-def _named(ranges: Sequence[Region]) -> str:
-    """Name the first time ranges for a warning."""
-    more = f" and {len(ranges) - MAX_NAMED} more" if len(ranges) > MAX_NAMED else ""
-    return ", ".join(f"{start:.1f}-{end:.1f}" for start, end in ranges[:MAX_NAMED]) + f" s{more}"
+    def _named(self, ranges: Sequence[Region]) -> str:
+        """Name the first time ranges for a warning, as times of the recording."""
+        more = f" and {len(ranges) - MAX_NAMED} more" if len(ranges) > MAX_NAMED else ""
+        first = self._work.options.clip_start_seconds
+        return ", ".join(f"{first + start:.1f}-{first + end:.1f}" for start, end in ranges[:MAX_NAMED]) + f" s{more}"
 
 
 def in_groups(chunks: Sequence[Chunk], seconds: float) -> list[list[Chunk]]:

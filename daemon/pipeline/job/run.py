@@ -88,6 +88,7 @@ class JobRun:
             language=spoken.language if spoken else self._options.language,
             language_probability=spoken.probability if spoken else None,
             language_probabilities=spoken.probabilities if spoken else {},
+            start_seconds=0.0,  # of the audio; the daemon knows where that is in the recording
             duration_seconds=self._work.duration,
             speakers=list(names.values()),
             speaker_embeddings=self._speaker_embeddings(diarized, names),

@@ -36,6 +36,7 @@ run "given_ami_and_settings" {
     environment    = { WEBHOOK_URL = "https://app.example.com/hooks?a=\"b\"", TRANSCRIPTD_MODEL = "large-v3-turbo" }
     secrets        = { WEBHOOK_SECRET = "arn:aws:ssm:eu-central-1:123456789012:parameter/webhook" }
     deadlines      = { drain = 1200, stop = 1300, termination_hook = 1500 }
+    profiles       = "[calls]\nprefix = \"$HOME/\"\n"
   }
 
   assert {
@@ -51,6 +52,8 @@ run "given_ami_and_settings" {
       "TRANSCRIPTD_LAUNCH_HOOK=\"transcriptd-launch\"",
       "bash \"$installer\" --source \"$source_dir\" --models 'hub'",
       "TimeoutStopSec=1300",
+      "TRANSCRIPTD_PROFILES=\"/etc/transcriptd/profiles.toml\"",
+      "prefix = \"$HOME/\"",
       "add_secret 'WEBHOOK_SECRET' 'arn:aws:ssm:eu-central-1:123456789012:parameter/webhook'",
     ] : contains(split("\n", base64decode(aws_launch_template.this.user_data)), line)])
     error_message = "Settings are quoted for systemd, secrets are references."

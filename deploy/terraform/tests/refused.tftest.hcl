@@ -385,3 +385,45 @@ run "not_a_block" {
 
   expect_failures = [var.egress_cidr_blocks]
 }
+
+run "recordings_among_the_results" {
+  command = plan
+
+  variables {
+    input_buckets      = ["media"]
+    output_bucket      = "media"
+    recording_prefixes = [{ prefix = "trans" }]
+  }
+
+  expect_failures = [var.recording_prefixes]
+}
+
+run "recordings_of_an_unknown_bucket" {
+  command = plan
+
+  variables {
+    recording_prefixes = [{ bucket = "media", prefix = "calls/" }]
+  }
+
+  expect_failures = [var.recording_prefixes]
+}
+
+run "recordings_without_a_prefix" {
+  command = plan
+
+  variables {
+    recording_prefixes = [{ prefix = "" }]
+  }
+
+  expect_failures = [var.recording_prefixes]
+}
+
+run "profiles_too_long_for_user_data" {
+  command = plan
+
+  variables {
+    profiles = format("%9000s", "#")
+  }
+
+  expect_failures = [var.profiles]
+}

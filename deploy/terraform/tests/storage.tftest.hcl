@@ -112,3 +112,60 @@ run "key_given" {
     error_message = "Root and scratch volume use the key."
   }
 }
+
+run "no_notifications" {
+  command = plan
+
+  assert {
+    condition     = length(aws_cloudwatch_event_rule.recordings) + length(aws_s3_bucket_notification.this) == 0 && alltrue([for key, policy in data.aws_iam_policy_document.queue : length(policy.statement) == 1])
+    error_message = "By default, no object becomes a job, and no service may send to the queues."
+  }
+}
+
+run "notifications_of_the_created_bucket" {
+  command = plan
+
+  variables {
+    recording_prefixes = [{ prefix = "calls/" }, { prefix = "meetings/" }]
+  }
+
+  assert {
+    condition     = one(aws_s3_bucket_notification.this["input"].*).eventbridge && length(aws_s3_bucket_notification.this) == 1
+    error_message = "The created bucket sends its events to EventBridge."
+  }
+
+  assert {
+    condition     = jsondecode(one(values(aws_cloudwatch_event_rule.recordings)).event_pattern).detail == { bucket = { name = ["transcriptd-input-123456789012-eu-central-1"] }, object = { key = [{ prefix = "calls/" }, { prefix = "meetings/" }] } }
+    error_message = "One rule for a bucket matches its prefixes."
+  }
+
+  assert {
+    condition     = one(values(aws_cloudwatch_event_target.recordings)).arn == "arn:aws:sqs:eu-central-1:123456789012:transcriptd-jobs"
+    error_message = "Events go to the job queue."
+  }
+
+  assert {
+    condition = jsonencode({ for key, policy in data.aws_iam_policy_document.queue : key => [for statement in policy.statement : one(statement.condition).values if statement.sid == "Notifications"] }) == jsonencode({
+      jobs       = [["arn:aws:events:eu-central-1:123456789012:rule/transcriptd-transcriptd-input-123456789012-eu-central-1"]]
+      jobs-dlq   = [["arn:aws:events:eu-central-1:123456789012:rule/transcriptd-transcriptd-input-123456789012-eu-central-1"]]
+      outbox     = []
+      outbox-dlq = []
+    })
+    error_message = "Only the rule may send, and only jobs and dead letters."
+  }
+}
+
+run "notifications_of_existing_buckets" {
+  command = plan
+
+  variables {
+    input_buckets      = ["media", "archive"]
+    output_bucket      = "media"
+    recording_prefixes = [{ prefix = "calls/" }, { bucket = "archive", prefix = "transcripts/" }]
+  }
+
+  assert {
+    condition     = keys(aws_cloudwatch_event_rule.recordings) == tolist(["archive", "media"]) && length(aws_s3_bucket_notification.this) == 0
+    error_message = "Rules for both buckets, whose configuration is left alone."
+  }
+}
