@@ -141,28 +141,31 @@ class Recognizer:
         )
 
     def _detect_language(self, chunks: Sequence[Chunk], size: int) -> Detection:
-        """Detect the language. Doubtful chunks vote only if there are no others."""
+        """Detect the language. Doubtful chunks vote only if there are no others.
+
+        What is said between two long pauses votes on its own, because it may be in another language.
+        """
         sure = [chunk for chunk in chunks if not chunk.doubtful]
-        polled = voters(sure or chunks or windows(self._work.duration, vad.CHUNK_SECONDS))
-        ballots = self._poll(polled, size)
+        parts = [part for chunk in sure or chunks for part in cut_at_long_pauses(chunk)]
+        polled = voters(parts or windows(self._work.duration, vad.CHUNK_SECONDS))
+        ballots = self._poll(polled, size, chunks)
         detection = vote([(ballot, voter.weight) for ballot, voter in zip(ballots, polled, strict=True)])
         if not sure or self._work.options.multilingual:
             return detection
-        parts = parts_of_uncertain(ballots, polled)
-        ballots = [*ballots, *self._poll(parts, size, keep=False)]
+        uncertain = parts_of_uncertain(ballots, polled)
+        ballots = [*ballots, *self._poll(uncertain, size, chunks)]
         total = sum(voter.weight for voter in polled)
-        return replace(detection, split=split(ballots, [*polled, *parts], detection.language, total))
+        return replace(detection, split=split(ballots, [*polled, *uncertain], detection.language, total))
 
-    def _poll(self, polled: Sequence[Voter], size: int, *, keep: bool = True) -> list[Probabilities]:
-        """Return each voter's ballot. `keep` keeps the encodings for decoding."""
+    def _poll(self, polled: Sequence[Voter], size: int, chunks: Sequence[Chunk]) -> list[Probabilities]:
+        """Return each voter's ballot. The encodings of `chunks` are kept for decoding."""
         ballots: list[Probabilities] = []
         for first in range(0, len(polled), size):
             self._work.timer.check_cancelled()
             batch = [voter.chunk for voter in polled[first : first + size]]
             encoded = encode(self._whisper(), self._work.audio, batch)
             ballots += self._whisper().detect_languages(encoded)
-            if keep:
-                self._known.update(zip(batch, encoded, strict=True))
+            self._known.update((it, encoding) for it, encoding in zip(batch, encoded, strict=True) if it in chunks)
         return ballots
 
     def _warn_of_rejected(self, chunks: Sequence[Chunk], groups: Sequence[Group]) -> None:

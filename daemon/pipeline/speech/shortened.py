@@ -80,7 +80,7 @@ def shorten(chunk: Chunk) -> Shortened:
             before[1] + SHORTENED_SECONDS / 2,
             floor((after[0] - before[1] - SHORTENED_SECONDS) * STEPS_PER_SECOND) / STEPS_PER_SECOND,
         )
-        for before, after in pairwise(chunk.regions)
+        for before, after in pairwise(chunk.part(chunk.start, chunk.end).regions)
         if is_long(before, after)
     )
     return Shortened(_moved(chunk, cuts), chunk, cuts)
@@ -104,9 +104,9 @@ def utterances(regions: Sequence[tuple[float, float]]) -> list[list[tuple[float,
 
 def cut_at_long_pauses(chunk: Chunk) -> list[Chunk]:
     """Split a chunk into parts without long pauses."""
-    if not chunk.regions:
-        return [chunk]
     found = utterances(chunk.regions)
+    if len(found) < 2:
+        return [chunk]
     starts = [chunk.start, *(part[0][0] for part in found[1:])]
     ends = [*(part[-1][1] for part in found[:-1]), chunk.end]
     return [chunk.part(start, end) for start, end in zip(starts, ends, strict=True)]
