@@ -7,7 +7,8 @@ SAMPLE_RATE = 16_000
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A span of at most 30 s that Whisper decodes at once, with the speech regions inside it.
+    """A span that Whisper decodes at once, with the speech regions inside it: at most 30 s, in which the long pauses
+    between regions count as shortened (speech/shortened.py).
 
     A doubtful chunk was missed by speech detection and found by the coverage check. A chunk with a language is speech
     that the text of a longer chunk, in that language, left out.

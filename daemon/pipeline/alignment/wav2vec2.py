@@ -21,6 +21,7 @@ from daemon.pipeline.alignment.words import AlignedToken, attach_marks, fill_tim
 from daemon.pipeline.runtime.device import ComputeDevice, Failure, classify
 from daemon.pipeline.runtime.library_output import suppress_library_output
 from daemon.pipeline.runtime.plain_weights import runs_code
+from daemon.pipeline.speech.shortened import shorten
 from daemon.pipeline.types import SAMPLE_RATE, Passage, TimedWord
 from daemon.schema.catalog import UNSPACED_LANGUAGES
 from daemon.telemetry.redaction import describe
@@ -46,14 +47,14 @@ class Aligner:
 
     def batches(self, passages: Sequence[Passage], size: int) -> list[list[Passage]]:
         """Split the passages into batches for `align`: at most `size` passages of similar length each."""
-        lengths = [passage.chunk.end - passage.chunk.start for passage in passages]
+        lengths = [shorten(passage.chunk).seconds for passage in passages]
         size = size if takes_padding(self.model) else 1
         return [[passages[index] for index in batch] for batch in batches(lengths, size)]
 
     def align(self, passages: Sequence[Passage], audio: np.ndarray) -> list[list[TimedWord]]:
         """Align one batch. Return all words of each passage, or an empty list if there is no path through its text.
 
-        Path and times match `whisperx.align` 3.8.6 on the same emissions, but are not rounded. Two whisperx errors are
+        Long pauses are shortened. Path and times match `whisperx.align` 3.8.6 on the same emissions, but are not rounded. Two whisperx errors are
         corrected. `İ`, which is two characters in lower case, does not shift the following times by a character.
         `split_words` splits the text: at any whitespace, and into characters in all languages without spaces, even if
         whisperx has no model for the language.
@@ -61,13 +62,15 @@ class Aligner:
         Characters unknown to the model, such as digits, match any sound. A score is the mean CTC probability of the
         word's characters.
         """
-        spans = [audio[int(it.chunk.start * SAMPLE_RATE) : int(it.chunk.end * SAMPLE_RATE)] for it in passages]
+        shortened = [shorten(passage.chunk) for passage in passages]
+        spans = [it.audio(audio) for it in shortened]
         with suppress_library_output():
             emissions = log_probabilities(self.model, self.device, spans)
         aligned = []
-        for passage, span, log_probs in zip(passages, spans, emissions, strict=True):
+        for passage, heard, span, log_probs in zip(passages, shortened, spans, emissions, strict=True):
             tokens = self.align_tokens(passage.text, log_probs, len(span) / SAMPLE_RATE, passage.chunk.start)
-            aligned.append(place(attach_marks(fill_times(tokens, passage.chunk)), passage.chunk) if tokens else [])
+            words = place(attach_marks(fill_times(tokens, heard.chunk)), heard.chunk) if tokens else []
+            aligned.append(heard.restore(words))
         return aligned
 
     def align_tokens(self, text: str, log_probs: np.ndarray, seconds: float, offset: float) -> list[AlignedToken]:

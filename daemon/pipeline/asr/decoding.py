@@ -24,6 +24,7 @@ from daemon.pipeline.asr.language import among, chunk_language
 from daemon.pipeline.asr.prompts import build_prompt
 from daemon.pipeline.asr.whisper_models import numeral_tokens
 from daemon.pipeline.speech.levels import is_steady, raise_quiet
+from daemon.pipeline.speech.shortened import shorten
 from daemon.pipeline.speech.silence import without_silence
 from daemon.pipeline.types import SAMPLE_RATE, Chunk, Passage
 from daemon.schema.options import JobOptions
@@ -65,7 +66,7 @@ class WhisperDecoder:
         previous = ""
         for index, (chunk, language, first) in enumerate(zip(chunks, languages, firsts, strict=True)):
             hypothesis = self._choose_hypothesis([encoded[index]], chunk, language, first, previous)
-            steady = is_steady(audio, chunk.start, chunk.end)
+            steady = is_steady(shorten(chunk).audio(audio))
             if filters.is_silence(hypothesis, previous, steady=steady, speech_seconds=chunk.speech_seconds):
                 hypothesis = filters.EMPTY
             previous = hypothesis.text
@@ -164,7 +165,7 @@ class WhisperDecoder:
         return self._whisper.generate(
             encoded,
             prompts,
-            [token_cap(chunk.end - chunk.start) for chunk in chunks],
+            [token_cap(shorten(chunk).seconds) for chunk in chunks],
             return_scores=True,
             return_no_speech_prob=True,
             **settings,
@@ -253,10 +254,11 @@ class WhisperDecoder:
     def _align(
         self, encoded: Sequence[Encoding], audio: np.ndarray, passages: Sequence[Passage], language: str
     ) -> None:
-        frames = [int((p.chunk.end - p.chunk.start) * self._model.frames_per_second) for p in passages]
+        shortened = [shorten(passage.chunk) for passage in passages]
+        frames = [int(it.seconds * self._model.frames_per_second) for it in shortened]
         tokenizer = self._tokenizer(language)
         aligned = self._whisper.find_alignment(tokenizer, [p.tokens for p in passages], encoded, frames)
-        for passage, found in zip(passages, aligned, strict=True):
+        for passage, heard, found in zip(passages, shortened, aligned, strict=True):
             start = passage.chunk.start
             tokens = [
                 AlignedToken(
@@ -264,8 +266,9 @@ class WhisperDecoder:
                 )
                 for item in found
             ]
-            speech = without_silence(audio, passage.chunk)
-            passage.words = attention_words(tokens, speech, written_language(self._options, language))
+            speech = heard.shorten(without_silence(audio, passage.chunk))
+            words = attention_words(tokens, speech, written_language(self._options, language))
+            passage.words = heard.restore(words)
 
 
 def token_cap(seconds: float) -> int:

@@ -24,7 +24,8 @@ def encode(
 ) -> list[Encoding]:
     """Encode the chunks, each padded to Whisper's 30 s or, if not `padded`, by a few seconds.
 
-    `audio` is float32, mono, 16 kHz; very quiet speech is raised to the usual level. Spectrograms are computed on the model's device and stay there.
+    `audio` is float32, mono, 16 kHz; long pauses are shortened, and very quiet speech is raised to the usual level.
+    Spectrograms are computed on the model's device and stay there.
     """
     about = whisper.about
     features = []

@@ -10,7 +10,7 @@ from daemon.protocol.runner_settings import RunnerSettings
 
 # Increment when the file format changes, or when the pipeline produces a different result from the same input, such as
 # after a change to chunking, decoding, alignment or diarization.
-CHECKPOINT_VERSION = 7
+CHECKPOINT_VERSION = 8
 
 # Settings that cannot change a transcript. All others are part of the fingerprint.
 IRRELEVANT_SETTINGS = frozenset(

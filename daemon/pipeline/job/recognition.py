@@ -26,6 +26,7 @@ from daemon.pipeline.checkpoints.parts import SavedGroup
 from daemon.pipeline.job.recovery import MIN_REGION_SECONDS, Decoded, assemble, claim, omissions, recover_plainly
 from daemon.pipeline.runtime.work import JobWork
 from daemon.pipeline.speech import detector as vad
+from daemon.pipeline.speech.shortened import cut_at_long_pauses, shorten
 from daemon.pipeline.stages import Stages
 from daemon.pipeline.types import Chunk, Passage
 from daemon.protocol.events import ChunksFiltered
@@ -140,39 +141,42 @@ class Recognizer:
         )
 
     def _detect_language(self, chunks: Sequence[Chunk], size: int) -> Detection:
-        """Detect the language. Doubtful chunks vote only if there are no others."""
+        """Detect the language. Doubtful chunks vote only if there are no others.
+
+        What is said between two long pauses votes on its own, because it may be in another language.
+        """
         sure = [chunk for chunk in chunks if not chunk.doubtful]
-        polled = voters(sure or chunks or windows(self._work.duration, vad.CHUNK_SECONDS))
-        ballots = self._poll(polled, size)
+        parts = [part for chunk in sure or chunks for part in cut_at_long_pauses(chunk)]
+        polled = voters(parts or windows(self._work.duration, vad.CHUNK_SECONDS))
+        ballots = self._poll(polled, size, chunks)
         detection = vote([(ballot, voter.weight) for ballot, voter in zip(ballots, polled, strict=True)])
         if not sure or self._work.options.multilingual:
             return detection
-        parts = parts_of_uncertain(ballots, polled)
-        ballots = [*ballots, *self._poll(parts, size, keep=False)]
+        uncertain = parts_of_uncertain(ballots, polled)
+        ballots = [*ballots, *self._poll(uncertain, size, chunks)]
         total = sum(voter.weight for voter in polled)
-        return replace(detection, split=split(ballots, [*polled, *parts], detection.language, total))
+        return replace(detection, split=split(ballots, [*polled, *uncertain], detection.language, total))
 
-    def _poll(self, polled: Sequence[Voter], size: int, *, keep: bool = True) -> list[Probabilities]:
-        """Return each voter's ballot. `keep` keeps the encodings for decoding."""
+    def _poll(self, polled: Sequence[Voter], size: int, chunks: Sequence[Chunk]) -> list[Probabilities]:
+        """Return each voter's ballot. The encodings of `chunks` are kept for decoding."""
         ballots: list[Probabilities] = []
         for first in range(0, len(polled), size):
             self._work.timer.check_cancelled()
             batch = [voter.chunk for voter in polled[first : first + size]]
             encoded = encode(self._whisper(), self._work.audio, batch)
             ballots += among(self._work.options.languages, self._whisper().detect_languages(encoded))
-            if keep:
-                self._known.update(zip(batch, encoded, strict=True))
+            self._known.update((it, encoding) for it, encoding in zip(batch, encoded, strict=True) if it in chunks)
         return ballots
 
     def _warn_of_rejected(self, chunks: Sequence[Chunk], groups: Sequence[Group]) -> None:
         """Warn of the chunks that speech detection found but Whisper rejected: missing text is most likely there."""
         kept = [passage.chunk for group in groups for passage in group.passages]
         rejected = [
-            (chunk.start, chunk.end)
+            (part.start, part.end)
             for chunk in chunks
-            if not chunk.doubtful
-            and any(end - start > MIN_REGION_SECONDS for start, end in chunk.regions)
-            and not any(chunk.start <= part.start and part.end <= chunk.end for part in kept)
+            if not chunk.doubtful and not any(chunk.start <= it.start and it.end <= chunk.end for it in kept)
+            for part in cut_at_long_pauses(chunk)
+            if any(end - start > MIN_REGION_SECONDS for start, end in part.regions)
         ]
         if rejected:
             reason = f"Whisper found no speech at {self._named(rejected)}; omitted"
@@ -377,23 +381,29 @@ class Recognizer:
 
 
 def in_groups(chunks: Sequence[Chunk], seconds: float) -> list[list[Chunk]]:
-    """Split the chunks into runs that span at most `seconds`. A single longer chunk is a run too."""
+    """Split the chunks into runs that span at most `seconds`, with shortened pauses. A single longer chunk is a run too."""
     groups: list[list[Chunk]] = []
+    cut_seconds = 0.0  # of the last group
     for chunk in chunks:
-        if groups and chunk.end - groups[-1][0].start <= seconds:
+        cut = chunk.end - chunk.start - shorten(chunk).seconds
+        if groups and chunk.end - groups[-1][0].start - cut_seconds - cut <= seconds:
             groups[-1].append(chunk)
+            cut_seconds += cut
         else:
             groups.append([chunk])
+            cut_seconds = cut
     return groups
 
 
 def plain_windows(chunks: Sequence[Chunk], duration: float) -> list[Chunk]:
-    """Windows of at most 10 min that end at a chunk's end; without chunks, the whole recording cut every 10 min."""
+    """Windows of at most 10 min that end at a chunk's end or a long pause; without chunks, the whole recording cut every
+    10 min."""
     if not chunks:
         return windows(duration, PLAIN_WINDOW_SECONDS)
+    parts = [part for chunk in chunks for part in cut_at_long_pauses(chunk)]
     return [
-        Chunk(group[0].start, group[-1].end, tuple(region for chunk in group for region in chunk.regions))
-        for group in in_groups(chunks, PLAIN_WINDOW_SECONDS)
+        Chunk(group[0].start, group[-1].end, tuple(region for part in group for region in part.regions))
+        for group in in_groups(parts, PLAIN_WINDOW_SECONDS)
     ]
 
 

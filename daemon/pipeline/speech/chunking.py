@@ -1,45 +1,42 @@
-"""Merge speech regions into chunks, cut at the longest pauses. Runs no model."""
+"""Merge speech regions into chunks. Runs no model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from daemon.pipeline.speech.shortened import shorten, utterances
 from daemon.pipeline.types import Chunk
 
 Region = tuple[float, float]
 
-# A pause of seconds inside a chunk can make Whisper end its text early, or omit the first words after the pause. Avoiding
-# a pause this long is worth another chunk, and so another run of the encoder; a shorter pause costs a share of it.
-COSTLY_PAUSE_SECONDS = 5.0
-FREE_PAUSE_SECONDS = 2.0  # shorter pauses do no harm
-
 
 def merge_regions(regions: Sequence[Region], seconds: float) -> list[Chunk]:
-    """Merge the regions into chunks of at most `seconds`, with as few chunks and as short pauses in them as possible.
+    """Merge the regions into chunks of at most `seconds`, in which long pauses count as shortened.
 
-    Without long pauses, the result is that of whisperx: each chunk takes as many regions as fit.
+    A chunk takes as many utterances, the speech between two long pauses, as fit. An utterance that is too long for one
+    chunk is cut at its pauses as whisperx does: each chunk takes as many regions as fit.
     """
-    count = len(regions)
-    costs = [0.0] * (count + 1)  # of chunking the regions from this one on, in chunks
-    ends = [0] * count
-    for first in range(count - 1, -1, -1):
-        paused, best = 0.0, float("inf")
-        for end in range(first + 1, count + 1):
-            if end > first + 1:
-                if regions[end - 1][1] - regions[first][0] > seconds:
-                    break
-                paused += _cost(regions[end - 1][0] - regions[end - 2][1])
-            cost = 1.0 + paused + costs[end]
-            if cost <= best:
-                best, ends[first] = cost, end
-        costs[first] = best
-    chunks = []
-    first = 0
-    while first < count:
-        part = tuple(regions[first : ends[first]])
-        chunks.append(Chunk(part[0][0], part[-1][1], part))
-        first = ends[first]
+    chunks: list[Chunk] = []
+    for utterance in utterances(regions):
+        if chunks and _fits(joined := _chunk([*chunks[-1].regions, *utterance]), seconds):
+            chunks[-1] = joined
+        else:
+            chunks += _filled(utterance, seconds)
     return chunks
 
 
-def _cost(pause: float) -> float:
-    """Return the cost of a pause inside a chunk, in chunks."""
-    return pause / COSTLY_PAUSE_SECONDS if pause >= FREE_PAUSE_SECONDS else 0.0
+def _filled(regions: Sequence[Region], seconds: float) -> Iterator[Chunk]:
+    """Yield chunks of as many regions as fit, at least one."""
+    part = [regions[0]]
+    for region in regions[1:]:
+        if region[1] - part[0][0] > seconds:
+            yield _chunk(part)
+            part = []
+        part.append(region)
+    yield _chunk(part)
+
+
+def _chunk(regions: Sequence[Region]) -> Chunk:
+    return Chunk(regions[0][0], regions[-1][1], tuple(regions))
+
+
+def _fits(chunk: Chunk, seconds: float) -> bool:
+    return shorten(chunk).seconds <= seconds

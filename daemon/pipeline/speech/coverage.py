@@ -6,10 +6,12 @@ therefore repeated on each gap that contains sound that could be speech.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
 from daemon.pipeline.speech.levels import FRAME_SECONDS, MAX_SPEECH_FLATNESS, flatness, levels
+from daemon.pipeline.speech.shortened import cut_at_long_pauses
 from daemon.pipeline.types import SAMPLE_RATE, Chunk
 
 MIN_GAP_SECONDS = 1.0
@@ -24,16 +26,20 @@ Detect = Callable[[np.ndarray], list[Chunk]]
 
 
 def add_missed_speech(chunks: Sequence[Chunk], audio: np.ndarray, detect: Detect) -> list[Chunk]:
-    """Add a doubtful chunk wherever `detect` finds speech in a gap analyzed alone. Return all chunks, sorted."""
+    """Add a doubtful chunk wherever `detect` finds speech in a gap analyzed alone: between chunks, or in a long pause of one,
+    which is then split there. Return all chunks, sorted.
+    """
     if not chunks:
         return []
-    found = list(chunks)
+    missed: list[Chunk] = []
     floor = max(float(np.percentile(levels(audio), FLOOR_PERCENTILE)), MIN_FLOOR_DB)
-    for start, end in gaps(chunks, len(audio) / SAMPLE_RATE):
+    parts = [part for chunk in chunks for part in cut_at_long_pauses(chunk)]
+    for start, end in gaps(parts, len(audio) / SAMPLE_RATE):
         gap = audio[int(start * SAMPLE_RATE) : int(end * SAMPLE_RATE)]
         if could_be_speech(gap, floor):
-            found += [_moved(chunk, start) for chunk in detect(gap)]
-    return sorted(found, key=lambda chunk: chunk.start)
+            missed += [_moved(chunk, start) for chunk in detect(gap)]
+    split = [part for chunk in chunks for part in _split(chunk, [it.start for it in missed])]
+    return sorted([*split, *missed], key=lambda chunk: chunk.start)
 
 
 def gaps(chunks: Sequence[Chunk], duration: float) -> list[tuple[float, float]]:
@@ -57,6 +63,13 @@ def could_be_speech(gap: np.ndarray, floor: float) -> bool:
     """Whether enough of the gap rises above the noise with a peaked spectrum. `floor` is the noise level in dB."""
     loud = levels(gap) >= floor + MIN_RISE_DB
     return loud.sum() * FRAME_SECONDS >= MIN_LOUD_SECONDS and flatness(gap, loud) <= MAX_SPEECH_FLATNESS
+
+
+def _split(chunk: Chunk, times: Sequence[float]) -> list[Chunk]:
+    """Split the chunk at those of the times that lie in it; all of them lie in pauses."""
+    bounds = [chunk.start, *sorted(time for time in times if chunk.start < time < chunk.end), chunk.end]
+    parts = [[region for region in chunk.regions if start <= region[0] < end] for start, end in pairwise(bounds)]
+    return [replace(chunk, start=part[0][0], end=part[-1][1], regions=tuple(part)) for part in parts if part]
 
 
 def _moved(chunk: Chunk, by: float) -> Chunk:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from daemon.pipeline.speech.shortened import shorten
 from daemon.pipeline.types import SAMPLE_RATE, Chunk
 
 FRAME_SECONDS = 0.02
@@ -35,9 +36,9 @@ def levels(audio: np.ndarray) -> np.ndarray:
     return found
 
 
-def is_steady(audio: np.ndarray, start: float, end: float) -> bool:
+def is_steady(audio: np.ndarray) -> bool:
     """Whether the level hardly varies, as in noise, hum, tones or silence. Speech is never this steady."""
-    found = levels(audio[int(start * SAMPLE_RATE) : int(end * SAMPLE_RATE)])
+    found = levels(audio)
     return len(found) == 0 or float(np.ptp(np.percentile(found, (10, 95)))) < MIN_SPEECH_RANGE_DB
 
 
@@ -62,12 +63,14 @@ def raise_quiet(audio: np.ndarray) -> np.ndarray:
 
 
 def chunk_audio(audio: np.ndarray, chunk: Chunk) -> np.ndarray:
-    """Copy the chunk's audio, with very quiet speech raised to the usual level: of the whole chunk, or of single regions."""
+    """Copy the chunk's audio, with shortened pauses and with very quiet speech raised to the usual level: that of the whole
+    chunk, or of single regions."""
+    shortened = shorten(chunk)
     first = int(chunk.start * SAMPLE_RATE)
-    whole = np.array(audio[first : int(chunk.end * SAMPLE_RATE)])
+    whole = shortened.audio(audio)
     span = raise_quiet(whole)
     if span is whole:
-        for start, end in chunk.regions:
+        for start, end in shortened.chunk.regions:
             part = slice(max(0, int(start * SAMPLE_RATE) - first), max(0, int(end * SAMPLE_RATE) - first))
             span[part] = raise_quiet(span[part])
     return span
