@@ -11,7 +11,7 @@ Subcommand = Callable[[argparse.Namespace], int]
 
 
 def add_tools(commands: Any) -> None:
-    """Declare `check`, `dlq`, `submit`, `watch`, `jobs` and `cancel`."""
+    """Declare `check`, `dlq`, `submit`, `watch`, `jobs`, `cancel` and `webhook`."""
     _add_check(
         commands.add_parser("check", help="check whether the daemon can run here, and report how to fix problems")
     )
@@ -20,6 +20,7 @@ def add_tools(commands: Any) -> None:
     _add_watch(commands.add_parser("watch", help="follow a job to its end and fetch its transcript"))
     _add_jobs(commands.add_parser("jobs", help="list the jobs whose results are in the bucket, newest first"))
     _add_cancel(commands.add_parser("cancel", help="cancel a job that waits or runs"))
+    _add_webhook(commands.add_parser("webhook", help="send a signed test event, or the events of ended jobs again"))
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
@@ -131,6 +132,23 @@ def _add_cancel(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(call=_cancel)
 
 
+def _add_webhook(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    send = actions.add_parser("send", help="send a signed test event (job.test)")
+    resend = actions.add_parser("resend", help="send the final events of ended jobs again, with their first IDs")
+    resend.add_argument("job_ids", nargs="*", metavar="JOB_ID")
+    resend.add_argument(
+        "--since", type=duration, metavar="AGE", help="all jobs that changed within this time, e.g. 12h"
+    )
+    resend.add_argument(
+        "--undelivered", action="store_true", help="only events that the daemon has not recorded as delivered"
+    )
+    _add_place(resend)
+    for action, name in ((send, "send"), (resend, "resend")):
+        action.add_argument("--url", metavar="URL", help="default: WEBHOOK_URL")
+        action.set_defaults(call=_webhook(name))
+
+
 def _add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-bucket", metavar="NAME", help="default: TRANSCRIPTD_OUTPUT_BUCKET")
     parser.add_argument("--output-prefix", metavar="PREFIX", help="default: TRANSCRIPTD_OUTPUT_PREFIX, or transcripts/")
@@ -212,3 +230,14 @@ def _cancel(arguments: argparse.Namespace) -> int:
     from daemon.cli.command import run
 
     return run("cancel", lambda: cancel(arguments))
+
+
+def _webhook(action: str) -> Subcommand:
+    def call(arguments: argparse.Namespace) -> int:
+        from daemon.cli import webhook
+        from daemon.cli.command import run
+
+        chosen = webhook.send if action == "send" else webhook.resend
+        return run(f"webhook {action}", lambda: chosen(arguments))
+
+    return call

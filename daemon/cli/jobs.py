@@ -39,7 +39,7 @@ def list_jobs(arguments: Namespace) -> int:
     bucket = required(arguments.output_bucket, "output_bucket")
     prefix = contract_settings(output_prefix=arguments.output_prefix).output_prefix
     s3 = open_s3(contract_settings())
-    found, keys = _find(s3, bucket, prefix, time.time() - arguments.since)
+    found, keys = find_jobs(s3, bucket, prefix, time.time() - arguments.since)
     statuses = _read(s3, bucket, sorted(found, reverse=True))
     chosen = list(
         islice((each for each in statuses if not arguments.failed or each["state"] == "failed"), arguments.limit)
@@ -55,7 +55,7 @@ def list_jobs(arguments: Namespace) -> int:
     return EXIT_OK
 
 
-def _find(s3: "S3Client", bucket: str, prefix: str, since: float) -> tuple[list[Found], int]:
+def find_jobs(s3: "S3Client", bucket: str, prefix: str, since: float) -> tuple[list[Found], int]:
     """Return the jobs that have changed since then (Unix time), and the number of keys read."""
     found: dict[str, Found] = {}
     keys = 0

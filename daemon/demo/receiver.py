@@ -16,6 +16,7 @@ class SeenEvent:
 
     event: dict[str, Any]
     verified: bool
+    id: str | None = None  # the header webhook-id
 
 
 class WebhookReceiver(LoopbackServer):
@@ -35,7 +36,7 @@ class WebhookReceiver(LoopbackServer):
                     verified = True
                 self.send_response(204 if verified else 401)
                 self.end_headers()
-                on_event(SeenEvent(json.loads(body), verified))
+                on_event(SeenEvent(json.loads(body), verified, self.headers["webhook-id"]))
 
         super().__init__(Handler, "webhook receiver")
 

@@ -9,8 +9,10 @@ from daemon.config import Settings
 from daemon.errors import JobIdConflict, TranscriptdError
 from daemon.jobs.delivery import Accepted, LiveDelivery, Published
 from daemon.jobs.progress import ProgressView
-from daemon.jobs.validation import peek_job_id, peek_webhook_url
-from daemon.schema.manifest import MANIFEST_NAME
+from daemon.jobs.validation import parts_of, peek_job_id, peek_parts, peek_webhook_url
+from daemon.schema.job import Input
+from daemon.schema.job_status import JobStatus
+from daemon.schema.manifest import MANIFEST_NAME, Manifest
 from daemon.webhooks.events import EventError, EventOutput, EventProgress, WebhookEvent
 
 
@@ -59,14 +61,53 @@ def completed_event(published: Published, delivery: LiveDelivery) -> WebhookEven
         attempt=delivery.reached.attempt,
         durations_seconds=manifest.timings_seconds,
         warnings=tuple(manifest.warnings),
-        output=EventOutput(
-            bucket=job.output_bucket,
-            prefix=job.output_prefix,
-            manifest=job.output_key(MANIFEST_NAME),
-            files={output.format: output.key for output in manifest.outputs},
-        ),
+        output=_results(manifest, job.output_bucket, job.output_prefix),
         trace=delivery.span.context,
     )
+
+
+def past_completion(manifest: Manifest, bucket: str, prefix: str) -> WebhookEvent:
+    """Build the event of a result published earlier at `prefix` (`<prefix><job_id>/`). It has the ID of the first one."""
+    source = manifest.input
+    return WebhookEvent(
+        id=_event_id(bucket, prefix, "completed"),
+        job_id=manifest.job_id,
+        status="completed",
+        attempt=manifest.attempt,
+        input=Input(
+            bucket=source.bucket,
+            key=source.key,
+            version_id=source.version_id,
+            start_seconds=source.start_seconds,
+            end_seconds=source.end_seconds,
+        ),
+        output=_results(manifest, bucket, prefix),
+        metadata=manifest.metadata,
+        durations_seconds=manifest.timings_seconds,
+        warnings=tuple(manifest.warnings),
+    )
+
+
+def past_end(status: JobStatus, bucket: str, prefix: str) -> WebhookEvent | None:
+    """Build the event of a job that failed or was cancelled earlier, with the ID of the first one; None for other states.
+
+    The status has neither the input nor the metadata, so the event has none.
+    """
+    if status.state not in ("failed", "cancelled") or status.error is None:
+        return None
+    return WebhookEvent(
+        id=_event_id(status.message_id, status.state),
+        job_id=status.job_id,
+        status=status.state,
+        attempt=status.attempt,
+        output=EventOutput(bucket=bucket, prefix=prefix),
+        error=EventError(code=status.error.code, message=status.error.message),
+    )
+
+
+def _results(manifest: Manifest, bucket: str, prefix: str) -> EventOutput:
+    files = {output.format: output.key for output in manifest.outputs}
+    return EventOutput(bucket=bucket, prefix=prefix, manifest=prefix + MANIFEST_NAME, files=files)
 
 
 def cancelled_event(error: TranscriptdError, delivery: LiveDelivery) -> WebhookEvent:
@@ -85,21 +126,24 @@ def cancelled_event(error: TranscriptdError, delivery: LiveDelivery) -> WebhookE
     )
 
 
-def failed_event(error: TranscriptdError, delivery: LiveDelivery) -> WebhookEvent:
-    """Build the event of a failed job. Its ID is the same for all deliveries of the message."""
+def failed_event(error: TranscriptdError, delivery: LiveDelivery, settings: Settings) -> WebhookEvent:
+    """Build the event of a failed job. Its ID is the same for all deliveries of the message.
+
+    If the message was refused, the event has what could be read of it.
+    """
     message, job = delivery.message, delivery.reached.job
-    output = None
+    known = peek_parts(message.body, settings) if job is None else parts_of(job)
     # After a conflict, the results there belong to another job, and so does the record of its final event.
-    if job is not None and not isinstance(error, JobIdConflict):
-        output = EventOutput(bucket=job.output_bucket, prefix=job.output_prefix)
+    place = None if isinstance(error, JobIdConflict) else known.place
     return WebhookEvent(
         id=_event_id(message.message_id, "failed"),
+        refused=job is None,
         job_id=job.job_id if job else peek_job_id(message.body),
         status="failed",
         attempt=delivery.reached.attempt,
-        input=job.input if job else None,
-        output=output,
-        metadata=job.metadata if job else {},
+        input=known.input,
+        output=place and EventOutput(bucket=place.bucket, prefix=place.prefix),
+        metadata=known.metadata,
         durations_seconds=delivery.timings_seconds,
         error=EventError(code=error.code, message=error.message, traceback=error.detail),
         trace=delivery.span.context,

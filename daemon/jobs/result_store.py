@@ -227,9 +227,10 @@ class ResultStore:
 
         Raises OutputOccupied if the object there is not such a record.
         """
-        if event.output is None:
-            return  # the message was too invalid to determine an output location
-        bucket, prefix = event.output.bucket, event.output.prefix
+        place = event.record_place
+        if place is None:
+            return
+        bucket, prefix = place.bucket, place.prefix
         record = {
             "event_id": event.id,
             "type": event.type,
@@ -251,9 +252,10 @@ class ResultStore:
 
     async def webhook_known(self, url: str, event: WebhookEvent) -> bool:
         """Return whether this event, by its ID, is recorded as delivered to the receiver."""
-        if event.output is None:
+        place = event.record_place
+        if place is None:
             return False
-        record, _ = await self._webhook_record(event.output.bucket, event.output.prefix)
+        record, _ = await self._webhook_record(place.bucket, place.prefix)
         expected = {"event_id": event.id, "result": "delivered", "receiver": _receiver(url)}
         return record.items() >= expected.items()
 

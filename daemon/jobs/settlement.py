@@ -140,7 +140,7 @@ class Settlement:
                     lease, Resource.DEAD_LETTER_QUEUE, lambda: queue.dead_letter(message, error, attempt)
                 )
                 if obstacle is None:
-                    obstacle, webhook = await self._notify(failed_event(error, delivery), delivery)
+                    obstacle, webhook = await self._notify(failed_event(error, delivery, self._settings), delivery)
                     obstacle = obstacle or await self._delete(delivery)
             case Cancel(error):
                 obstacle, webhook = await self._cancel(error, delivery)

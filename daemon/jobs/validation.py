@@ -1,6 +1,7 @@
 """Turns a message body into a job. Makes every check that is possible before any work; errors use the contract's terms."""
 
 import json
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from pydantic import JsonValue, ValidationError
@@ -27,6 +28,8 @@ from daemon.schema.job import (
 from daemon.schema.notifications import NotAJob
 from daemon.schema.wording import clip
 from daemon.webhooks.ssrf import check_webhook_url
+
+ANY = {"job_id": "any", "input": {"bucket": "any", "key": "any"}}  # a valid message, to validate single fields
 
 
 def parse_job(body: str, settings: Settings) -> Job:
@@ -88,13 +91,42 @@ class Place(NamedTuple):
     prefix: str  # `<prefix><job_id>/`
 
 
+class Parts(NamedTuple):
+    """The parts of a message that an event repeats. Those of a refused message that could not be read are empty."""
+
+    input: Input | None
+    place: Place | None
+    metadata: dict[str, JsonValue]
+
+
+def parts_of(job: Job) -> Parts:
+    return Parts(job.input, Place(job.job_id, job.output_bucket, job.output_prefix), job.metadata)
+
+
+def peek_parts(body: str, settings: Settings) -> Parts:
+    """Return the parts of a body that are valid, each by itself."""
+    try:
+        fields = job_fields(read_form(body), settings)
+    except (InvalidJob, NotAJob):
+        return Parts(None, None, {})
+    source: Input | None = None
+    metadata: dict[str, JsonValue] = {}
+    with suppress(ValidationError):
+        source = Input.model_validate(fields.get("input"))
+    with suppress(InvalidJob, ValidationError):
+        given = Message.model_validate({**ANY, "metadata": fields.get("metadata", {})}).metadata
+        _check_metadata(given)
+        metadata = given
+    return Parts(source, peek_place(body, settings), metadata)
+
+
 def peek_place(body: str, settings: Settings) -> Place | None:
     """Return the place of the results of a body that may be invalid otherwise, if it names an allowed one."""
     try:
         data = job_fields(read_form(body), settings)
         known = {name: data[name] for name in ("job_id", "output") if name in data}
         # A message with these fields alone: the others do not matter here.
-        message = Message.model_validate({**known, "input": {"bucket": "any", "key": "any"}})
+        message = Message.model_validate({"input": ANY["input"], **known})
         bucket, prefix = message.output.bucket or settings.output_bucket, _place(message, settings)
     except (InvalidJob, NotAJob, ValidationError):
         return None

@@ -19,7 +19,7 @@ MAX_MESSAGE_BYTES = 1000
 MAX_WARNINGS = 10
 OMITTED_CODE = "warnings_omitted"
 
-EventStatus = Literal["started", "progress", "completed", "failed", "cancelled"]
+EventStatus = Literal["started", "progress", "completed", "failed", "cancelled", "test"]
 
 
 def _clip(text: str, max_bytes: int) -> str:
@@ -85,6 +85,8 @@ class WebhookEvent(_Model):
     id: str = Field(default_factory=lambda: f"msg_{uuid4().hex}", pattern=r"^[A-Za-z0-9_-]{1,128}$", exclude=True)
     at: datetime = Field(default_factory=lambda: datetime.now(UTC), exclude=True)
     trace: TraceContext | None = Field(None, exclude=True)  # sent as headers
+    # The message was refused, so the place in `output` is what it asks for: the results there may be those of another job.
+    refused: bool = Field(False, exclude=True)
 
     job_id: str | None = Field(description="null if the message has no valid job_id")
     status: EventStatus
@@ -126,6 +128,11 @@ class WebhookEvent(_Model):
         return self.status in ("completed", "failed", "cancelled")
 
     @property
+    def record_place(self) -> EventOutput | None:
+        """Where the result of this event is recorded, next to the job's results; None if nothing is."""
+        return None if self.refused else self.output
+
+    @property
     def weight(self) -> tuple[bool, bool, datetime]:
         """Sort key: events whose loss matters least come first."""
         return self.final, self.status == "started", self.at
@@ -138,7 +145,8 @@ class WebhookEvent(_Model):
 
     def stored(self) -> dict[str, JsonValue]:
         """Return all fields as JSON for `model_validate`, so that a stored event keeps its ID and body."""
-        return {"id": self.id, "at": self.at.isoformat(), **self.model_dump(mode="json")}
+        hidden = {"id": self.id, "at": self.at.isoformat(), "refused": self.refused}
+        return {**hidden, **self.model_dump(mode="json")}
 
 
 def json_schema() -> dict[str, Any]:

@@ -311,8 +311,8 @@ class OutboxWorker:
 
     def _has_place(self, entry: Entry) -> bool:
         """Return whether the job's results are where jobs may place them; the settings may have changed since."""
-        output = entry.event.output
-        return output is not None and self._settings.allows_output(output.bucket, output.prefix)
+        place = entry.event.record_place
+        return place is not None and self._settings.allows_output(place.bucket, place.prefix)
 
     async def _defer(self, message: OutboxMessage, seconds: float) -> None:
         await self._outbox.defer(message, seconds)

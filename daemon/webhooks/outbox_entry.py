@@ -29,7 +29,7 @@ async def write_record(
     record: RecordDelivery | None, url: str, event: WebhookEvent, ending: Ending, status: int | None
 ) -> None:
     """Record the result of a final event next to the job's results. Never raises; has a time limit."""
-    if record is None or not event.final or event.output is None:
+    if record is None or not event.final or event.record_place is None:
         return
     try:
         async with asyncio.timeout(RECORD_TIMEOUT_SECONDS):

@@ -62,4 +62,4 @@ def test_a_wrong_signature_is_answered_with_401(signature: str) -> None:
             urllib.request.urlopen(request, timeout=10)
         wait_for(lambda: bool(seen), "the event is passed on, after the answer")
     assert refused.value.code == 401
-    assert seen == [SeenEvent({"type": "job.completed"}, verified=False)]
+    assert seen == [SeenEvent({"type": "job.completed"}, verified=False, id="e")]

@@ -19,7 +19,7 @@ from daemon.config import Settings
 from daemon.errors import InvalidJob, JobIdConflict, OnFailure, PrefixNotAllowed
 from daemon.jobs.conflict import require_same_work
 from daemon.jobs.refusal import EARLIER_NAMES
-from daemon.jobs.validation import parse_job, peek_job_id, peek_webhook_url
+from daemon.jobs.validation import parse_job, peek_job_id, peek_parts, peek_webhook_url
 from daemon.schema.job import Job
 from daemon.schema.manifest import Manifest
 from daemon.schema.options import SubtitleOptions
@@ -635,3 +635,17 @@ def test_message_of_the_original_worker_is_accepted() -> None:
     nothing = dict.fromkeys(set(EARLIER) - {"job_id", "s3_bucket", "object_key"})
     assert parse_job(json.dumps(EARLIER | nothing), SETTINGS) == parse_job(a_message(), SETTINGS)
     assert peek_job_id(json.dumps(EARLIER)) == "job-1"
+
+
+def test_the_event_of_a_refused_message_has_what_could_be_read() -> None:
+    """Each part is judged by itself; a place that this deployment does not write to is not named."""
+    bad = peek_parts(a_message(options={"modle": 1}, metadata={"order": 7}), SETTINGS)
+    assert bad.input is not None
+    assert (bad.input.bucket, bad.metadata) == ("media", {"order": 7})
+    assert bad.place is not None
+    assert bad.place.prefix == "transcripts/job-1/"
+    assert peek_parts(a_message(metadata={"a": "x" * 20_000}), SETTINGS).metadata == {}
+    assert peek_parts(a_message(metadata=[1]), SETTINGS).metadata == {}
+    assert peek_parts(a_message(input={"bucket": "media"}, metadata={"a": 1}), SETTINGS) == (None, bad.place, {"a": 1})
+    assert peek_parts(a_message(output={"bucket": "elsewhere"}), SETTINGS).place is None
+    assert peek_parts("[", SETTINGS) == (None, None, {})

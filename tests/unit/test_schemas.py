@@ -33,15 +33,16 @@ def events() -> dict[str, WebhookEvent]:
     message = received(a_message())
     claim = Claim(message, Lease(FakeQueue(), message, some_settings(), Metrics()), Span())
     delivery, job = LiveDelivery(claim), a_job(metadata={"a": [1, None]})
-    refused = failed_event(NoAudio("x"), delivery)
+    refused = failed_event(NoAudio("x"), delivery, some_settings())
     accepted = delivery.reached = Accepted(claim, job, DeliveryLog())
     delivery.timings_seconds = {"download": 0.5}
     return {
         "started": started_event(accepted, delivery),
         "progress": progress_event(accepted, delivery, ProgressView("align", None, 0.5, None)),
         "completed": completed_event(Published(job, a_manifest(job), ours=True), delivery),
-        "failed": failed_event(NoAudio("there is no sound", detail="Traceback"), delivery),
+        "failed": failed_event(NoAudio("there is no sound", detail="Traceback"), delivery, some_settings()),
         "cancelled": cancelled_event(JobCancelled("on request"), delivery),
+        "test": WebhookEvent(job_id=None, status="test", attempt=0),
         "refused": refused,
     }
 
@@ -65,8 +66,8 @@ def test_schema_requires_what_a_type_of_event_is_about(name: str, key: str) -> N
         jsonschema.validate(payload, schema("webhook"))
 
 
-def test_every_event_has_a_metric() -> None:
-    assert tuple(f"job.{status}" for status in get_args(EventStatus)) == WEBHOOK_EVENTS
+def test_every_event_of_the_daemon_has_a_metric() -> None:
+    assert (*WEBHOOK_EVENTS, "job.test") == tuple(f"job.{status}" for status in get_args(EventStatus))
 
 
 def test_manifest_fits_its_schema() -> None:

@@ -142,7 +142,13 @@ async def test_completed_event_arrives_complete_and_signed() -> None:
             "job_id": "job-1",
             "status": "completed",
             "attempt": 2,
-            "input": {"bucket": "media", "key": "a.mp4", "version_id": None},
+            "input": {
+                "bucket": "media",
+                "key": "a.mp4",
+                "version_id": None,
+                "start_seconds": None,
+                "end_seconds": None,
+            },
             "output": {
                 "bucket": "results",
                 "prefix": "transcripts/job-1/",
