@@ -35,7 +35,8 @@ ADVICE = (
     "`transcriptd models pin`"
 )
 # Files that no library loads. Any other file in a pinned model's folder must be pinned, or a library could prefer it.
-HARMLESS = ("readme", "license", "notice", ".gitattributes")
+HARMLESS_NAMES = ("readme", "license", "notice", ".git")
+HARMLESS_SUFFIXES = (".md", ".png", ".jpg", ".svg", ".pdf")
 
 
 class VerifiedWeights:
@@ -150,7 +151,10 @@ class VerifiedWeights:
             return
         for path in sorted(folder.rglob("*")):
             name = path.relative_to(folder).as_posix()
-            if not path.is_dir() and model.file(name) is None and not path.name.lower().startswith(HARMLESS):
+            lower = path.name.lower()
+            if path.is_dir() or lower.startswith(HARMLESS_NAMES) or lower.endswith(HARMLESS_SUFFIXES):
+                continue
+            if model.file(name) is None:
                 raise ModelUnavailable(
                     f"{need.what}: {path} is not in the manifest of pinned weights: remove it, or pin it with "
                     "`transcriptd models pin`"
