@@ -14,6 +14,7 @@ from daemon.errors import DiskFull, ModelUnavailable
 from daemon.weights.index import MAX_INDEX_BYTES, Index, Model, Source, parse_index, sha256_file
 from daemon.weights.source import RemoteFile, RemoteModel
 
+MISSING = "missing"
 MAIN = "main"  # the branch that the libraries use
 # Kept free, because a full root disk breaks more than the cache.
 MARGIN_BYTES = 256 * 1024 * 1024
@@ -57,7 +58,7 @@ class Cache:
         try:
             found = place.resolve(strict=True)
         except (OSError, RuntimeError):  # RuntimeError: a link that points to itself
-            return "missing"
+            return MISSING
         if not self._inside(model, found):
             return "is a link out of the cache"
         if not found.is_file():
@@ -77,7 +78,7 @@ class Cache:
         try:
             found = self._reference(model).read_text()
         except OSError:
-            return "missing"
+            return MISSING
         return "" if found == model.revision else "names a different revision"
 
     def remove(self, model: RemoteModel, file: RemoteFile) -> None:
