@@ -138,8 +138,8 @@ class Cache:
     def lock(self) -> Iterator[None]:
         """Allow one fetch at a time; further ones wait. Raises ModelUnavailable if the lock file cannot be opened.
 
-        `install.sh` fetches as root into a cache that the daemon's user may change: a link in place of the lock is not
-        followed, or root would create or truncate any file.
+        A link in place of the lock is not followed: whoever could write to the cache would have any file of the fetching user
+        created or truncated.
         """
         self.index_file.parent.mkdir(parents=True, exist_ok=True)
         path = self.index_file.with_suffix(".lock")
