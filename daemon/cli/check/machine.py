@@ -222,7 +222,7 @@ def _try_scratch(root: Path) -> tuple[int, int]:
 
 @check(
     "sandbox",
-    "this kernel confines the decoder of untrusted media: a process that Landlock and seccomp lock down tries what they must refuse",
+    "this kernel confines the decoder of untrusted media and the runner: processes that Landlock and seccomp lock down try what these must refuse",
 )
 async def sandbox(settings: Settings) -> AsyncGenerator[CheckResult, None]:
     try:
