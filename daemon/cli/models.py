@@ -82,9 +82,7 @@ def _fetch(arguments: argparse.Namespace, settings: Settings, needs: list[ModelR
         from daemon.weights.mirror import Mirror
 
         pins = _pins(settings, revisions)
-        wanted = {need.name for need in needs}
-        pinned = {name: revision for name, revision in pins.revisions.items() if name in wanted}
-        fetch(needs, Mirror(arguments.source, pinned | revisions, settings), cache, _say, pins)
+        fetch(needs, Mirror(arguments.source, pins.revisions | revisions, settings), cache, _say, pins)
     else:
         _fetch_from_hub(revisions, settings, needs, cache)
     return 0

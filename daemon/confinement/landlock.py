@@ -51,7 +51,8 @@ def hide(paths: Collection[Path]) -> None:
     abi = landlock_abi()
     handled = READ_FILE | (REFER if abi >= REFER_ABI else 0)
     ruleset = _create(abi, handled, 0)
-    hidden = [path.resolve() for path in paths if path.exists()]
+    # os.path: without an error for a path that is closed to this process anyway.
+    hidden = [Path(os.path.realpath(path)) for path in paths if os.path.exists(path)]  # noqa: PTH110
     for path in _around(Path("/"), hidden):
         with suppress(FileNotFoundError, PermissionError):  # gone, or closed to this process anyway
             _allow(ruleset, path, handled if path.is_dir() else READ_FILE)

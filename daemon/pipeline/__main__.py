@@ -13,6 +13,7 @@ import math
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import traceback
@@ -174,6 +175,7 @@ def main(arguments: list[str]) -> int:
     hf_token = setup.settings.hf_token
     configure(setup.log_level, "runner", hidden=[hf_token] if hf_token else [], stream=take_stdout())
     offline = is_offline()
+    _load_gpu_driver(setup.settings.device)
     try:
         confine(
             hidden=[Path(path) for path in setup.hidden_paths], offline=offline, allow_weak=setup.allow_weak_sandbox
@@ -246,6 +248,13 @@ def _memory(idle: bool) -> Memory:
 def _load_class(path: str) -> Any:
     module, _, name = path.partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def _load_gpu_driver(device: str) -> None:
+    """Load the kernel module that CUDA's driver would load: in the sandbox, its set-user-ID helper has no effect."""
+    if device != "cpu" and Path("/proc/driver/nvidia").exists() and not Path("/dev/nvidia-uvm").exists():
+        with contextlib.suppress(OSError):
+            subprocess.run(["nvidia-modprobe", "-u", "-c", "0"], stdin=subprocess.DEVNULL, check=False)  # noqa: S607
 
 
 def _die_with_parent(parent: int) -> None:

@@ -14,6 +14,7 @@ from daemon.errors import DiskFull, ModelUnavailable
 from daemon.weights.index import MAX_INDEX_BYTES, Index, Model, Source, parse_index, sha256_file
 from daemon.weights.source import RemoteFile, RemoteModel
 
+MISSING = "missing"
 MAIN = "main"  # the branch that the libraries use
 # Kept free, because a full root disk breaks more than the cache.
 MARGIN_BYTES = 256 * 1024 * 1024
@@ -57,7 +58,7 @@ class Cache:
         try:
             found = place.resolve(strict=True)
         except (OSError, RuntimeError):  # RuntimeError: a link that points to itself
-            return "missing"
+            return MISSING
         if not self._inside(model, found):
             return "is a link out of the cache"
         if not found.is_file():
@@ -77,7 +78,7 @@ class Cache:
         try:
             found = self._reference(model).read_text()
         except OSError:
-            return "missing"
+            return MISSING
         return "" if found == model.revision else "names a different revision"
 
     def remove(self, model: RemoteModel, file: RemoteFile) -> None:
@@ -137,8 +138,8 @@ class Cache:
     def lock(self) -> Iterator[None]:
         """Allow one fetch at a time; further ones wait. Raises ModelUnavailable if the lock file cannot be opened.
 
-        `install.sh` fetches as root into a cache that the daemon's user may change: a link in place of the lock is not
-        followed, or root would create or truncate any file.
+        A link in place of the lock is not followed: whoever could write to the cache would have any file of the fetching user
+        created or truncated.
         """
         self.index_file.parent.mkdir(parents=True, exist_ok=True)
         path = self.index_file.with_suffix(".lock")

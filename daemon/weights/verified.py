@@ -12,7 +12,7 @@ from pathlib import Path
 from daemon.environment import is_offline
 from daemon.errors import ConfigError, ModelUnavailable
 from daemon.schema.catalog import EMBEDDED_DIARIZATION
-from daemon.weights.cache import Cache
+from daemon.weights.cache import MISSING, Cache
 from daemon.weights.fetch import fetch
 from daemon.weights.index import Index, Model
 from daemon.weights.needs import (
@@ -35,7 +35,8 @@ ADVICE = (
     "`transcriptd models pin`"
 )
 # Files that no library loads. Any other file in a pinned model's folder must be pinned, or a library could prefer it.
-HARMLESS = ("readme", "license", "notice", ".gitattributes")
+HARMLESS_NAMES = ("readme", "license", "notice", ".git")
+HARMLESS_SUFFIXES = (".md", ".png", ".jpg", ".svg", ".pdf")
 
 
 class VerifiedWeights:
@@ -140,9 +141,10 @@ class VerifiedWeights:
         for path in _picked(need, model):
             file = model.file(path)
             if file is not None and (fault := self._cache.fault(model, path, file.size, file.sha256)):
-                raise ModelUnavailable(
-                    f"{need.what}: {self._cache.path(model, path)} {fault}, according to {by}; {ADVICE}"
-                )
+                place = self._cache.path(model, path)
+                if fault == MISSING:
+                    raise ModelUnavailable(f"{need.what}: {place} is missing; fetch it with `transcriptd models fetch`")
+                raise ModelUnavailable(f"{need.what}: {place} {fault}, according to {by}; {ADVICE}")
         return self._cache.path(model, model.name if model.source == "torch" else ".")
 
     def _reject_unpinned_files(self, need: ModelRequirement, model: Model, folder: Path) -> None:
@@ -150,7 +152,10 @@ class VerifiedWeights:
             return
         for path in sorted(folder.rglob("*")):
             name = path.relative_to(folder).as_posix()
-            if not path.is_dir() and model.file(name) is None and not path.name.lower().startswith(HARMLESS):
+            lower = path.name.lower()
+            if path.is_dir() or lower.startswith(HARMLESS_NAMES) or lower.endswith(HARMLESS_SUFFIXES):
+                continue
+            if model.file(name) is None:
                 raise ModelUnavailable(
                     f"{need.what}: {path} is not in the manifest of pinned weights: remove it, or pin it with "
                     "`transcriptd models pin`"
@@ -161,9 +166,13 @@ class VerifiedWeights:
 
         self._index = None
         try:
-            fetch([need], Hub(self._hf_token, self._pins.revisions), self._cache, log.info, self._pins)
+            fetch([need], Hub(self._hf_token, self._pins.revisions), self._cache, _log_progress, self._pins)
         except TransferInterrupted as error:
             raise ModelUnavailable(f"{need.what} could not be fetched: {error}; check the network") from error
+
+
+def _log_progress(line: str) -> None:
+    log.info("fetching weights", extra={"detail": line})
 
 
 def _picked(need: ModelRequirement, model: Model) -> list[str]:

@@ -334,7 +334,12 @@ def test_release_is_the_commit_and_reproducible(checkout: Path, tmp_path: Path) 
     assert f"{folder}/deploy/uncommitted" not in names
     with zipfile.ZipFile(tmp_path / wheel) as packed:
         inside = set(packed.namelist())
-    assert {"daemon/poller.py", "daemon/outputs/html/transcript.js", "daemon/outputs/html/transcript.css"} <= inside
+    assert {
+        "daemon/poller.py",
+        "daemon/weights/pins.json",
+        "daemon/outputs/html/transcript.js",
+        "daemon/outputs/html/transcript.css",
+    } <= inside
 
 
 def pins(lock: Path) -> dict[str, str]:

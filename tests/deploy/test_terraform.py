@@ -144,19 +144,17 @@ def test_boot_script_is_valid_bash(user_data: str) -> None:
 
 
 def test_the_boot_script_writes_settings_as_they_are(user_data: str, tmp_path: Path) -> None:
-    """The shell expands nothing in the settings; a secret is read on the instance and written, quoted, to the same
-    private file."""
+    """The shell expands nothing in the settings; a secret is read on the instance and written as it is to a file that only root
+    may read."""
     target = tmp_path / "transcriptd.env"
+    secret = tmp_path / "credentials" / "WEBHOOK_SECRET"
     begin, end = user_data.index("install -d -m 755 /etc/transcriptd\n"), user_data.index("# --- Release ---")
-    script = user_data[begin:end].replace("/etc/transcriptd/transcriptd.env", str(target))
-    script = script.replace("install -d -m 755 /etc/transcriptd\n", "")
+    script = user_data[begin:end].replace("/etc/transcriptd", str(tmp_path))
     script = "aws() { printf 'whsec_a\"b\\\\c\\n'; }\n" + script
     subprocess.run(["bash", "-euo", "pipefail"], input=script, text=True, check=True)
-    assert target.read_text().splitlines() == [
-        'WEBHOOK_URL="https://app.example.com/$HOME/`id`/\\""',
-        'WEBHOOK_SECRET="whsec_a\\"b\\\\c"',
-    ]
-    assert target.stat().st_mode & 0o777 == 0o600
+    assert target.read_text().splitlines() == ['WEBHOOK_URL="https://app.example.com/$HOME/`id`/\\""']
+    assert secret.read_text() == 'whsec_a"b\\c\n'
+    assert [path.stat().st_mode & 0o777 for path in (target, secret.parent, secret)] == [0o600, 0o700, 0o600]
 
 
 REFUSED = {

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from bench.waiting import PATIENCE_SECONDS
+from daemon.confinement.landlock import landlock_abi
 from daemon.protocol.messages import Done, Fatal, Memory, Ready, Run, RunnerMessage, Setup, Shutdown, decode, encode
 from tests.support.media.kernels import command_on, has_landlock
 from tests.support.pipeline import SETTINGS, options
@@ -28,6 +29,7 @@ pytestmark = [
 PIPELINE = "tests.support.pipelines.attacking:AttackingPipeline"
 NOBODY = 65534
 USERS = [0, NOBODY] if os.getuid() == 0 else [os.getuid()]
+SCOPES_ABI = 6  # older kernels let a runner signal other processes
 REFUSED = {"EPERM", "EACCES", "EXDEV"}  # EXDEV: how Landlock refuses a link to another folder
 # A daemon that starts its runner. The interpreter may be closed to another user, so the user changes after the imports.
 PROGRAM = f"""
@@ -116,6 +118,8 @@ def attack(folder: Path, user: int, *, offline: bool) -> dict[str, str]:
             talk.send(Shutdown())
     result: dict[str, Any] = json.loads((folder / "result.json").read_bytes())
     found: dict[str, str] = json.loads(result["segments"][0]["text"])
+    if landlock_abi() < SCOPES_ABI:
+        found = {name: outcome for name, outcome in found.items() if not name.startswith("signal it (")}
     return found
 
 

@@ -250,7 +250,7 @@ def test_fetching_does_not_import_torch() -> None:
 
 
 def test_link_in_place_of_the_lock_is_not_followed(tmp_path: Path) -> None:
-    """install.sh fetches as root; a link from the daemon's user made it truncate a file of root."""
+    """Fetching as root into the daemon's cache, such a link made root truncate a file."""
     cache = Cache(tmp_path / "hub", tmp_path / "torch", tmp_path / "transcriptd" / "models.json")
     (tmp_path / "transcriptd").mkdir()
     (tmp_path / "precious").write_text("kept")

@@ -148,7 +148,7 @@ def test_a_file_that_a_library_could_prefer_is_refused(cache: Cache) -> None:
 
 
 def test_another_revision_is_not_loaded_in_place_of_the_pinned_one(cache: Cache) -> None:
-    with pytest.raises(ModelUnavailable, match=rf"{OTHER_COMMIT}.* missing"):
+    with pytest.raises(ModelUnavailable, match=rf"{OTHER_COMMIT}.* is missing"):
         VerifiedWeights(cache, pins(revision=OTHER_COMMIT)).whisper("tiny")
 
 
@@ -176,6 +176,21 @@ def test_an_unknown_model_is_unavailable(cache: Cache) -> None:
 
 
 # --- fetching and verifying
+
+
+def test_a_missing_pinned_model_is_fetched_as_it_is_pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    cache = Cache(tmp_path / "hub", tmp_path / "torch", tmp_path / "index.json")
+    with monkeypatch.context() as hub:
+        hub.setattr("daemon.weights.hub.Hub", lambda *_: Source({**FILES, "model.bin": b"CONTENT OF model.bin"}))
+        with pytest.raises(ModelUnavailable, match="not the one that is pinned"):
+            VerifiedWeights(cache, pins()).whisper("tiny")
+    monkeypatch.setattr("daemon.weights.hub.Hub", lambda *_: Source(FILES))
+    assert VerifiedWeights(cache, pins()).whisper("tiny") == cache.path(model(), ".")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    cache.path(model(), "model.bin").unlink()
+    with pytest.raises(ModelUnavailable, match=r"model\.bin is missing; fetch it with `transcriptd models fetch`"):
+        VerifiedWeights(cache, pins()).whisper("tiny")
 
 
 class Source:

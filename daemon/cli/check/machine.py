@@ -227,7 +227,7 @@ def _try_scratch(root: Path) -> tuple[int, int]:
 
 @check(
     "sandbox",
-    "this kernel confines the decoder of untrusted media: a process that Landlock and seccomp lock down tries what they must refuse",
+    "this kernel confines the decoder of untrusted media and the runner: processes that Landlock and seccomp lock down try what these must refuse",
 )
 async def sandbox(settings: Settings) -> AsyncGenerator[CheckResult, None]:
     try:
@@ -238,10 +238,17 @@ async def sandbox(settings: Settings) -> AsyncGenerator[CheckResult, None]:
         return
     if report.weakness is None:
         network = "no network" if is_offline() else "network access to fetch models (HF_HUB_OFFLINE is not set)"
-        yield passed(
+        found = (
             f"a decoder can read its recording, write its audio, and nothing else; a runner has {network}, and no access to "
             "credentials and other processes"
         )
+        if settings.host == "ec2" and not is_offline():
+            yield warned(
+                found,
+                "Fetch the models beforehand and set HF_HUB_OFFLINE=1: a runner could ask for the role's credentials.",
+            )
+        else:
+            yield passed(found)
     elif settings.allow_weak_sandbox:
         yield warned(f"{report.weakness}; TRANSCRIPTD_ALLOW_WEAK_SANDBOX accepts this", f"{ADVICE}.")
     else:

@@ -33,9 +33,12 @@ class AttackingPipeline(ScriptedPipeline):
         super().__init__(settings)
         self._port, self._path, self._secret = settings.alignment_models
         self.found: dict[str, str] = {}
+        self._loaded = threading.Event()
+        self._early = threading.Thread(target=self._attack_later, daemon=True)  # exists before the last filter
 
     def load(self) -> Ready:
         self._attack("load")
+        self._early.start()
         return super().load()
 
     def run(
@@ -50,12 +53,18 @@ class AttackingPipeline(ScriptedPipeline):
         thread = threading.Thread(target=self._attack, args=("thread",))
         thread.start()
         thread.join()
+        self._loaded.set()
+        self._early.join()
         self.found["connect to a local socket"] = _outcome(lambda: _connect(socket.AF_UNIX, self._path))
         self.found["listen"] = _outcome(lambda: _listen(f"{self._path}.new"))
         transcript = super().run(job_id, audio, options, reporter, checkpoints)
         return transcript.model_copy(
             update={"segments": [transcript.segments[0].model_copy(update={"text": json.dumps(self.found)})]}
         )
+
+    def _attack_later(self) -> None:
+        self._loaded.wait()
+        self.found["connect to a local socket (early thread)"] = _outcome(lambda: _connect(socket.AF_UNIX, self._path))
 
     def _attack(self, when: str) -> None:
         parent = os.getppid()
