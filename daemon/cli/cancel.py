@@ -6,7 +6,7 @@ import time
 from argparse import Namespace
 
 from daemon.cli.command import EXIT_OK, ToolError, contract_settings, err, open_s3, printable, read_object
-from daemon.cli.watch import job_place
+from daemon.cli.watch import job_place, read_status
 from daemon.schema.job_status import CANCEL_NAME
 from daemon.schema.manifest import MANIFEST_NAME
 
@@ -31,6 +31,9 @@ def cancel(arguments: Namespace) -> int:
             "receives its message"
         )
     )
+    status = read_status(s3, bucket, prefix)
+    if status is not None and status.state in ("failed", "cancelled"):
+        err.print(f"the job is {status.state}: the request is for its next message")
     base = prefix.removesuffix(f"{arguments.job_id}/")
     command = ["transcriptd", "watch", arguments.job_id, "--output-bucket", bucket, "--output-prefix", base]
     err.print(f"to see its end, run: {shlex.join(command)}")

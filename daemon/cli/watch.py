@@ -153,7 +153,7 @@ def follow(job: WatchedJob, arguments: Namespace) -> int:
 
 def read_state(s3: "S3Client", job: WatchedJob) -> JobState:
     """Read the status and the delivery record, then the manifest: a job that finishes in between counts as finished."""
-    status = _parsed(JobStatus, read_object(s3, job.bucket, job.prefix + STATUS_NAME))
+    status = read_status(s3, job.bucket, job.prefix)
     log = _parsed(DeliveryLog, read_object(s3, job.bucket, job.prefix + DELIVERY_LOG_NAME))
     body = read_object(s3, job.bucket, job.prefix + MANIFEST_NAME)
     if body is not None:
@@ -166,6 +166,11 @@ def read_state(s3: "S3Client", job: WatchedJob) -> JobState:
         status=status if status and status.message_id == message_id else None,
         deliveries=tuple(each for each in deliveries if each.message_id == message_id),
     )
+
+
+def read_status(s3: "S3Client", bucket: str, prefix: str) -> JobStatus | None:
+    """Return the status of the job whose results are at this prefix, `<prefix><job_id>/`."""
+    return _parsed(JobStatus, read_object(s3, bucket, prefix + STATUS_NAME))
 
 
 def _parsed(model: type[M], body: bytes | None) -> M | None:

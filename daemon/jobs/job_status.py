@@ -21,6 +21,7 @@ from daemon.schema.job_status import STATUS_NAME, JobStatus, State, StatusError,
 from daemon.schema.manifest import MANIFEST_NAME, Manifest
 from daemon.telemetry.metrics import Metrics
 from daemon.telemetry.outage import Outage
+from daemon.telemetry.redaction import safe_message
 
 log = logging.getLogger("transcriptd.status")
 
@@ -125,7 +126,11 @@ class StatusWriter:
 
     async def _continue_from_earlier(self, accepted: Accepted, delivery: LiveDelivery) -> None:
         """Continue the overall fraction of an attempt that another delivery began: the work is done, in checkpoints."""
-        earlier = await self.read(_place(accepted))
+        try:
+            earlier = await self.read(_place(accepted))
+        except TranscriptdError as error:
+            log.debug("job status unknown", extra={"error": safe_message(error)})
+            return
         same = earlier and (earlier.message_id, earlier.attempt) == (delivery.message.message_id, accepted.attempt)
         if earlier and same:
             delivery.progress.overall_fraction = max(delivery.progress.overall_fraction, earlier.overall_fraction)

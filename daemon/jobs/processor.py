@@ -244,9 +244,11 @@ class Processor:
             ) from error
 
     def _on_progress(self, accepted: Accepted, delivery: LiveDelivery) -> ProgressHandler:
+        url, job_id = accepted.job.webhook_url, accepted.job.job_id
+
         def send() -> None:
-            view = self._tracker.progress_of(delivery)
-            self._webhooks.send(accepted.job.webhook_url, progress_event(accepted, delivery, view))
+            if self._webhooks.is_progress_due(url, job_id):
+                self._webhooks.send(url, progress_event(accepted, delivery, self._tracker.progress_of(delivery)))
 
         return send
 

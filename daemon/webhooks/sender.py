@@ -212,6 +212,12 @@ class WebhookSender:
             await asyncio.gather(*late, return_exceptions=True)
         return sum(ending is None or ending.cancelled() or not ending.result() for ending in endings)
 
+    def is_progress_due(self, url: str | None, job_id: str) -> bool:
+        """Return whether `send` would send a progress event now: the pipeline reports far more often than that."""
+        sent_at = self._progress_at.get(job_id)
+        period = self._settings.webhook_progress_seconds
+        return url is not None and (sent_at is None or self._clock.monotonic() - sent_at >= period)
+
     def _throttled(self, job_id: str) -> bool:
         now, period = self._clock.monotonic(), self._settings.webhook_progress_seconds
         # Remove expired entries, or a job that ends in another daemon would stay forever.

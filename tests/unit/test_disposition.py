@@ -11,6 +11,7 @@ from daemon.jobs.disposition import (
     MAX_AGE_SECONDS,
     MAX_RECEIVES,
     Abandon,
+    Cancel,
     DeadLetter,
     Disposition,
     Release,
@@ -26,6 +27,7 @@ FIRST_ATTEMPT: dict[OnFailure, type[Disposition]] = {
     OnFailure.RELEASE: Release,
     OnFailure.ABANDON: Abandon,
     OnFailure.DEAD_LETTER: DeadLetter,
+    OnFailure.CANCEL: Cancel,
 }
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import json
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +59,7 @@ class Site:
     def __init__(self, bucket: Bucket, settings: Settings) -> None:
         self.bucket, self.settings = bucket, settings
         self.metrics = Metrics()
+        self.times = itertools.count(1_790_000_000)  # no two deliveries begin at the same time
         self.writer = StatusWriter(settings, bucket, self.metrics, JobTracker())
 
     def delivery(
@@ -67,6 +67,7 @@ class Site:
     ) -> LiveDelivery:
         message = replace(received(body or a_message(), receive_count=receive_count), message_id=message_id)
         delivery = LiveDelivery(Claim(message, Lease(FakeQueue(), message, self.settings, Metrics()), Span()))
+        delivery.received_at = next(self.times)
         if not body:
             delivery.reached = Accepted(delivery.claim, a_job(self.settings), earlier or DeliveryLog())
         return delivery
@@ -85,19 +86,6 @@ class Site:
 @pytest.fixture
 def site() -> Site:
     return Site(Bucket(), some_settings(status_seconds=10))
-
-
-@pytest.fixture(autouse=True)
-def _milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No two deliveries begin at the same time."""
-    ticks = itertools.count()
-    from daemon.jobs import delivery
-
-    class Time:
-        monotonic = staticmethod(delivery.time.monotonic)
-        time = staticmethod(lambda: 1_790_000_000 + next(ticks))
-
-    monkeypatch.setattr(delivery, "time", Time)
 
 
 # --- when -----------------------------------------------------------------------------------------------------------
@@ -128,21 +116,14 @@ async def test_short_job_costs_one_write() -> None:
 
 
 @in_virtual_time
-async def test_failing_writes_are_warned_of_once_and_delay_nothing() -> None:
+async def test_failing_writes_are_warned_of_once_and_delay_nothing(caplog: pytest.LogCaptureFixture) -> None:
     site = Site(Bucket(), some_settings(status_seconds=10))
     site.bucket.down = True
-    lines: list[logging.LogRecord] = []
-    handler = logging.Handler()
-    handler.emit = lines.append  # type: ignore[method-assign]
-    logging.getLogger("transcriptd.status").addHandler(handler)
-    try:
-        delivery = site.delivery()
-        await site.runs(delivery, 35)
-        site.bucket.down = False
-        await site.ends(delivery, "dead_lettered", RunnerCrashed("it died"))
-    finally:
-        logging.getLogger("transcriptd.status").removeHandler(handler)
-    assert [line.message for line in lines] == ["job status not written", "job status written again"]
+    delivery = site.delivery()
+    await site.runs(delivery, 35)
+    site.bucket.down = False
+    await site.ends(delivery, "dead_lettered", RunnerCrashed("it died"))
+    assert [line.message for line in caplog.records] == ["job status not written", "job status written again"]
     assert samples_of(site.metrics)['transcriptd_status_writes_total{result="failed"}'] == 4
     assert site.bucket.status["state"] == "failed"
 

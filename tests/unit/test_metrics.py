@@ -8,8 +8,8 @@ import pytest
 from daemon.config import Settings
 from daemon.errors import ConfigError, TranscriptdError, all_errors
 from daemon.jobs.disposition import choose_disposition
+from daemon.schema.job_status import STAGE_NAMES
 from daemon.schema.transcript import SCHEMA_VERSION, Models, Segment, Transcript
-from daemon.status.page import STAGE_NAMES
 from daemon.telemetry.metrics import Metrics
 from tests.support.builders import some_settings
 from tests.support.monitoring.samples import samples_of

@@ -437,8 +437,10 @@ async def test_progress_is_throttled_for_each_job() -> None:
     async with Receiver() as receiver, WebhookSender(settings, clock=clock) as sender:
         for number in range(20):
             clock.now = 0.02 * number
-            sender.send(receiver.url, event("progress", "job-1"))
-            sender.send(receiver.url, event("progress", "job-2"))
+            for job_id in ("job-1", "job-2"):
+                due = sender.is_progress_due(receiver.url, job_id)
+                assert due is (sender.send(receiver.url, event("progress", job_id)) is not None)
+            assert not sender.is_progress_due(None, "job-3")
             await receiver.wait_for(2)  # a pending older event would be replaced
         assert await sender.drain(PATIENCE_SECONDS) == 0
     jobs = [received.event["data"]["job_id"] for received in receiver.events]
