@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -148,7 +149,7 @@ def test_the_boot_script_writes_settings_as_they_are(user_data: str, tmp_path: P
     private file."""
     target = tmp_path / "transcriptd.env"
     begin, end = user_data.index("install -d -m 755 /etc/transcriptd\n"), user_data.index("# --- Release ---")
-    script = user_data[begin:end].replace("/etc/transcriptd/transcriptd.env", str(target))
+    script = user_data[begin:end].replace("/etc/transcriptd/", f"{tmp_path}/")
     script = script.replace("install -d -m 755 /etc/transcriptd\n", "")
     script = "aws() { printf 'whsec_a\"b\\\\c\\n'; }\n" + script
     subprocess.run(["bash", "-euo", "pipefail"], input=script, text=True, check=True)
@@ -157,6 +158,9 @@ def test_the_boot_script_writes_settings_as_they_are(user_data: str, tmp_path: P
         'WEBHOOK_SECRET="whsec_a\\"b\\\\c"',
     ]
     assert target.stat().st_mode & 0o777 == 0o600
+    profiles = tmp_path / "profiles.toml"
+    assert tomllib.loads(profiles.read_text())["calls"] == {"prefix": "calls/", "options": {"hotwords": "$HOME `id`"}}
+    assert profiles.stat().st_mode & 0o777 == 0o644  # for the user of the daemon
 
 
 REFUSED = {
