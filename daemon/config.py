@@ -110,7 +110,9 @@ class Settings(BucketSettings, CredentialSettings):
     )
     max_input_bytes: int = Field(5 * GIB, gt=0, description="maximum size of a job's input object")
     max_media_seconds: float = Field(
-        6 * HOUR, gt=0, description="maximum length of a recording; the lengths of split channels are added up"
+        6 * HOUR,
+        gt=0,
+        description="maximum length of a recording, or of the part that a job names; the lengths of split channels are added up",
     )
     incomplete_media: Literal["warn", "fail"] = Field(
         "warn", description="`fail` dead-letters a recording that cannot be read to its end; `warn` adds a warning"

@@ -91,7 +91,7 @@ def decode(
     waveform = Waveform(targets, max_seconds, clip)
     recording = _decode_track(source, waveform, audio_track, split)
     summary = recording.summary()
-    if audio_track is None and waveform.silent and not waveform.empty and summary["tracks"] > 1:
+    if audio_track is None and waveform.silent and not waveform.ends_before_clip and summary["tracks"] > 1:
         with _open(Section.whole(source)) as container:
             loudest = loudest_track(container, besides=0)
         if loudest is not None:

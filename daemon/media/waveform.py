@@ -52,8 +52,8 @@ class Waveform:
         return self._max_seconds / self._channels - self._samples / RATE
 
     @property
-    def empty(self) -> bool:
-        return not self._samples
+    def ends_before_clip(self) -> bool:
+        return self._position > 0 and not self._samples
 
     @property
     def complete(self) -> bool:
@@ -118,7 +118,7 @@ class Waveform:
 
         Raises MediaUnreadable if no audio was decoded, ClipOutOfRange if the recording ends before the clip begins.
         """
-        if self._position and not self._samples:
+        if self.ends_before_clip:
             raise ClipOutOfRange(
                 f"input.start_seconds is {self._clip.start_seconds:g}, but the recording ends at {self.seconds:.1f} s"
             )

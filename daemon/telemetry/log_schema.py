@@ -66,7 +66,9 @@ SUMMARY = {
     "runner_seconds": Field(
         "number", "seconds from handing the job to the runner until its result; some stages run in parallel"
     ),
-    "audio_seconds": Field("number", "duration of the recording in seconds, once known"),
+    "audio_seconds": Field(
+        "number", "duration of the recording, or of the part that the job names, in seconds, once known"
+    ),
     "real_time_factor": Field(
         "number",
         "seconds of work in the runner's stages per second of audio; only if this delivery published the result",

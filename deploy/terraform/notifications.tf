@@ -3,7 +3,8 @@
 
 locals {
   notified_prefixes = { for each in var.recording_prefixes : coalesce(each.bucket, local.input_buckets[0]) => each.prefix... }
-  rule_arns         = [for bucket in keys(local.notified_prefixes) : "arn:${local.partition}:events:${local.region}:${local.account_id}:rule/${var.name}-${bucket}"]
+  rule_names        = { for bucket in keys(local.notified_prefixes) : bucket => "${var.name}-${substr(sha256(bucket), 0, 12)}" } # a bucket's name may be too long
+  rule_arns         = [for name in values(local.rule_names) : "arn:${local.partition}:events:${local.region}:${local.account_id}:rule/${name}"]
   # What EventBridge can't deliver for a day goes to the dead-letter queue, too.
   notified_queues = length(var.recording_prefixes) > 0 ? ["jobs", "jobs-dlq"] : []
 }
@@ -18,7 +19,7 @@ resource "aws_s3_bucket_notification" "this" {
 resource "aws_cloudwatch_event_rule" "recordings" {
   for_each = local.notified_prefixes
 
-  name        = "${var.name}-${each.key}"
+  name        = local.rule_names[each.key]
   description = "New recordings in ${each.key} for the transcriptd fleet ${var.name}"
   tags        = local.tags
 

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from bench.waiting import wait_for
 from bench.world import open_world
@@ -24,7 +25,7 @@ def test_dropped_recording_is_transcribed_once_and_its_results_are_no_jobs(tmp_p
     with open_world(StrictAws) as world:
         aws, bucket = world.aws, world.aws.output_bucket
         attributes = aws.sqs.get_queue_attributes(QueueUrl=aws.queue_url, AttributeNames=["QueueArn"])["Attributes"]
-        queue = {"QueueArn": attributes["QueueArn"], "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]}
+        queue: Any = {"QueueArn": attributes["QueueArn"], "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]}
         aws.s3.put_bucket_notification_configuration(
             Bucket=bucket, NotificationConfiguration={"QueueConfigurations": [queue]}
         )

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,9 @@ def test_the_boot_script_writes_settings_as_they_are(user_data: str, tmp_path: P
     assert target.read_text().splitlines() == ['WEBHOOK_URL="https://app.example.com/$HOME/`id`/\\""']
     assert secret.read_text() == 'whsec_a"b\\c\n'
     assert [path.stat().st_mode & 0o777 for path in (target, secret.parent, secret)] == [0o600, 0o700, 0o600]
+    profiles = tmp_path / "profiles.toml"
+    assert tomllib.loads(profiles.read_text())["calls"] == {"prefix": "calls/", "options": {"hotwords": "$HOME `id`"}}
+    assert profiles.stat().st_mode & 0o777 == 0o644  # for the user of the daemon
 
 
 REFUSED = {

@@ -168,6 +168,7 @@ async def test_times_of_a_clip_are_those_of_the_recording(make_settings: MakeSet
     assert parts.decoded["clip"] == Clip(100.25, 160)
     assert (whole.transcript.start_seconds, part.transcript.start_seconds) == (0.0, 100.25)
     for before, after in zip(whole.transcript.segments, part.transcript.segments, strict=True):
-        for one, other in zip((before, *before.words), (after, *after.words), strict=True):
+        assert (after.start, after.end) == pytest.approx((before.start + 100.25, before.end + 100.25))
+        for one, other in zip(before.words, after.words, strict=True):
             assert (other.start, other.end) == pytest.approx((one.start + 100.25, one.end + 100.25))
     assert part.transcript.duration_seconds == whole.transcript.duration_seconds

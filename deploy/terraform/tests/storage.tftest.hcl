@@ -146,8 +146,8 @@ run "notifications_of_the_created_bucket" {
 
   assert {
     condition = jsonencode({ for key, policy in data.aws_iam_policy_document.queue : key => [for statement in policy.statement : one(statement.condition).values if statement.sid == "Notifications"] }) == jsonencode({
-      jobs       = [["arn:aws:events:eu-central-1:123456789012:rule/transcriptd-transcriptd-input-123456789012-eu-central-1"]]
-      jobs-dlq   = [["arn:aws:events:eu-central-1:123456789012:rule/transcriptd-transcriptd-input-123456789012-eu-central-1"]]
+      jobs       = [["arn:aws:events:eu-central-1:123456789012:rule/transcriptd-${substr(sha256("transcriptd-input-123456789012-eu-central-1"), 0, 12)}"]]
+      jobs-dlq   = [["arn:aws:events:eu-central-1:123456789012:rule/transcriptd-${substr(sha256("transcriptd-input-123456789012-eu-central-1"), 0, 12)}"]]
       outbox     = []
       outbox-dlq = []
     })
@@ -165,7 +165,7 @@ run "notifications_of_existing_buckets" {
   }
 
   assert {
-    condition     = keys(aws_cloudwatch_event_rule.recordings) == tolist(["archive", "media"]) && length(aws_s3_bucket_notification.this) == 0
+    condition     = toset(keys(aws_cloudwatch_event_rule.recordings)) == toset(["archive", "media"]) && length(aws_s3_bucket_notification.this) == 0
     error_message = "Rules for both buckets, whose configuration is left alone."
   }
 }
