@@ -10,16 +10,17 @@ from typing import Any
 import jiwer
 import pytest
 
-from bench.measures import diarization_error_rate, start_errors, tokens, word_error_rate
+from bench.measures import diarization_error_rate, start_errors, tokens, word_error_rate, word_errors
 from bench.pauses import with_pauses
 from bench.reference import reference_sentences, reference_turns, sample_audio
 from daemon.pipeline.types import Turn
 from daemon.schema.transcript import Transcript
-from tests.support.pipeline import loaded, options, transcribe
+from tests.support.pipeline import Recorder, loaded, options, transcribe
 
 DURATION_SECONDS = 30.0
 MAX_WER = 0.20
 MAX_DER = 0.20
+MAX_WER_TOGETHER = 0.06  # of sentences with long pauses between them; two of 32 words
 START_TOLERANCE_SECONDS = 0.3
 PAUSE_SECONDS = 1.0
 PAUSE_TOLERANCE_SECONDS = 0.15  # to the first audible sample; attention alone is up to 0.57 s early
@@ -124,6 +125,20 @@ def test_sentences_start_after_pauses_that_speech_detection_joins(language: str)
     print(f"\n{language}: {[round(error, 2) for error in recognized]}")
     assert len(recognized) >= MIN_RECOGNISED * len(errors)
     assert max(map(abs, recognized)) <= PAUSE_TOLERANCE_SECONDS
+
+
+def test_sentences_between_long_pauses_are_recognized_together() -> None:
+    """Whisper decodes all of them at once, but each is a segment with its own times."""
+    recording = with_pauses("de", 15.0, is_noisy=True)
+    recorder = Recorder()
+    job = options(model="base", language="de", diarize=False)
+    transcript = transcribe(loaded()[0], "long pauses", recording.audio, job, recorder)
+    assert [chunks for chunks, *_ in recorder.chunks] == [1]
+    assert transcript.warnings == []
+    errors = word_errors(recording.text, " ".join(segment.text for segment in transcript.segments), "de")
+    assert sum(errors[1:]) <= MAX_WER_TOGETHER * errors.words
+    starts = [segment.start for segment in transcript.segments]
+    assert starts == pytest.approx([sentence.start for sentence in recording.sentences], abs=PAUSE_TOLERANCE_SECONDS)
 
 
 @both_models

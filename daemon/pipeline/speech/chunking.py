@@ -7,20 +7,31 @@ from daemon.pipeline.types import Chunk
 
 Region = tuple[float, float]
 
+# Whisper recognizes a sentence of a few seconds better next to others, whatever the pause between them. More speech than
+# this needs no neighbors further away: the more Whisper decodes at once, the more words it leaves out (docs/accuracy.md).
+ENOUGH_SPEECH_SECONDS = 5.0
+NEAR_SECONDS = 5.0  # a shorter pause is not worth another chunk, and so another run of the encoder
+
 
 def merge_regions(regions: Sequence[Region], seconds: float) -> list[Chunk]:
     """Merge the regions into chunks of at most `seconds`, in which long pauses count as shortened.
 
-    A chunk takes as many utterances, the speech between two long pauses, as fit. An utterance that is too long for one
-    chunk is cut at its pauses as whisperx does: each chunk takes as many regions as fit.
+    An utterance, the speech between two long pauses, stays whole if it fits into a chunk. One that does not is cut at its
+    pauses as whisperx does: each chunk takes as many regions as fit.
     """
     chunks: list[Chunk] = []
-    for utterance in utterances(regions):
-        if chunks and _fits(joined := _chunk([*chunks[-1].regions, *utterance]), seconds):
+    for utterance in map(_chunk, utterances(regions)):
+        joined = _chunk([*chunks[-1].regions, *utterance.regions]) if chunks else None
+        if joined and _belong_together(chunks[-1], utterance) and shorten(joined).seconds <= seconds:
             chunks[-1] = joined
         else:
-            chunks += _filled(utterance, seconds)
+            chunks += _filled(utterance.regions, seconds)
     return chunks
+
+
+def _belong_together(chunk: Chunk, utterance: Chunk) -> bool:
+    is_near = utterance.start - chunk.end < NEAR_SECONDS
+    return is_near or min(chunk.speech_seconds, utterance.speech_seconds) < ENOUGH_SPEECH_SECONDS
 
 
 def _filled(regions: Sequence[Region], seconds: float) -> Iterator[Chunk]:
@@ -36,7 +47,3 @@ def _filled(regions: Sequence[Region], seconds: float) -> Iterator[Chunk]:
 
 def _chunk(regions: Sequence[Region]) -> Chunk:
     return Chunk(regions[0][0], regions[-1][1], tuple(regions))
-
-
-def _fits(chunk: Chunk, seconds: float) -> bool:
-    return shorten(chunk).seconds <= seconds
