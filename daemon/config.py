@@ -24,6 +24,7 @@ from daemon.schema.device_names import check_device_names
 from daemon.schema.options import Format, PersonalData
 from daemon.settings_rules import MAX_LEASE_SECONDS as MAX_LEASE_SECONDS
 from daemon.settings_rules import RULES, Rule
+from daemon.webhook_settings import WebhookSettings
 
 GIB, HOUR = 1024**3, 3600.0
 
@@ -34,7 +35,7 @@ LISTS = (
 ).split()
 
 
-class Settings(BucketSettings, CredentialSettings):
+class Settings(BucketSettings, WebhookSettings, CredentialSettings):
     """Settings from environment variables with the prefix TRANSCRIPTD_, and a few well-known names without it."""
 
     model_config = SettingsConfigDict(
@@ -212,39 +213,6 @@ class Settings(BucketSettings, CredentialSettings):
     allow_weak_sandbox: bool = Field(
         False,
         description="start although the kernel cannot fully confine the decoders of untrusted media and the runners (operations.md); without it, the daemon exits",
-    )
-
-    # Webhooks
-    webhook_url: str | None = Field(
-        None,
-        validation_alias=AliasChoices("webhook_url", "WEBHOOK_URL"),
-        description="receiver for the events of jobs that name no webhook",
-    )
-    webhook_secret: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        (),
-        validation_alias=AliasChoices("webhook_secret", "WEBHOOK_SECRET"),
-        description="signing secrets `whsec_…`, separated by spaces or commas; events are signed with each one, so that a secret can be rotated",
-    )
-    webhook_hosts: Names = Field(
-        (), description="webhook hosts that jobs may name besides WEBHOOK_URL's; `*` allows every public host"
-    )
-    webhook_allow_http: bool = Field(
-        False,
-        description="allow plain HTTP and private addresses for hosts in the allow-list, and check no address before a proxy is used; for tests and closed networks",
-    )
-    webhook_attempts: int = Field(5, ge=1, description="number of attempts to send an event")
-    webhook_backoff_min_seconds: float = Field(2, gt=0, description="first backoff between attempts; doubles each time")
-    webhook_backoff_max_seconds: float = Field(30, gt=0, description="maximum backoff between attempts")
-    webhook_timeout_seconds: float = Field(15, gt=0, description="time limit for the receiver's response")
-    webhook_progress_seconds: float = Field(10, gt=0, description="minimum time between job.progress events of a job")
-    outbox_url: str | None = Field(
-        None,
-        description="URL of a standard SQS queue that keeps final events after their attempts are used up; without it, such events are dropped",
-    )
-    outbox_retry_schedule_seconds: Annotated[tuple[float, ...], NoDecode] = Field(
-        (5, 300, 1800, 2 * HOUR, 5 * HOUR, 10 * HOUR, 14 * HOUR, 20 * HOUR, 24 * HOUR),
-        min_length=1,
-        description="times of the outbox's attempts, counted from the event's first attempt; after the last one the event is given up",
     )
 
     # Host

@@ -21,6 +21,7 @@ from daemon.schema.job_status import JobStatus
 from daemon.schema.manifest import Manifest
 from daemon.telemetry import log_schema as log_schemas
 from daemon.telemetry.metrics import Metrics
+from daemon.webhook_settings import WebhookSettings
 from daemon.webhooks import events
 
 DOCS = Path(__file__).parent
@@ -33,6 +34,7 @@ ON_FAILURE = {
     OnFailure.DEAD_LETTER: "dead-lettered",
     OnFailure.CANCEL: "cancelled: deleted, does not count as an attempt",
 }
+INHERITED = {*WebhookSettings.model_fields, *BucketSettings.model_fields}
 RETRIED_WITHOUT_LIMIT = "retried with backoff; does not count as an attempt"
 
 
@@ -40,7 +42,7 @@ def configuration() -> str:
     secrets = ", ".join(f"`{name}`" for name in secret_names(Settings).values())
     rows = ["| Variable | Default | Meaning |", "|---|---|---|"]
     # Inherited fields come last, although pydantic lists them first.
-    for name, field in sorted(Settings.model_fields.items(), key=lambda item: item[0] in BucketSettings.model_fields):
+    for name, field in sorted(Settings.model_fields.items(), key=lambda item: item[0] in INHERITED):
         rows.append(f"| `{variable(name)}` | {_default(name, field.default)} | {_cell(field.description or '')} |")
     return (
         NOTICE
