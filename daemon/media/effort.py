@@ -3,6 +3,9 @@
 A few bytes can name the same part of a file millions of times, or packets without sound.
 """
 
+import time
+from collections.abc import Callable
+
 import av
 
 from daemon.errors import MediaUnreadable
@@ -15,22 +18,43 @@ COMPRESSING = "matroska,webm"
 FAILED_PACKETS = 100_000  # half an hour of AAC; a second of work, or a few
 EMPTY_PACKETS = 20_000
 MIN_PACKET_SECONDS = 0.0005  # of sound, on average; a packet of any codec holds more
+# The slowest recordings, in video files of many gigabytes, are decoded a hundred times faster than they play.
+PATIENCE_SECONDS = 60.0  # of processor time
+PACKETS_BETWEEN_CHECKS = 64
 
 
 class Effort:
     """The work on one container, and what it yielded."""
 
-    def __init__(self, container: av.container.InputContainer) -> None:
+    def __init__(
+        self, container: av.container.InputContainer, processor_seconds: Callable[[], float] = time.process_time
+    ) -> None:
+        """`processor_seconds` returns the processor time of this process."""
+        self._processor_seconds = processor_seconds
+        self._started_at = processor_seconds()
+        self._read_packets = 0
         self._counts_bytes = container.format.name != COMPRESSING
         self._left_bytes = REPEATED_SHARE * container.size + REPEATED_BYTES
         self.decoded_packets = self.failed_packets = 0
         self._seconds = 0.0
 
     def note_read(self, size: int) -> None:
-        """Note a packet of this many bytes. Raises MediaUnreadable if there are more than the file can hold."""
+        """Note a packet of this many bytes. Raises MediaUnreadable if there are more than the file can hold, or if the file
+        yields its sound too slowly."""
         self._left_bytes -= max(1, size) if self._counts_bytes else 1
         if self._left_bytes < 0:
             raise MediaUnreadable("the file is damaged: its index refers to the same bytes again and again")
+        self._read_packets += 1
+        if self._read_packets % PACKETS_BETWEEN_CHECKS == 0:
+            self._check_speed()
+
+    def _check_speed(self) -> None:
+        """Raise MediaUnreadable if the file takes longer to decode than to play."""
+        spent_seconds = self._processor_seconds() - self._started_at
+        if spent_seconds > PATIENCE_SECONDS and spent_seconds > self._seconds:
+            raise MediaUnreadable(
+                f"the file is damaged: {spent_seconds:.0f} s of processor time yielded only {self._seconds:.0f} s of sound"
+            )
 
     def note_decoded(self, seconds: float) -> None:
         """Note a packet that holds this much sound. Raises MediaUnreadable if the packets hold next to none."""

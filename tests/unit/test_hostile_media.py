@@ -5,6 +5,7 @@ import os
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from av.format import ContainerFormat, formats_available
@@ -12,6 +13,7 @@ from av.format import ContainerFormat, formats_available
 from daemon.errors import MediaUnreadable
 from daemon.media.containers import CONTAINERS
 from daemon.media.decoder_pool import DecodeLimits, DecoderPool, max_decoders
+from daemon.media.effort import PACKETS_BETWEEN_CHECKS, PATIENCE_SECONDS, Effort
 from daemon.telemetry import memory
 from daemon.telemetry.metrics import Metrics
 from tests.support.media.decoding import LIMITS, children, decoded, delay, refused, stuck_decode
@@ -142,3 +144,37 @@ def test_decoders_at_once_fit_the_cores_and_the_memory() -> None:
     assert max_decoders(2 * GIB, total_bytes=4 * GIB) == 1
     assert max_decoders(2 * GIB, total_bytes=1 * GIB) == 1, "never none"
     assert max_decoders(GIB, total_bytes=4 * GIB) == min(2, cores)
+
+
+class ClockOfWork:
+    """The processor time of a decoder; the test sets it."""
+
+    seconds = 5.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.mark.parametrize(("sound_seconds", "refused"), [(10.0, True), (89.0, True), (100.0, False)])
+def test_file_that_decodes_slower_than_it_plays_is_refused_after_a_minute(
+    tmp_path: Path, sound_seconds: float, refused: bool
+) -> None:
+    with av.open(str(make_wav(tmp_path / "any.wav", chirp(1)))) as container:
+        work = ClockOfWork()
+        effort = Effort(container, work)
+        effort.note_decoded(sound_seconds)
+        work.seconds += PATIENCE_SECONDS - 1
+        read_packets(effort)
+        work.seconds += 31
+        if not refused:
+            read_packets(effort)
+            return
+        with pytest.raises(
+            MediaUnreadable, match=f"90 s of processor time yielded only {sound_seconds:.0f} s of sound"
+        ):
+            read_packets(effort)
+
+
+def read_packets(effort: Effort) -> None:
+    for _ in range(PACKETS_BETWEEN_CHECKS):
+        effort.note_read(1)
