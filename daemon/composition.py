@@ -237,7 +237,7 @@ def _build_processor(
         queue=infra.queue,
         results=results,
         transcriber=transcriber,
-        publisher=Publisher(settings, results, metrics),
+        publisher=Publisher(settings, results, metrics, lambda: runners.devices),
         status=job_status,
         cancellation=Cancellation(settings, infra.storage, job_status),
         webhooks=webhooks,

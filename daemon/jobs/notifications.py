@@ -61,6 +61,7 @@ def completed_event(published: Published, delivery: LiveDelivery) -> WebhookEven
         attempt=delivery.reached.attempt,
         durations_seconds=manifest.timings_seconds,
         warnings=tuple(manifest.warnings),
+        usage=manifest.usage,
         output=_results(manifest, job.output_bucket, job.output_prefix),
         trace=delivery.span.context,
     )
@@ -85,6 +86,7 @@ def past_completion(manifest: Manifest, bucket: str, prefix: str) -> WebhookEven
         metadata=manifest.metadata,
         durations_seconds=manifest.timings_seconds,
         warnings=tuple(manifest.warnings),
+        usage=manifest.usage,
     )
 
 

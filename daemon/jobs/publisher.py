@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+from collections.abc import Callable, Mapping
 
 from daemon.config import Settings
 from daemon.jobs.conflict import require_same_work
@@ -9,15 +10,21 @@ from daemon.jobs.delivery import LiveDelivery, Published, Transcribed
 from daemon.jobs.result_store import ResultStore
 from daemon.jobs.stages import timed_stage
 from daemon.outputs import OutputFile, Presentation, render
-from daemon.schema.manifest import Manifest, StoredOutput
+from daemon.protocol.events import STAGES
+from daemon.schema.manifest import Manifest, StoredOutput, Usage
 from daemon.telemetry.metrics import Metrics
 
 
 class Publisher:
     """Publishes the transcript of a delivery, unless another delivery published first."""
 
-    def __init__(self, settings: Settings, results: ResultStore, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: Settings, results: ResultStore, metrics: Metrics, devices: Callable[[], int] = lambda: 1
+    ) -> None:
+        """`devices` returns the number of devices that share the price of the instance."""
         self._worker_id = settings.worker_id
+        self._price_per_hour = settings.instance_price_per_hour
+        self._devices = devices
         self._results = results
         self._metrics = metrics
 
@@ -61,7 +68,19 @@ class Publisher:
             timings_seconds={stage: round(seconds, 3) for stage, seconds in delivery.timings_seconds.items()},
             warnings=transcript.warnings,
             redactions=transcript.redactions,
+            usage=self._usage(transcribed, delivery.timings_seconds, stored),
             metadata=job.metadata,
+        )
+
+    def _usage(self, transcribed: Transcribed, seconds: Mapping[str, float], stored: list[StoredOutput]) -> Usage:
+        device_seconds = {stage: seconds[stage] for stage in STAGES if stage in seconds}
+        price = sum(device_seconds.values()) * self._price_per_hour / 3600 / max(1, self._devices())
+        return Usage(
+            audio_seconds=transcribed.audio_seconds,
+            device_seconds=device_seconds,
+            input_bytes=transcribed.recording.size_bytes,
+            output_bytes=sum(output.size_bytes for output in stored),
+            price=round(price, 8) if self._price_per_hour else None,
         )
 
     def _count(self, transcribed: Transcribed, delivery: LiveDelivery) -> None:

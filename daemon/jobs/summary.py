@@ -27,6 +27,7 @@ def log_finished(ended: DeliveryResult) -> None:
     delivery, manifest = ended.delivery, ended.manifest
     job = delivery.reached.job
     counts = delivery.checkpoints
+    usage = manifest.usage if manifest else None
     log.log(
         LEVELS[ended.outcome],
         "job finished",
@@ -45,6 +46,8 @@ def log_finished(ended: DeliveryResult) -> None:
             "real_time_factor": _real_time_factor(delivery) if ended.reason == "published" else None,
             "input_bytes": manifest.input.size_bytes if manifest else delivery.input_bytes,
             "output_bytes": sum(output.size_bytes for output in manifest.outputs) if manifest else None,
+            "device_seconds": round(sum(usage.device_seconds.values()), 3) if usage else None,
+            "price": usage.price if usage else None,
             "model": job.options.model if job else None,
             "language": manifest.language if manifest else None,
             "speakers": manifest.speakers if manifest else None,

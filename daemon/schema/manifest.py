@@ -5,9 +5,9 @@ docs/manifest.schema.json is generated from this module.
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from daemon.schema.transcript import Models, TranscriptWarning
+from daemon.schema.transcript import Models, Seconds, TranscriptWarning
 
 MANIFEST_NAME = "manifest.json"
 
@@ -37,6 +37,20 @@ class StoredOutput(_Model):
     sha256: str
 
 
+class Usage(_Model):
+    """What the job used, for accounting."""
+
+    audio_seconds: Seconds = Field(description="length of the transcribed sound; channels that are split count each")
+    device_seconds: dict[str, Seconds] = Field(
+        description="time that each stage had the device; without the time in which other jobs used it"
+    )
+    input_bytes: int
+    output_bytes: int
+    price: float | None = Field(
+        description="price of the device seconds (operations.md); null if TRANSCRIPTD_INSTANCE_PRICE_PER_HOUR is not set"
+    )
+
+
 class Manifest(_Model):
     """Everything about a finished job except its text."""
 
@@ -57,4 +71,5 @@ class Manifest(_Model):
     timings_seconds: dict[str, float]
     warnings: list[TranscriptWarning]
     redactions: dict[str, int] = {}
+    usage: Usage | None = None  # null in manifests of earlier releases
     metadata: dict[str, JsonValue]

@@ -75,6 +75,8 @@ SUMMARY = {
     ),
     "input_bytes": Field("integer", "size of the input object in bytes, once known"),
     "output_bytes": Field("integer", "size of all published outputs in bytes"),
+    "device_seconds": Field("number", "time that the job's stages had the device, in seconds"),
+    "price": Field("number", "price of the device seconds; null if the price of the instance is unknown"),
     "model": Field("string", "the Whisper model of the job"),
     "language": Field("string", "language of the transcript"),
     "speakers": Field("integer", "number of speakers in the transcript"),

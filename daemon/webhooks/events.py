@@ -9,6 +9,7 @@ from uuid import uuid4
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
 from daemon.schema.job import Input, Job
+from daemon.schema.manifest import Usage
 from daemon.schema.transcript import Seconds, TranscriptWarning
 from daemon.telemetry.tracecontext import TraceContext
 
@@ -97,6 +98,7 @@ class WebhookEvent(_Model):
     durations_seconds: dict[str, Seconds] = Field(default_factory=dict)
     warnings: Annotated[tuple[TranscriptWarning, ...], AfterValidator(_clip_warnings)] = ()
     progress: EventProgress | None = None
+    usage: Usage | None = Field(None, description="of a completed job")
     error: EventError | None = None
 
     @classmethod

@@ -1,5 +1,6 @@
 """`transcriptd webhook`: test events and the events of ended jobs reach a receiver that verifies them."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.support.command_line import run_tool
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
     """A world with a completed, a failed and a refused job."""
-    with open_world(retry_base_seconds="0.1", max_attempts="1") as world:
+    with open_world(retry_base_seconds="0.1", max_attempts="1", instance_price_per_hour="3600") as world:
         world.upload("call.wav", sample_call())
         with world.daemon():
             world.publish("good", "call.wav", metadata={"order": 7})
@@ -65,6 +66,20 @@ def test_events_of_ended_jobs_are_sent_again_with_their_ids(world: World) -> Non
     assert (known.returncode, "good" in known.stdout) == (0, False)
     unfinished = webhook(world, "resend", "never-sent")
     assert (unfinished.returncode, "has not ended" in unfinished.stderr) == (1, True)
+
+
+def test_usage_is_in_the_manifest_and_the_event(world: World) -> None:
+    stored = world.outputs("good")
+    manifest = json.loads(stored["manifest.json"])
+    usage = manifest["usage"]
+    assert usage["audio_seconds"] == manifest["duration_seconds"] > 0
+    assert usage["device_seconds"] == {stage: manifest["timings_seconds"][stage] for stage in usage["device_seconds"]}
+    assert {"vad", "asr"} <= usage["device_seconds"].keys() <= {"vad", "asr", "align", "diarize"}
+    assert usage["input_bytes"] == sample_call().stat().st_size
+    assert usage["output_bytes"] == sum(map(len, (stored["transcript.json"], stored["transcript.md"])))
+    assert usage["price"] == pytest.approx(sum(usage["device_seconds"].values()), abs=0.01), "one device, 3600 per hour"
+    assert world.wait_for("good", "job.completed")["data"]["usage"] == usage
+    assert world.wait_for("bad", "job.failed")["data"]["usage"] is None
 
 
 def test_event_of_a_refused_message_has_what_could_be_read(world: World) -> None:
