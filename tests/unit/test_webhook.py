@@ -159,6 +159,7 @@ async def test_completed_event_arrives_complete_and_signed() -> None:
             "durations_seconds": {"asr": 1.235},
             "warnings": [{"code": "alignment_fallback", "stage": "align", "message": "no model for xx"}],
             "progress": None,
+            "usage": None,
             "error": None,
         },
     }
