@@ -1,12 +1,14 @@
 """Parts of the tools that no command shows on demand: lease extension and expiry, unexpected responses, rare states."""
 
 import argparse
+import json
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from rich.console import Console
 from daemon.cli import leased_messages
 from daemon.cli.arguments import duration
 from daemon.cli.command import Stop, ToolError, UsageError, age, contract_settings, open_sqs, printable, send
+from daemon.cli.dlq import _edited
 from daemon.cli.edits import apply, removal, setting
 from daemon.cli.leased_messages import DeadLetter, LeasedMessages
 from daemon.cli.watch import Display, JobState
@@ -24,6 +27,7 @@ from daemon.errors import InvalidJob
 from daemon.jobs.delivery_log import DeliveryLog, DeliveryRecord
 from daemon.jobs.validation import parse_job
 from daemon.schema.job_status import JobStatus, StatusError
+from tests.support.notifications import from_s3
 
 JOB = '{"job_id": "a", "input": {"bucket": "media", "key": "k"}%s}'
 
@@ -222,3 +226,19 @@ def test_message_is_checked_with_the_known_settings_of_the_deployment(monkeypatc
     monkeypatch.setenv("TRANSCRIPTD_WEBHOOK_HOSTS", "other.example.com")
     with pytest.raises(InvalidJob, match="webhook"):
         parse_job(elsewhere, contract_settings())
+
+
+def test_edited_notification_is_a_job_message_with_its_profile(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "profiles.toml"
+    file.write_text("[calls]\nprefix = 'calls/'\noptions.channels = 'split'\n")
+    monkeypatch.setenv("TRANSCRIPTD_PROFILES", str(file))
+    letter = DeadLetter("m-1", json.dumps(from_s3("media", "calls/a.wav", version_id="v1")), {}, {})
+    edited = json.loads(_edited(letter, [setting("options.channels=mix")]))
+    assert (edited["profile"], edited["options"]) == ("calls", {"channels": "mix"})
+    assert edited["input"] == {"bucket": "media", "key": "calls/a.wav", "version_id": "v1"}
+    assert _edited(letter, []) == letter.body
+    monkeypatch.delenv("TRANSCRIPTD_PROFILES")
+    named = DeadLetter("m-1", JOB % ', "profile": "calls"', {}, {})  # only the daemon knows the profile
+    assert json.loads(_edited(named, [setting("options.language=de")]))["profile"] == "calls"
+    with pytest.raises(UsageError, match="not a JSON object"):
+        _edited(DeadLetter("m-1", "[]", {}, {}), [setting("job_id=a")])
