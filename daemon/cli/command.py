@@ -143,8 +143,8 @@ def open_sqs(queue_url: str) -> "SQSClient":
 
 
 def open_s3(settings: Settings) -> "S3Client":
-    """Open a client that follows the settings for buckets."""
-    client = boto3.client("s3", config=_config(s3=settings.s3_options))
+    """Open a client that follows the settings for buckets, with the credentials of now: a session keeps those it has found."""
+    client = boto3.Session().client("s3", config=_config(s3=settings.s3_options))
     settings.prepare_client(client)
     return client
 

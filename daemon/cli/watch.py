@@ -14,10 +14,12 @@ from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
+from botocore.exceptions import ClientError
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
+from daemon.aws.session import WRONG_CREDENTIALS
 from daemon.cli.command import (
     EXIT_AWS,
     EXIT_FAILED,
@@ -133,7 +135,13 @@ def follow(job: WatchedJob, arguments: Namespace) -> int:
     try:
         with Display(err, job.job_id) as display:
             while True:
-                state = read_state(s3, job)
+                try:
+                    state = read_state(s3, job)
+                except ClientError as error:
+                    if error.response.get("Error", {}).get("Code") not in WRONG_CREDENTIALS:
+                        raise
+                    s3 = open_s3(contract_settings())  # they may have been rotated since
+                    state = read_state(s3, job)
                 if state.manifest or state.failure:
                     break
                 running = state.status if state.status and state.status.state == "running" else None

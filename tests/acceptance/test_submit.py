@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from bench.waiting import wait_for
 from bench.world import World, open_world
 from daemon.demo.process import DaemonProcess
 from daemon.demo.recordings import sample_call
@@ -40,6 +41,23 @@ def unread_queue(world: World) -> str:
 
 def tool(world: World, *words: str, **variables: str) -> Any:
     return run_tool({**world.aws.environment, **variables}, *words)
+
+
+def test_watch_goes_on_with_rotated_credentials(world: World, daemon: DaemonProcess) -> None:
+    """Credentials of an hour expire while a long job is watched."""
+    file = world.folder / "credentials"
+    file.write_text("[default]\naws_access_key_id = OLD\naws_secret_access_key = old\n")
+    with Gate(world.aws.endpoint_url) as gate:
+        only_file = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_SHARED_CREDENTIALS_FILE": str(file)}
+        variables = {**world.aws.environment, **only_file, "AWS_ENDPOINT_URL": gate.url}
+        with start_tool(variables, "watch", "rotated", "--format", "md") as watching:
+            wait_for(lambda: bool(gate.calls), "the command reads the status")
+            file.write_text("[default]\naws_access_key_id = NEW\naws_secret_access_key = new\n")
+            gate.refused_keys["OLD"] = ("ExpiredToken", lambda: None)
+            wait_for(lambda: bool(gate.refused_calls.get("OLD")), "the old key is refused")
+            world.publish("rotated", "call.wav")
+            printed, said = watching.communicate(timeout=TIMEOUT_SECONDS)
+    assert (watching.returncode, "**SPEAKER_00:**" in printed) == (0, True), said
 
 
 def uploads(world: World) -> list[str]:
