@@ -36,6 +36,7 @@ from daemon.jobs.delivery_log import DeliveryLog, DeliveryRecord
 from daemon.jobs.fingerprint import FINGERPRINT
 from daemon.outputs import OUTPUT_NAMES, OutputFile
 from daemon.schema.job import CHECKPOINTS, Job
+from daemon.schema.job_status import CANCEL_NAME, STATUS_NAME
 from daemon.schema.manifest import MANIFEST_NAME, Manifest, StoredOutput
 from daemon.webhooks.events import WebhookEvent
 
@@ -60,8 +61,8 @@ WRITE_ROUNDS = 5
 
 # The names of a job's objects, whatever its prefix, and of the objects of probes and checks.
 _RESULT_NAME = re.compile(
-    rf"(.*/)?({'|'.join(map(re.escape, (MANIFEST_NAME, WEBHOOK_NAME, DELIVERY_LOG_NAME, *OUTPUT_NAMES)))}"
-    rf"|{CHECKPOINTS}{_CHECKPOINT_PATH.pattern}|\.transcriptd-[^/]*)",
+    rf"(.*/)?({'|'.join(map(re.escape, (MANIFEST_NAME, STATUS_NAME, WEBHOOK_NAME, DELIVERY_LOG_NAME, *OUTPUT_NAMES)))}"
+    rf"|[^/]+/{CANCEL_NAME}|{CHECKPOINTS}{_CHECKPOINT_PATH.pattern}|\.transcriptd-[^/]*)",
     re.DOTALL,
 )
 

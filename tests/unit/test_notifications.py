@@ -141,7 +141,7 @@ def test_events_without_a_recording_are_ignored(body: dict[str, Any], reason: st
 
 
 OWN = (
-    "any/job-1/manifest.json any/job-1/webhook.json any/job-1/transcript.json any/job-1/transcript.srt transcript.html "
+    "any/job-1/manifest.json any/job-1/status.json any/job-1/cancel job-1/cancel any/job-1/webhook.json any/job-1/transcript.json any/job-1/transcript.srt transcript.html "
     "any/job-1/checkpoints/deliveries.json any/job-1/checkpoints/0123456789abcdef/asr-00000.json .transcriptd-probe "
     "any/.transcriptd-check-01"
 ).split()
@@ -153,7 +153,15 @@ def test_results_are_no_recordings_wherever_they_are(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", ["transcripts.wav", "manifest.json.wav", "checkpoints/a.wav", "my-transcript.json/a.wav"]
+    "key",
+    [
+        "transcripts.wav",
+        "manifest.json.wav",
+        "cancel",
+        "calls/cancel.wav",
+        "checkpoints/a.wav",
+        "my-transcript.json/a.wav",
+    ],
 )
 def test_similar_names_are_recordings(key: str) -> None:
     assert job_of(from_s3("media", key), some_settings(output_prefix="/")).input.key == key
