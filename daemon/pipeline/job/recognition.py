@@ -167,14 +167,17 @@ class Recognizer:
         return ballots
 
     def _warn_of_rejected(self, chunks: Sequence[Chunk], groups: Sequence[Group]) -> None:
-        """Warn of the chunks that speech detection found but Whisper rejected: missing text is most likely there."""
+        """Warn of the speech that Whisper rejected, a chunk or a part between long pauses: missing text is likely there."""
         kept = [passage.chunk for group in groups for passage in group.passages]
+        named = {region for group in groups for region in group.unrecognized}
         rejected = [
             (part.start, part.end)
             for chunk in chunks
-            if not chunk.doubtful and not any(chunk.start <= it.start and it.end <= chunk.end for it in kept)
             for part in cut_at_long_pauses(chunk)
-            if any(end - start > MIN_REGION_SECONDS for start, end in part.regions)
+            if not part.doubtful
+            and any(end - start > MIN_REGION_SECONDS for start, end in part.regions)
+            and not any(it.start < part.end and part.start < it.end for it in kept)
+            and named.isdisjoint(part.regions)
         ]
         if rejected:
             reason = f"Whisper found no speech at {_named(rejected)}; omitted"
