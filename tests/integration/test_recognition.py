@@ -13,7 +13,7 @@ from bench.reference import sample_audio
 from daemon.pipeline.types import Chunk
 from daemon.pipeline.whisperx_pipeline import WhisperXPipeline
 from daemon.schema.transcript import Transcript
-from tests.support.pipeline import Recorder, loaded, make_wav2vec2, options, transcribe
+from tests.support.pipeline import loaded, make_wav2vec2, options, transcribe
 
 RATE = 16_000
 SOUNDS: dict[str, Callable[[], np.ndarray]] = {}
@@ -294,18 +294,6 @@ def test_sentence_omitted_after_a_pause_is_recognized_alone(pipeline: WhisperXPi
     assert len(times) == 2
     assert times[1] - times[0] == pytest.approx(12.8, abs=0.5)
     assert not any(8.8 < word.end < 13.3 for segment in transcript.segments for word in segment.words)
-
-
-def test_announcement_repeated_after_long_pauses_is_recognized_each_time(pipeline: WhisperXPipeline) -> None:
-    """All of them in one chunk look like a loop."""
-    said = speak("Thank you for calling. Please hold the line.", "en-us+m3")
-    audio = np.concatenate([pause(0.5), *[said, pause(8)] * 6])
-    recorder = Recorder()
-    job = options(model="base", language="en", diarize=False)
-    transcript = transcribe(pipeline, "announcement", audio, job, recorder)
-    assert text_of(transcript).count("hold the line") == 6
-    assert codes_of(transcript) == []
-    assert sum(chunks for chunks, *_ in recorder.chunks) == 6
 
 
 def test_speech_in_which_nothing_is_recognized_is_named(

@@ -69,7 +69,7 @@ class WhisperDecoder:
         previous = ""
         for index, (chunk, language, first) in enumerate(zip(chunks, languages, firsts, strict=True)):
             shortened = shorten(chunk)
-            if shortened.cuts and not chunk.doubtful and not filters.is_good(first):
+            if shortened.cuts and not chunk.doubtful and not filters.is_varied(first):
                 passages.append(None)
                 continue
             hypothesis = self._choose_hypothesis([encoded[index]], chunk, language, first, previous)
