@@ -251,7 +251,7 @@ def test_basic_mode_is_resumed(
 ) -> None:
     from daemon.pipeline.asr.decoding import WhisperDecoder
 
-    monkeypatch.setattr("daemon.pipeline.job.recognition.PLAIN_WINDOW_SECONDS", 10)
+    monkeypatch.setattr("daemon.pipeline.job.grouping.PLAIN_WINDOW_SECONDS", 10)
     decode, plainly = WhisperDecoder.decode, WhisperDecoder.decode_plainly
     starts: list[float] = []
 
@@ -388,7 +388,8 @@ def test_only_new_checkpoints_are_announced(stages: Any, tmp_path: Path) -> None
 def test_of_two_hours_killed_at_90_percent_85_are_kept(
     pipeline: WhisperXPipeline, shortest: float, longest: float, pause: float
 ) -> None:
-    from daemon.pipeline.job.recognition import GROUP_SECONDS, in_groups
+    from daemon.pipeline.job.grouping import in_groups
+    from daemon.pipeline.job.recognition import GROUP_SECONDS
     from daemon.pipeline.types import Chunk
 
     dice = random.Random(1)
@@ -412,7 +413,7 @@ def test_of_two_hours_killed_at_90_percent_85_are_kept(
 
 
 def test_groups_respect_their_maximum_length(pipeline: WhisperXPipeline) -> None:
-    from daemon.pipeline.job.recognition import in_groups
+    from daemon.pipeline.job.grouping import in_groups
     from daemon.pipeline.types import Chunk
 
     chunks = [Chunk(float(start), start + 10.0, ((start, start + 10.0),)) for start in (0, 10, 20, 60, 70)]

@@ -124,3 +124,11 @@ def test_omitted_speech_decoded_alone_may_be_less_certain() -> None:
 def test_unsure_text_on_a_steady_sound_is_silence() -> None:
     assert filters.is_silence(hypothesis(" You", logprob=-2.1, no_speech=0.1), steady=True)
     assert not filters.is_silence(hypothesis(" You", logprob=-2.1, no_speech=0.1), steady=False)
+
+
+def test_sentences_with_long_pauses_between_them_must_not_repeat_each_other() -> None:
+    announcement = " Thank you for calling. Please vote the line."
+    said = " Good morning, thank you for calling back. My sister lives in a small town. The delivery came on Monday."
+    assert filters.is_varied(hypothesis(text=said, logprob=-0.2))
+    assert not filters.is_varied(hypothesis(text=announcement * 3, logprob=-0.2))
+    assert filters.is_good(hypothesis(text=announcement * 3, logprob=-0.2)), "next to each other they may"

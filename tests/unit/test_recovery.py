@@ -192,11 +192,12 @@ def test_sentences_share_a_chunk_whatever_the_pause_between_them() -> None:
 
 
 def test_what_is_said_between_long_pauses_is_not_cut_if_it_fits_into_a_chunk() -> None:
-    chunks = merge_regions([(0.0, 11.0), (15.0, 16.0), (16.5, 38.0), (45.0, 46.0)], 30)
-    assert [chunk.regions for chunk in chunks] == [((0.0, 11.0),), ((15.0, 16.0), (16.5, 38.0), (45.0, 46.0))]
+    chunks = merge_regions([(0.0, 11.0), (15.0, 16.0), (16.5, 38.0), (41.0, 42.0)], 30)
+    assert [chunk.regions for chunk in chunks] == [((0.0, 11.0),), ((15.0, 16.0), (16.5, 38.0), (41.0, 42.0))]
 
 
-def test_utterances_with_enough_speech_share_a_chunk_only_if_they_are_near() -> None:
+def test_only_short_or_near_utterances_share_a_chunk() -> None:
     assert len(merge_regions([(0.0, 8.0), (12.0, 20.0)], 30)) == 1
     assert len(merge_regions([(0.0, 8.0), (14.0, 22.0)], 30)) == 2
-    assert len(merge_regions([(0.0, 8.0), (14.0, 18.0)], 30)) == 1
+    assert len(merge_regions([(0.0, 8.0), (14.0, 18.0)], 30)) == 2
+    assert len(merge_regions([(0.0, 4.0), (14.0, 18.0)], 30)) == 1

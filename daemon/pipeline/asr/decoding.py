@@ -54,19 +54,26 @@ class WhisperDecoder:
         """Number of vocabulary terms that do not fit into the prompt."""
         return self._prompt.left_out
 
-    def decode(self, encoded: list[Encoding], audio: np.ndarray, chunks: Sequence[Chunk]) -> list[Passage]:
+    def decode(self, encoded: list[Encoding], audio: np.ndarray, chunks: Sequence[Chunk]) -> list[Passage | None]:
         """Decode a batch of chunks into one passage each; silence has an empty text.
+
+        The passage is None for a chunk with long pauses whose text is no good: it may be a sentence that is really repeated
+        after each pause. Decode the parts between the pauses instead.
 
         An unpadded encoding with a low-confidence hypothesis is encoded again with padding, and replaced in `encoded`.
         """
         languages = self._languages(encoded, chunks)
         firsts = [self._read(result) for result in self._generate(encoded, chunks, languages, beam_size=BEAM_SIZE)]
         self._decode_in_full(encoded, firsts, audio, chunks, languages)
-        passages: list[Passage] = []
+        passages: list[Passage | None] = []
         previous = ""
         for index, (chunk, language, first) in enumerate(zip(chunks, languages, firsts, strict=True)):
+            shortened = shorten(chunk)
+            if shortened.cuts and not chunk.doubtful and not filters.is_varied(first):
+                passages.append(None)
+                continue
             hypothesis = self._choose_hypothesis([encoded[index]], chunk, language, first, previous)
-            steady = is_steady(shorten(chunk).audio(audio))
+            steady = is_steady(shortened.audio(audio))
             if filters.is_silence(hypothesis, previous, steady=steady, speech_seconds=chunk.speech_seconds):
                 hypothesis = filters.EMPTY
             previous = hypothesis.text
@@ -228,21 +235,21 @@ class WhisperDecoder:
                 return hypotheses[-1]
         return filters.best(hypotheses)
 
-    def _write_numbers_out(self, encoded: Sequence[Encoding], passages: Sequence[Passage]) -> None:
+    def _write_numbers_out(self, encoded: Sequence[Encoding], passages: Sequence[Passage | None]) -> None:
         """Decode passages with numerals again, suppressing them. Keep a good hypothesis that omits no number."""
-        indexes = [index for index, passage in enumerate(passages) if numerals.has_numerals(passage.text)]
-        if not indexes:
+        found = {index: it for index, it in enumerate(passages) if it and numerals.has_numerals(it.text)}
+        if not found:
             return
         suppressed = sorted({*self._suppressed, *numeral_tokens(self._model, self._tokenizer(self._language))})
         results = self._generate(
-            [encoded[index] for index in indexes],
-            [passages[index].chunk for index in indexes],
-            [passages[index].language for index in indexes],
+            [encoded[index] for index in found],
+            [passage.chunk for passage in found.values()],
+            [passage.language for passage in found.values()],
             beam_size=BEAM_SIZE,
             suppress_tokens=suppressed,
         )
-        for index, result in zip(indexes, results, strict=True):
-            passage, hypothesis = passages[index], self._read(result)
+        for passage, result in zip(found.values(), results, strict=True):
+            hypothesis = self._read(result)
             split = partial(split_words, language=written_language(self._options, passage.language))
             if filters.is_good(hypothesis) and numerals.keeps_numbers(passage.text, hypothesis.text, split):
                 passage.text, passage.tokens, passage.avg_logprob = (

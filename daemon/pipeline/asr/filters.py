@@ -108,6 +108,11 @@ def is_terse(hypothesis: Hypothesis) -> bool:
     return compression_ratio(hypothesis.text) <= most and not is_loop(hypothesis.tokens)
 
 
+def is_varied(hypothesis: Hypothesis) -> bool:
+    """Whether to accept a hypothesis from several sentences with long pauses between them: it hardly repeats itself."""
+    return is_good(hypothesis) and compression_ratio(hypothesis.text) <= MAX_COMPRESSION_RATIO
+
+
 def is_sure(hypothesis: Hypothesis) -> bool:
     """Whether to accept a hypothesis from a chunk without full padding."""
     return is_good(hypothesis) and hypothesis.avg_logprob >= SURE_AVG_LOGPROB

@@ -10,10 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain, pairwise
+from itertools import chain
 from typing import TypeVar
-
-import numpy as np
 
 from daemon.errors import OutOfMemory
 from daemon.pipeline.alignment.placement import Region
@@ -23,10 +21,11 @@ from daemon.pipeline.asr.engine import Encoding, WhisperSession
 from daemon.pipeline.asr.language import Detection, Probabilities, Voter, among, parts_of_uncertain, split, vote, voters
 from daemon.pipeline.checkpoints import parts as saved
 from daemon.pipeline.checkpoints.parts import SavedGroup
+from daemon.pipeline.job.grouping import in_groups, plain_windows, windows
 from daemon.pipeline.job.recovery import MIN_REGION_SECONDS, Decoded, assemble, claim, omissions, recover_plainly
 from daemon.pipeline.runtime.work import JobWork
 from daemon.pipeline.speech import detector as vad
-from daemon.pipeline.speech.shortened import cut_at_long_pauses, shorten
+from daemon.pipeline.speech.shortened import cut_at_long_pauses
 from daemon.pipeline.stages import Stages
 from daemon.pipeline.types import Chunk, Passage
 from daemon.protocol.events import ChunksFiltered
@@ -37,7 +36,6 @@ T = TypeVar("T")
 # The most audio that must be transcribed again after an interruption: 4 % of a 2 h recording. A group holds 10 full
 # chunks, which also limits the batch size.
 GROUP_SECONDS = 300
-PLAIN_WINDOW_SECONDS = 600  # limits the memory of decoding without chunks
 
 ESTIMATED = ("alignment_fallback", "align", "word times are estimated from the words' lengths")
 
@@ -169,14 +167,17 @@ class Recognizer:
         return ballots
 
     def _warn_of_rejected(self, chunks: Sequence[Chunk], groups: Sequence[Group]) -> None:
-        """Warn of the chunks that speech detection found but Whisper rejected: missing text is most likely there."""
+        """Warn of the speech that Whisper rejected, a chunk or a part between long pauses: missing text is likely there."""
         kept = [passage.chunk for group in groups for passage in group.passages]
+        named = {region for group in groups for region in group.unrecognized}
         rejected = [
             (part.start, part.end)
             for chunk in chunks
-            if not chunk.doubtful and not any(chunk.start <= it.start and it.end <= chunk.end for it in kept)
             for part in cut_at_long_pauses(chunk)
-            if any(end - start > MIN_REGION_SECONDS for start, end in part.regions)
+            if not part.doubtful
+            and any(end - start > MIN_REGION_SECONDS for start, end in part.regions)
+            and not any(it.start < part.end and part.start < it.end for it in kept)
+            and named.isdisjoint(part.regions)
         ]
         if rejected:
             reason = f"Whisper found no speech at {self._named(rejected)}; omitted"
@@ -248,15 +249,34 @@ class Recognizer:
         )
 
     def _decode(self, chunks: Sequence[Chunk], with_words: bool, report: Callable[[int], None]) -> Decoded:
-        """Decode in batches.
+        """Decode in batches: each chunk at once or, if the text of that is no good, the parts between its long pauses."""
+        whole = self._decode_each(chunks, with_words, report)
+        parts = [
+            [chunk] if passage else cut_at_long_pauses(chunk) for chunk, passage in zip(chunks, whole, strict=True)
+        ]
+        rest = self._decode_each([it for part in parts if len(part) > 1 for it in part], with_words, lambda _: None)
+        remaining = iter(rest)
+        passages = [it or next(remaining) for part, it in zip(parts, whole, strict=True) for _ in part]
+        decoded = self._recover([it for it in passages if it], with_words)
+        found = iter(decoded.passages)
+        decoded.passages = [[it for _ in part for it in next(found)] for part in parts]
+        if not with_words:
+            for passage in chain.from_iterable(decoded.passages):
+                passage.words = []
+        return decoded
+
+    def _decode_each(
+        self, chunks: Sequence[Chunk], with_words: bool, report: Callable[[int], None]
+    ) -> list[Passage | None]:
+        """Decode the chunks in batches. Return None for a chunk to decode in parts.
 
         Word times from cross-attention are computed here, where the encodings are available, but timed as alignment.
         Without `with_words` they only show which speech has no words.
         """
         work = self._work
-        passages: list[Passage] = []
+        passages: list[Passage | None] = []
 
-        def decode_rest(size: int) -> list[Passage]:
+        def decode_rest(size: int) -> list[Passage | None]:
             decoder = self._decoder_now()
             while len(passages) < len(chunks):
                 work.timer.check_cancelled()
@@ -266,26 +286,24 @@ class Recognizer:
                     found = decoder.decode(encoded, work.audio, batch)
                 self._attend_while_encoded(encoded, found, with_words)
                 passages.extend(found)
-                silent = [passage.chunk.doubtful for passage in found if not passage.text.strip()]
-                work.timer.emit(ChunksFiltered(len(batch), silent.count(False), silent.count(True)))
+                decoded = [it for it in found if it]
+                silent = [it.chunk.doubtful for it in decoded if not it.text.strip()]
+                work.timer.emit(ChunksFiltered(len(decoded), silent.count(False), silent.count(True)))
                 report(len(passages))
             return passages
 
-        decoded = self._recover(self._with_memory("asr", self._stages.batch_size, decode_rest), with_words)
-        if not with_words:
-            for passage in chain.from_iterable(decoded.passages):
-                passage.words = []
-        return decoded
+        return self._with_memory("asr", self._stages.batch_size, decode_rest)
 
-    def _attend_while_encoded(self, encoded: list[Encoding], passages: list[Passage], with_words: bool) -> None:
+    def _attend_while_encoded(
+        self, encoded: list[Encoding], passages: Sequence[Passage | None], with_words: bool
+    ) -> None:
         """Set the passages' words; if the job does not use them, only of those with pauses."""
-        wanted = [index for index, it in enumerate(passages) if with_words or (len(it.chunk.regions) > 1 and it.text)]
-        align = partial(
-            self._decoder_now().align,
-            [encoded[index] for index in wanted],
-            self._work.audio,
-            [passages[index] for index in wanted],
-        )
+        wanted = [
+            (encoding, it)
+            for encoding, it in zip(encoded, passages, strict=True)
+            if it and (with_words or (len(it.chunk.regions) > 1 and it.text))
+        ]
+        align = partial(self._decoder_now().align, [it for it, _ in wanted], self._work.audio, [it for _, it in wanted])
         with self._work.timer.clock("align" if with_words else "asr"):
             if with_words:
                 self._work.fallback.or_none(align, *ESTIMATED)
@@ -312,7 +330,7 @@ class Recognizer:
                 chunks = [omission.chunk for omission in batch]
                 with work.timer.clock("asr"):
                     encoded = encode(self._whisper(), work.audio, chunks, padded=self._padded)
-                    texts = decoder.decode(encoded, work.audio, chunks)
+                    texts = [it for it in decoder.decode(encoded, work.audio, chunks) if it]  # none has long pauses
                     for omission, text in zip(batch, texts, strict=True):
                         claim(omission, text, decoder.tokens)
                 self._attend_while_encoded(encoded, texts, with_words)
@@ -378,36 +396,3 @@ class Recognizer:
         more = f" and {len(ranges) - MAX_NAMED} more" if len(ranges) > MAX_NAMED else ""
         first = self._work.options.clip_start_seconds
         return ", ".join(f"{first + start:.1f}-{first + end:.1f}" for start, end in ranges[:MAX_NAMED]) + f" s{more}"
-
-
-def in_groups(chunks: Sequence[Chunk], seconds: float) -> list[list[Chunk]]:
-    """Split the chunks into runs that span at most `seconds`, with shortened pauses. A single longer chunk is a run too."""
-    groups: list[list[Chunk]] = []
-    cut_seconds = 0.0  # of the last group
-    for chunk in chunks:
-        cut = chunk.end - chunk.start - shorten(chunk).seconds
-        if groups and chunk.end - groups[-1][0].start - cut_seconds - cut <= seconds:
-            groups[-1].append(chunk)
-            cut_seconds += cut
-        else:
-            groups.append([chunk])
-            cut_seconds = cut
-    return groups
-
-
-def plain_windows(chunks: Sequence[Chunk], duration: float) -> list[Chunk]:
-    """Windows of at most 10 min that end at a chunk's end or a long pause; without chunks, the whole recording cut every
-    10 min."""
-    if not chunks:
-        return windows(duration, PLAIN_WINDOW_SECONDS)
-    parts = [part for chunk in chunks for part in cut_at_long_pauses(chunk)]
-    return [
-        Chunk(group[0].start, group[-1].end, tuple(region for part in group for region in part.regions))
-        for group in in_groups(parts, PLAIN_WINDOW_SECONDS)
-    ]
-
-
-def windows(duration: float, seconds: float) -> list[Chunk]:
-    """Cut the whole recording into windows of `seconds`."""
-    spans = pairwise([*np.arange(0, duration, seconds).tolist(), duration])
-    return [Chunk(start, end, regions=((start, end),)) for start, end in spans]

@@ -7,7 +7,7 @@ from daemon.pipeline.types import Chunk
 
 Region = tuple[float, float]
 
-# Whisper recognizes a sentence of a few seconds better next to others, whatever the pause between them. More speech than
+# Whisper recognizes sentences of a few seconds better next to each other, whatever the pause between them. More speech than
 # this needs no neighbors further away: the more Whisper decodes at once, the more words it leaves out (docs/accuracy.md).
 ENOUGH_SPEECH_SECONDS = 5.0
 NEAR_SECONDS = 5.0  # a shorter pause is not worth another chunk, and so another run of the encoder
@@ -30,8 +30,9 @@ def merge_regions(regions: Sequence[Region], seconds: float) -> list[Chunk]:
 
 
 def _belong_together(chunk: Chunk, utterance: Chunk) -> bool:
-    is_near = utterance.start - chunk.end < NEAR_SECONDS
-    return is_near or min(chunk.speech_seconds, utterance.speech_seconds) < ENOUGH_SPEECH_SECONDS
+    last = _chunk(utterances(chunk.regions)[-1])
+    is_near = utterance.start - last.end < NEAR_SECONDS
+    return is_near or max(last.speech_seconds, utterance.speech_seconds) < ENOUGH_SPEECH_SECONDS
 
 
 def _filled(regions: Sequence[Region], seconds: float) -> Iterator[Chunk]:
