@@ -11,7 +11,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test pytest test-interpreter test-lowest lint types docs fmt bench bench-gpu accuracy long chaos search soak autoscale tf-check release lock clean
+.PHONY: help setup demo check test pytest test-interpreter test-lowest lint types docs fmt audit bench bench-gpu accuracy long chaos search soak autoscale tf-check release lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -41,10 +41,11 @@ test-lowest: setup ## run the demo with the lowest versions that pyproject.toml 
 	$(UV) pip install --quiet --python $(VENV)-lowest/bin/python --no-deps $(VENV)-lowest/dist/*.whl
 	$(VENV)-lowest/bin/transcriptd demo
 
-lint: setup ## check style, formatting and import contracts
+lint: setup ## check style, formatting, import contracts and the review dates of accepted advisories
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/python -m deploy.audit --reviews
 
 types: setup ## check static types
 	$(BIN)/mypy
@@ -56,6 +57,9 @@ docs: setup ## regenerate the documents and dashboards
 fmt: setup ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+audit: setup ## check the locked packages against published advisories, which needs the network
+	$(BIN)/python -m deploy.audit $(ARGS)
 
 bench: setup ## compare speed with whisperx and others, and measure the overhead, 35 minutes; ARGS="--full --write", ARGS=--help
 	$(BIN)/python -m bench.throughput $(ARGS)
@@ -84,7 +88,7 @@ autoscale: setup ## simulate the fleet at three scales and update docs/capacity.
 tf-check: ## check deploy/terraform with the installed tools: terraform, checkov; TF_CHECK=… for machines without a registry
 	@deploy/terraform/check.sh
 
-release: setup ## build dist/transcriptd-VERSION.tar.gz for deploy/install.sh and the fleet; ARGS=--wheels for closed networks
+release: setup ## build dist/transcriptd-VERSION.tar.gz for deploy/install.sh and the fleet, with SBOM and SHA256SUMS; ARGS=--wheels for closed networks
 	@deploy/release.sh dist $(ARGS)
 
 lock: setup ## resolve pyproject.toml into requirements.lock, and the subset for instances into deploy/requirements.lock

@@ -141,6 +141,9 @@ def _prepare(threads: int) -> None:
     with suppress_library_output():
         import torch
 
+        from daemon.pipeline.runtime.plain_weights import allow_pyannote_checkpoints
+
         import_module("whisperx.diarize")  # with pyannote and lightning, which set their loggers' levels themselves
     quiet_loggers()
+    allow_pyannote_checkpoints()  # as the daemon, whose process environment forbids others
     torch.set_num_threads(threads)

@@ -57,9 +57,9 @@ if [ -z "$wheelhouse" ] && [ -d "$source_dir/wheelhouse" ]; then wheelhouse=$sou
 
 # --- The GPU -----------------------------------------------------------------------------------------------------------
 
-# CUDA 12.x runs on this driver and newer, by minor version compatibility:
+# CUDA 13.x, which PyTorch is built for, runs on this driver and newer, by minor version compatibility:
 # https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html
-least_driver=525.60.13
+least_driver=580.65.06
 
 check_driver() {
   local driver
@@ -68,7 +68,7 @@ check_driver() {
   driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1) \
     || die "the NVIDIA driver does not respond (nvidia-smi): $driver; reboot, or replace the instance"
   [ "$(printf '%s\n' "$least_driver" "$driver" | sort --version-sort | head -n 1)" = "$least_driver" ] \
-    || die "the NVIDIA driver is $driver; CUDA 12 needs $least_driver or newer: use a newer AMI"
+    || die "the NVIDIA driver is $driver; CUDA 13 needs $least_driver or newer: use a newer AMI"
   say "NVIDIA driver $driver"
 }
 

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Build the release archive of the checked-out commit, which user data downloads and deploy/install.sh installs.
-#   release.sh TARGET_DIR          transcriptd-VERSION.tar.gz, reproducible byte for byte
+#   release.sh TARGET_DIR          transcriptd-VERSION.tar.gz, its SBOM transcriptd-VERSION.cdx.json, and SHA256SUMS of both;
+#                                  all reproducible byte for byte
 #   release.sh TARGET_DIR --wheels includes all wheels of deploy/requirements.lock for this platform, for closed networks
-# PYTHON must have hatchling, and pip for --wheels; `make release` ensures this. Prints the archive's path and SHA-256.
+# PYTHON must have hatchling and cyclonedx-python-lib, and pip for --wheels; `make release` ensures this. Prints the
+# archive's path and SHA-256.
 set -euo pipefail
 umask 022
 
@@ -31,5 +33,7 @@ if [ "${2:-}" = --wheels ]; then
 fi
 tar --sort=name --mtime="@$SOURCE_DATE_EPOCH" --owner=0 --group=0 --numeric-owner -C "$work" -cf - "$name" \
   | gzip --no-name > "$target/$name.tar.gz"
+(cd "$work/tree" && "$python" -m deploy.sbom "$target/$name.tar.gz" deploy/requirements.lock > "$target/$name.cdx.json")
+(cd "$target" && sha256sum "$name.tar.gz" "$name.cdx.json" > SHA256SUMS)
 echo "$target/$name.tar.gz"
 sha256sum "$target/$name.tar.gz" | cut -d' ' -f1

@@ -17,6 +17,7 @@ DRIVER_FILE = Path("/proc/driver/nvidia/version")
 
 
 def main() -> None:
+    from daemon.pipeline.runtime.cublas import load_cublas
     from daemon.pipeline.runtime.library_output import prepare_environment
 
     prepare_environment(None)
@@ -33,6 +34,8 @@ def main() -> None:
         free_bytes, total_bytes = memory or (0, 0)
     cudnn, cudnn_error = _attempt(torch.backends.cudnn.version)
     types, ctranslate2_error = _attempt(lambda: ctranslate2.get_supported_compute_types("cuda" if cuda else "cpu"))
+    if cuda and not ctranslate2_error:
+        _, ctranslate2_error = _attempt(load_cublas)
     facts = ProbeResult(
         torch=torch.__version__,
         torch_cuda=torch.version.cuda,

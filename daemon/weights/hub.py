@@ -4,15 +4,18 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import httpx2
 import requests
-from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub import HfApi, constants, hf_hub_url
 from huggingface_hub.errors import (
     GatedRepoError,
+    HfHubHTTPError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 from huggingface_hub.file_download import http_get
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # documented, but not re-exported
 
 from daemon.errors import ModelUnavailable
 from daemon.weights.cache import MAIN, Cache
@@ -60,12 +63,14 @@ class Hub:
         grown = cache.prepare(model, file)
         with self._refusals(model.name, str(model.revision)):
             if model.source == "hub":
-                hf_hub_download(model.name, file.path, revision=model.revision, cache_dir=cache.hub, token=self._token)
-            else:
-                with grown.open("ab") as target:  # another host: send no token
-                    url = f"{TORCHAUDIO_URL}/{model.name}"
-                    http_get(url, target, resume_size=target.tell(), expected_size=file.size)
-                cache.place(model, file)
+                url = hf_hub_url(model.name, file.path, revision=model.revision)
+                headers = build_hf_headers(token=self._token)
+            else:  # another host: send no token
+                url, headers = f"{TORCHAUDIO_URL}/{model.name}", {}
+            # Not hf_hub_download: since its version 2 it restarts a file that broke off.
+            with grown.open("ab") as target:
+                http_get(url, target, resume_size=target.tell(), headers=headers, expected_size=file.size)
+            cache.place(model, file)
         if fault := cache.fault(model, file.path, file.size, file.sha256, file.git_sha1):
             cache.remove(model, file)
             raise ModelUnavailable(f"{model.name}/{file.path}: the file from the hub {fault}; run the command again")
@@ -89,7 +94,7 @@ class Hub:
             ) from error
         except OfflineModeIsEnabled as error:
             raise ModelUnavailable("HF_HUB_OFFLINE=1 prevents access to the hub: unset it for the fetch") from error
-        except OSError as error:  # errors of requests, and the error for a file of the wrong length
+        except (OSError, httpx2.HTTPError) as error:  # OSError also for a file of the wrong length, and by requests
             status = _status(error)
             if status is not None and 400 <= status < 500 and status not in TRANSIENT_STATUSES:
                 raise ModelUnavailable(f"{name}: rejected with status {status}; check the name and HF_TOKEN") from error
@@ -97,8 +102,10 @@ class Hub:
 
 
 def _status(error: BaseException | None) -> int | None:
-    """Return the HTTP status behind an error of huggingface_hub, which wraps some errors."""
+    """Return the HTTP status behind an error of huggingface_hub, which wraps some errors, or of requests."""
     while error is not None:
+        if isinstance(error, HfHubHTTPError):
+            return error.response.status_code
         if isinstance(error, requests.RequestException) and error.response is not None:
             return error.response.status_code
         error = error.__cause__

@@ -30,7 +30,7 @@ WHISPER_OPTIONAL = ("preprocessor_config.json",)
 # As transformers, Wav2Vec2Processor and Wav2Vec2ForCTC: safetensors before pickles, in one file or sharded with an index.
 ALIGNMENT_FILES: Groups = (
     ("config.json",),
-    ("preprocessor_config.json",),
+    ("preprocessor_config.json", "processor_config.json"),  # transformers 5 writes only the second one
     ("vocab.json",),
     ("model*.safetensors*", "pytorch_model*.bin*"),
 )

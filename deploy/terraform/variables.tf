@@ -286,8 +286,8 @@ variable "instance_types" {
   }
 
   validation {
-    condition     = alltrue([for type in var.instance_types : can(regex("^(g5|g6|g6e|gr6|p[3-6][a-z]*(-[a-z0-9]+)?)\\.[a-z0-9-]+$", type))])
-    error_message = "instance_types must belong to the families g5, g6, g6e, gr6 or p3 to p6: x86 with an NVIDIA GPU."
+    condition     = alltrue([for type in var.instance_types : can(regex("^(g5|g6|g6e|gr6|p[4-6][a-z]*(-[a-z0-9]+)?)\\.[a-z0-9-]+$", type))])
+    error_message = "instance_types must belong to the families g5, g6, g6e, gr6 or p4 to p6: x86 with an NVIDIA GPU that CUDA 13 supports."
   }
 }
 

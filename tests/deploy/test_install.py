@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 
 from daemon.config import Settings
 from daemon.credential_files import secret_names
@@ -265,7 +267,7 @@ def nvidia_smi(folder: Path, script: str) -> str:
 @pytest.mark.parametrize(
     ("script", "says"),
     [
-        ("echo 470.256.02", "the NVIDIA driver is 470.256.02; CUDA 12 needs 525.60.13 or newer"),
+        ("echo 570.211.01", "the NVIDIA driver is 570.211.01; CUDA 13 needs 580.65.06 or newer"),
         ("echo 'No devices were found'; exit 6", "does not respond (nvidia-smi): No devices were found"),
     ],
 )
@@ -325,6 +327,8 @@ def test_release_is_the_commit_and_reproducible(checkout: Path, tmp_path: Path) 
         assert hashlib.sha256(path.read_bytes()).hexdigest() == digest
         made.append(digest)
     assert made[0] == made[1]
+    for name in (f"{path.name.removesuffix('.tar.gz')}.cdx.json", "SHA256SUMS"):
+        assert (path.parent / name).read_bytes() == (tmp_path / "first" / name).read_bytes()
     with tarfile.open(path) as archive:
         names = archive.getnames()
         folder = names[0]
@@ -340,6 +344,24 @@ def test_release_is_the_commit_and_reproducible(checkout: Path, tmp_path: Path) 
         "daemon/outputs/html/transcript.js",
         "daemon/outputs/html/transcript.css",
     } <= inside
+
+
+def test_release_has_a_valid_bill_of_its_packages_and_checksums(checkout: Path, tmp_path: Path) -> None:
+    archive, digest = make_archive(checkout, tmp_path)
+    written = tmp_path / f"{archive.name.removesuffix('.tar.gz')}.cdx.json"
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(written.read_text()) is None
+    bill = json.loads(written.read_text())
+    listed = {(each["name"], each["version"]) for each in bill["components"]}
+    assert set(pins(DEPLOY / "requirements.lock").items()) <= listed
+    release = bill["metadata"]["component"]
+    assert release["hashes"] == [{"alg": "SHA-256", "content": digest}]
+    requires = {each["ref"].partition("@")[0]: each.get("dependsOn", []) for each in bill["dependencies"]}
+    assert any(each.startswith("pkg:pypi/whisperx@") for each in requires["transcriptd"])
+    assert any(each.startswith("pkg:pypi/pandas@") for each in requires["pkg:pypi/whisperx"])
+    done = subprocess.run(
+        ["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, f"{archive.name}: OK\n{written.name}: OK\n")
 
 
 def pins(lock: Path) -> dict[str, str]:

@@ -13,7 +13,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 REPOSITORY = Path(__file__).parents[2]
-PROJECT: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+PYPROJECT: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+PROJECT: dict[str, Any] = PYPROJECT["project"]
 PROMISED = ("3.11", "3.12", "3.13")
 
 LOCKS = {
@@ -53,6 +54,16 @@ def test_each_requirement_has_a_pin_that_satisfies_it(lock: str, python: str) ->
         version = locked.get(canonicalize_name(requirement.name))
         assert version is not None, f"{requirement.name} is not in {lock}: make lock"
         assert requirement.specifier.contains(version, prereleases=True), f"{requirement} against {version}: make lock"
+
+
+@pytest.mark.parametrize("python", PROMISED)
+@pytest.mark.parametrize("lock", LOCKS)
+def test_locks_follow_the_overrides_and_exclusions(lock: str, python: str) -> None:
+    """An older uv ignores settings that it does not know."""
+    locked = pins(lock, python)
+    for requirement in map(Requirement, PYPROJECT["tool"]["uv"]["override-dependencies"]):
+        assert locked[canonicalize_name(requirement.name)] in requirement.specifier, f"{requirement}: make lock"
+    assert locked.keys() & set(PYPROJECT["tool"]["uv"]["exclude-dependencies"]) == set(), "make lock"
 
 
 @pytest.mark.parametrize("lock", LOCKS)

@@ -166,6 +166,15 @@ def test_safetensors_are_preferred_to_pickles() -> None:
         need.pick(["config.json", "preprocessor_config.json", "model.safetensors"])
 
 
+@pytest.mark.parametrize("processor", ["preprocessor_config.json", "processor_config.json"])
+def test_either_configuration_of_the_processor_is_enough(processor: str) -> None:
+    need = resolve(some_settings(), ["/m"], ["nl"])[-1]
+    files = ["config.json", "model.safetensors", processor, "vocab.json"]
+    assert need.pick(files) == files
+    with pytest.raises(ModelUnavailable, match=r"has no preprocessor_config\.json or processor_config\.json"):
+        need.pick(["config.json", "vocab.json", "model.safetensors"])
+
+
 # --- an index that is not trusted
 
 

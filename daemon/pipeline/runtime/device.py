@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from daemon.errors import SetupFailed
+from daemon.pipeline.runtime.cublas import load_cublas
 from daemon.pipeline.runtime.library_output import RefCountedContext
 
 
@@ -36,7 +37,7 @@ DEVICE_MARKS = ("cuda", "cudnn", "cublas", "cufft", "nvrtc", "device-side assert
 def choose_device(device: str, compute_type: str, cpu_threads: int) -> ComputeDevice:
     """Choose the device and set PyTorch's number of CPU threads.
 
-    Raises SetupFailed when `device` is cuda and there is no usable GPU.
+    Raises SetupFailed when `device` is cuda and there is no usable GPU, and OSError when CTranslate2 could not use it.
     """
     cores = cpu_threads or len(os.sched_getaffinity(0))
     if device == "cuda" and not torch.cuda.is_available():
@@ -44,6 +45,7 @@ def choose_device(device: str, compute_type: str, cpu_threads: int) -> ComputeDe
             "PyTorch found no usable GPU; check the NVIDIA driver (nvidia-smi), or set TRANSCRIPTD_DEVICES=cpu"
         )
     if device != "cpu" and torch.cuda.is_available():
+        load_cublas()
         torch.set_num_threads(cores)  # for work that runs on the CPU alongside the GPU
         name = torch.cuda.get_device_name()
         return ComputeDevice("cuda", name, "float16" if compute_type == "auto" else compute_type, lanes=1)

@@ -30,6 +30,8 @@ def prepare_environment(hf_token: str | None) -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if hf_token:
         os.environ["HF_TOKEN"] = hf_token
+    # PyTorch warns without triton, which the lock leaves out.
+    logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)
     # whisperx adds a handler that writes to stdout unless its logger already has one.
     logging.getLogger("whisperx").addHandler(logging.NullHandler())
 

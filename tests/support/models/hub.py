@@ -1,7 +1,7 @@
 """A model hub on loopback, over real HTTP, with the API that huggingface_hub uses and injectable faults.
 
-The calls: GET /api/models/REPO/revision/REV?blobs=true, then for each file HEAD and GET /REPO/resolve/COMMIT/PATH, the
-GET with a Range if a partial download exists. Other paths are served from `files`, as by a plain web server.
+The calls: GET /api/models/REPO/revision/REV?blobs=true, then for each file GET /REPO/resolve/COMMIT/PATH, with a Range if
+a partial download exists. Other paths are served from `files`, as by a plain web server.
 """
 
 import hashlib
@@ -28,6 +28,7 @@ class FakeHub:
     gated: set[str] = field(default_factory=set)  # 403 for users who have not accepted the terms, 401 without a token
     cut_after: int | None = None  # bytes after which a response breaks off
     cuts_left: int = 0
+    redirect_to: str = ""  # base URL of the server that the content comes from instead
     wrong_bytes: bool = False  # corrupt content with the right length and the digest of the original
     hold: threading.Event = field(default_factory=threading.Event)  # while unset, a truncated response stays open
     hold_after: int | None = None
@@ -101,18 +102,22 @@ class _Handler(QuietHandler):
             self._refuse(HTTPStatus.FORBIDDEN if with_token else HTTPStatus.UNAUTHORIZED, "GatedRepo")
         elif revision not in ("main", self.hub.commit) or name not in files:
             self._refuse(HTTPStatus.NOT_FOUND, "EntryNotFound")
+        elif self.hub.redirect_to:
+            self._send(b"", {"Location": f"{self.hub.redirect_to}/{name}"}, with_body, HTTPStatus.FOUND)
         else:
             content = files[name]
             headers = {"ETag": f'"{_etag(content)}"', "X-Repo-Commit": self.hub.commit}
             self._send(bytes(len(content)) if self.hub.wrong_bytes else content, headers, with_body)
 
-    def _send(self, content: bytes, headers: dict[str, str], with_body: bool) -> None:
+    def _send(
+        self, content: bytes, headers: dict[str, str], with_body: bool, status: HTTPStatus = HTTPStatus.OK
+    ) -> None:
         begin, after = 0, len(content)
         if wanted := self.headers.get("Range"):
             first, _, last = wanted.removeprefix("bytes=").partition("-")
             begin, after = int(first), min(int(last) + 1, after) if last else after
             headers["Content-Range"] = f"bytes {begin}-{after - 1}/{len(content)}"
-        self.send_response(HTTPStatus.PARTIAL_CONTENT if wanted else HTTPStatus.OK)
+        self.send_response(HTTPStatus.PARTIAL_CONTENT if wanted else status)
         for name, value in {**headers, "Content-Length": str(after - begin)}.items():
             self.send_header(name, value)
         self.end_headers()
