@@ -16,6 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from bench.waiting import PATIENCE_SECONDS, wait_for
 from daemon.aws.faults import Fault as DaemonFault
 from daemon.aws.faults import fault_of_response
+from daemon.aws.sqs import refuse_garbage
 from daemon.demo.aws import REGION, EmbeddedAws
 from tests.chaos import proxy as proxy_module
 from tests.chaos.credentials import KeyFiles
@@ -88,6 +89,8 @@ class Network:
             "config": Config(retries={"total_max_attempts": 1}, read_timeout=PATIENCE_SECONDS),
         }
         self.sqs, self.s3 = boto3.client("sqs", **access), boto3.client("s3", **access)
+        # As in the daemon and the commands: botocore 1.43 takes an answer that was cut off for an empty one.
+        self.sqs.meta.events.register("before-parse.sqs", refuse_garbage)
 
     def put(self, key: str, body: bytes = b"some words of text", **more: Any) -> None:
         self.s3.put_object(Bucket=self.aws.output_bucket, Key=key, Body=body, **more)
