@@ -36,7 +36,7 @@ def make_random_whisper(folder: Path, shape: Shape, compute_type: str) -> Path:
         from ctranslate2.converters import TransformersConverter
         from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-        config = WhisperConfig(  # type: ignore[no-untyped-call]
+        config = WhisperConfig(
             vocab_size=shape.vocabulary,
             num_mel_bins=shape.mels,
             d_model=shape.width,

@@ -55,7 +55,7 @@ def wav2vec2() -> dict[str, bytes]:
     )
 
     vocabulary = {token: number for number, token in enumerate(["<pad>", "<s>", "</s>", "<unk>", "|", *LETTERS])}
-    config = Wav2Vec2Config(  # type: ignore[no-untyped-call]
+    config = Wav2Vec2Config(
         vocab_size=len(vocabulary),
         hidden_size=32,
         num_hidden_layers=1,
