@@ -41,8 +41,8 @@ CASES = {
     "unknown-option": Case("unknown_field", 'did you mean "diarize"?', options={"diarise": True}),
     "earlier-worker": Case(
         "unknown_field",
-        '"object_key" (use "input.key"), "do_diarize" (use "options.diarize")',
-        body='{"job_id": "earlier-worker", "s3_bucket": "media", "object_key": "call.wav", "do_diarize": true}',
+        '"s3_key" (use "input.key"), "do_diarize" (use "options.diarize")',
+        body='{"job_id": "earlier-worker", "s3_bucket": "media", "s3_key": "call.wav", "do_diarize": true}',
         job_id="earlier-worker",
     ),
     "unknown-model": Case("unknown_model", 'did you mean "large-v3-turbo"?', options={"model": "large-turbo"}),
