@@ -70,7 +70,10 @@ class Channel:
 
     def receive_line(self) -> bytes:
         """Read the next line. An empty result is the end of the stream: the poller has exited."""
-        return self._file.readline()
+        try:
+            return self._file.readline()
+        except ConnectionResetError:  # it was killed before it had read everything that this process sent
+            return b""
 
 
 class JobReporter:

@@ -91,3 +91,12 @@ def test_cancelled_job_ends_at_its_next_check(poller: Poller) -> None:
     poller.reporter.cancel()
     with pytest.raises(Interrupted):
         poller.reporter.check_cancelled()
+
+
+def test_the_channel_ends_when_the_poller_is_killed_with_unread_messages() -> None:
+    """The kernel then reports a reset connection, which a chaos run of 10,000 jobs met once."""
+    ours, theirs = socket.socketpair()
+    channel = Channel(theirs)
+    channel.send(JobEvent("job", StageDone("vad", 1.0)))
+    ours.close()
+    assert channel.receive_line() == b""
