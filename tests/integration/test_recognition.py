@@ -352,14 +352,17 @@ def test_start_in_another_language_does_not_decide_the_language(pipeline: Whispe
     assert "language_split" in codes_of(transcript)  # what is in the other language may be unrecognized besides
 
 
-@pytest.mark.parametrize("seconds", [1, 5])
-def test_second_language_inside_a_chunk_is_reported(pipeline: WhisperXPipeline, seconds: int) -> None:
+@pytest.mark.parametrize(("seconds", "text", "language"), [(1, GERMAN, "de"), (1, SPANISH, "es"), (5, SPANISH, "es")])
+def test_second_language_inside_a_chunk_is_reported(
+    pipeline: WhisperXPipeline, seconds: int, text: str, language: str
+) -> None:
     """The chunk's own vote is for neither language: its parts between pauses vote again. What is said between long pauses
     votes alone from the start."""
-    audio = np.concatenate([call(7, 17), pause(seconds), speak(GERMAN, "de")])
+    audio = np.concatenate([call(7, 17), pause(seconds), speak(text, language)])
     transcript = transcribe(pipeline, "half", audio, options(model="base", diarize=False, align="off"))
     [warning] = [warning for warning in transcript.warnings if warning.code == "language_split"]
-    assert re.search(r"\(\d\d% (en|de), \d\d% (en|de)\) was all decoded as (en|de);", warning.message)
+    either = f"(en|{language})"
+    assert re.search(rf"\(\d\d% {either}, \d\d% {either}\) was all decoded as {either};", warning.message)
     assert "options.multilingual" in warning.message
 
 
