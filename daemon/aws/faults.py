@@ -47,19 +47,21 @@ _S3_DEPENDENCY = _words(
     "XAmzContentSHA256Mismatch XAmzContentChecksumMismatch"
 )
 _S3_JOB = _words(
-    "AccessControlListNotSupported AccessDenied AllAccessDisabled AmbiguousGrantByEmailAddress AuthorizationHeaderMalformed "
-    "AuthorizationQueryParametersError BucketAlreadyExists BucketAlreadyOwnedByYou BucketNotEmpty "
-    "ConnectionClosedByRequester CredentialsNotSupported CrossLocationLoggingProhibited EncryptionTypeMismatch "
-    "EntityTooLarge EntityTooSmall Forbidden IdempotencyParameterMismatch IllegalLocationConstraintException "
-    "IllegalVersioningConfigurationException IncorrectEndpoint InvalidArgument InvalidBucketName InvalidBucketState "
+    "AccessControlListNotSupported AccessDenied AllAccessDisabled AmbiguousGrantByEmailAddress "
+    "AnnotationLimitExceeded AnnotationNameTooLong AuthorizationHeaderMalformed AuthorizationQueryParametersError "
+    "BucketAlreadyExists BucketAlreadyOwnedByYou BucketNotEmpty ConnectionClosedByRequester CredentialsNotSupported "
+    "CrossLocationLoggingProhibited EncryptionTypeMismatch EntityTooLarge EntityTooSmall Forbidden "
+    "IdempotencyParameterMismatch IllegalLocationConstraintException IllegalVersioningConfigurationException "
+    "IncorrectEndpoint InvalidAnnotationName InvalidArgument InvalidBucketName InvalidBucketState "
     "InvalidEncryptionAlgorithmError InvalidHTTPHost InvalidLocationConstraint InvalidObjectState InvalidPart "
-    "InvalidPartOrder InvalidPayer InvalidPolicyDocument InvalidRange InvalidRegion InvalidRequest InvalidSOAPRequest "
-    "InvalidStorageClass InvalidTag InvalidURI InvalidWriteOffset KeyTooLongError MalformedACLError MalformedPOSTRequest "
-    "MalformedXML MaxMessageLengthExceeded MetadataTooLarge MethodNotAllowed MissingContentLength MissingRequestBodyError "
-    "NoSuchBucket NoSuchKey NoSuchTagSet NoSuchUpload NoSuchVersion NotFound NotImplemented ObjectAlreadyInActiveTierError "
-    "ObjectLockConfigurationNotFoundError ObjectNotInActiveTierError PermanentRedirect Redirect RequestHeaderSectionTooLarge "
-    "RequestIsNotMultiPartContent RestoreAlreadyInProgress SignatureDoesNotMatch TemporaryRedirect TooManyBuckets "
-    "TooManyParts UnexpectedContent UnexpectedIPError UnsupportedArgument UnsupportedSignature UserKeyMustBeSpecified"
+    "InvalidPartOrder InvalidPayer InvalidPolicyDocument InvalidPrefix InvalidRange InvalidRegion InvalidRequest "
+    "InvalidSOAPRequest InvalidStorageClass InvalidTag InvalidURI InvalidWriteOffset KeyTooLongError "
+    "MalformedACLError MalformedPOSTRequest MalformedXML MaxMessageLengthExceeded MetadataTooLarge MethodNotAllowed "
+    "MissingContentLength MissingRequestBodyError NoSuchAnnotation NoSuchBucket NoSuchKey NoSuchTagSet NoSuchUpload "
+    "NoSuchVersion NotFound NotImplemented ObjectAlreadyInActiveTierError ObjectLockConfigurationNotFoundError "
+    "ObjectNotInActiveTierError PermanentRedirect Redirect RequestHeaderSectionTooLarge RequestIsNotMultiPartContent "
+    "RestoreAlreadyInProgress SignatureDoesNotMatch TemporaryRedirect TooManyBuckets TooManyParts UnexpectedContent "
+    "UnexpectedIPError UnsupportedArgument UnsupportedMediaType UnsupportedSignature UserKeyMustBeSpecified"
 )
 
 # SQS uses its own names for KMS's errors. InvalidParameterValue: see `message_is_gone`.
