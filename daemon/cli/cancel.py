@@ -1,12 +1,11 @@
 """`transcriptd cancel`: request the cancellation of a job with an object next to its results."""
 
 import json
-import shlex
 import time
 from argparse import Namespace
 
 from daemon.cli.command import EXIT_OK, ToolError, contract_settings, err, open_s3, printable, read_object
-from daemon.cli.watch import job_place, read_status
+from daemon.cli.watch import WatchedJob, job_place, read_status, watch_command
 from daemon.schema.job_status import CANCEL_NAME
 from daemon.schema.manifest import MANIFEST_NAME
 
@@ -34,7 +33,5 @@ def cancel(arguments: Namespace) -> int:
     status = read_status(s3, bucket, prefix)
     if status is not None and status.state in ("failed", "cancelled"):
         err.print(f"the job is {status.state}: the request is for its next message")
-    base = prefix.removesuffix(f"{arguments.job_id}/")
-    command = ["transcriptd", "watch", arguments.job_id, "--output-bucket", bucket, "--output-prefix", base]
-    err.print(f"to see its end, run: {shlex.join(command)}")
+    err.print(f"to see its end, run: {watch_command(WatchedJob(arguments.job_id, bucket, prefix))}")
     return EXIT_OK

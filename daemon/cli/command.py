@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -20,7 +21,7 @@ from daemon.aws.sqs import refuse_garbage
 from daemon.config import Settings, read_settings, variable
 from daemon.errors import ConfigError
 from daemon.jobs.validation import parse_job
-from daemon.schema.job import Job
+from daemon.schema.job import JOB_ID, Job
 from daemon.settings_rules import queue_region
 from daemon.telemetry.redaction import describe
 
@@ -112,6 +113,18 @@ def contract_settings(**given: Any) -> Settings:
     """
     unknown = {name: value for name, value in UNKNOWN.items() if from_environment(name) is None}
     return read_settings(**unknown | {name: value for name, value in given.items() if value is not None})
+
+
+def results_place(arguments: Namespace) -> tuple[str, str]:
+    """Return the bucket and the prefix below which the results of all jobs are."""
+    bucket = required(arguments.output_bucket, "output_bucket")
+    return bucket, contract_settings(output_prefix=arguments.output_prefix).output_prefix
+
+
+def require_job_id(job_id: str) -> None:
+    """Raise UsageError unless the text is a job ID."""
+    if not JOB_ID.fullmatch(job_id):
+        raise UsageError(f"{job_id!r} is not a job ID")
 
 
 def check_message(message: dict[str, Any], settings: Settings) -> Job:

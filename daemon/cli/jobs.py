@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import ValidationError
 from rich.table import Table
 
-from daemon.cli.command import EXIT_OK, age, contract_settings, err, open_s3, out, printable, read_object, required
+from daemon.cli.command import EXIT_OK, age, contract_settings, err, open_s3, out, printable, read_object, results_place
 from daemon.schema.job_status import STATUS_NAME, JobStatus
 from daemon.schema.manifest import MANIFEST_NAME
 
@@ -36,8 +36,7 @@ class Found(NamedTuple):
 
 
 def list_jobs(arguments: Namespace) -> int:
-    bucket = required(arguments.output_bucket, "output_bucket")
-    prefix = contract_settings(output_prefix=arguments.output_prefix).output_prefix
+    bucket, prefix = results_place(arguments)
     s3 = open_s3(contract_settings())
     found, keys = find_jobs(s3, bucket, prefix, time.time() - arguments.since)
     statuses = _read(s3, bucket, sorted(found, reverse=True))

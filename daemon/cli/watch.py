@@ -34,12 +34,13 @@ from daemon.cli.command import (
     open_s3,
     printable,
     read_object,
-    required,
+    require_job_id,
+    results_place,
 )
 from daemon.errors import JobCancelled, JobIdConflict, error_class
 from daemon.jobs.delivery_log import DeliveryLog, DeliveryRecord
 from daemon.jobs.result_store import DELIVERY_LOG_NAME
-from daemon.schema.job import JOB_ID, Input
+from daemon.schema.job import Input
 from daemon.schema.job_status import STAGE_NAMES, STATUS_NAME, JobStatus, StatusError
 from daemon.schema.manifest import MANIFEST_NAME, Manifest
 
@@ -112,10 +113,8 @@ def watch(arguments: Namespace) -> int:
 
 def job_place(arguments: Namespace) -> tuple[str, str]:
     """Return the bucket of a job's results and their prefix, `<prefix><job_id>/`."""
-    if not JOB_ID.fullmatch(arguments.job_id):
-        raise UsageError(f"{arguments.job_id!r} is not a job ID")
-    bucket = required(arguments.output_bucket, "output_bucket")
-    prefix = contract_settings(output_prefix=arguments.output_prefix).output_prefix
+    require_job_id(arguments.job_id)
+    bucket, prefix = results_place(arguments)
     return bucket, f"{prefix}{arguments.job_id}/"
 
 
@@ -147,11 +146,13 @@ def follow(job: WatchedJob, arguments: Namespace) -> int:
                 running = state.status if state.status and state.status.state == "running" else None
                 display.show(str(state), running.overall_fraction if running else None)
                 if deadline is not None and time.monotonic() >= deadline:
-                    raise ToolError(f"not finished within --timeout; {_watch_command(job)}", EXIT_UNFINISHED)
+                    raise ToolError(
+                        f"not finished within --timeout; to watch again, run: {watch_command(job)}", EXIT_UNFINISHED
+                    )
                 left = POLL_SECONDS if deadline is None else deadline - time.monotonic()
                 time.sleep(min(POLL_SECONDS, max(0.0, left)))
     except KeyboardInterrupt:
-        err.print(f"\nstopped watching; the job continues; {_watch_command(job)}")
+        err.print(f"\nstopped watching; the job continues; to watch again, run: {watch_command(job)}")
         return EXIT_INTERRUPTED
     if state.manifest:
         _check_input(job, state.manifest)
@@ -189,12 +190,12 @@ def _parsed(model: type[M], body: bytes | None) -> M | None:
         return None
 
 
-def _watch_command(job: WatchedJob) -> str:
+def watch_command(job: WatchedJob) -> str:
     command = ["transcriptd", "watch", job.job_id, "--output-bucket", job.bucket]
     command += ["--output-prefix", job.prefix.removesuffix(f"{job.job_id}/")]
     if job.message_id:
         command += ["--message-id", job.message_id]
-    return f"to watch again, run: {shlex.join(command)}"
+    return shlex.join(command)
 
 
 # --- the end -------------------------------------------------------------------------------------------------------

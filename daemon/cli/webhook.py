@@ -7,7 +7,7 @@ import asyncio
 import json
 import time
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -22,14 +22,15 @@ from daemon.cli.command import (
     open_s3,
     printable,
     read_object,
+    require_job_id,
     required,
+    results_place,
 )
 from daemon.cli.jobs import find_jobs
 from daemon.config import Settings
 from daemon.errors import WebhookNotAllowed
 from daemon.jobs.notifications import past_completion, past_end
 from daemon.jobs.result_store import WEBHOOK_NAME
-from daemon.schema.job import JOB_ID
 from daemon.schema.job_status import STATUS_NAME, JobStatus
 from daemon.schema.manifest import MANIFEST_NAME, Manifest
 from daemon.webhooks.client import DeliveryFailed, WebhookClient
@@ -53,11 +54,10 @@ def resend(arguments: Namespace) -> int:
     """Send the final events of the named jobs, or of all that changed within --since."""
     if bool(arguments.job_ids) == (arguments.since is not None):
         raise UsageError("name the jobs, or select them with --since")
-    if invalid := [job_id for job_id in arguments.job_ids if not JOB_ID.fullmatch(job_id)]:
-        raise UsageError(f"{invalid[0]!r} is not a job ID")
+    for job_id in arguments.job_ids:
+        require_job_id(job_id)
     settings, url = _receiver(arguments)
-    bucket = required(arguments.output_bucket, "output_bucket")
-    prefix = contract_settings(output_prefix=arguments.output_prefix).output_prefix
+    bucket, prefix = results_place(arguments)
     s3 = open_s3(settings)
     if arguments.job_ids:
         places = [f"{prefix}{job_id}/" for job_id in arguments.job_ids]
@@ -66,7 +66,7 @@ def resend(arguments: Namespace) -> int:
         places = [each.prefix for each in sorted(found)]
     events = []
     for place in places:
-        event = read_event(lambda key: read_object(s3, bucket, key), bucket, place)
+        event = _event(s3, bucket, place)
         if event is None:
             if arguments.job_ids:
                 raise ToolError(f"the job at s3://{bucket}/{place} has not ended; nothing was sent")
@@ -75,15 +75,12 @@ def resend(arguments: Namespace) -> int:
     return asyncio.run(_post(settings, url, events))
 
 
-def read_event(read: Callable[[str], bytes | None], bucket: str, place: str) -> WebhookEvent | None:
-    """Return the final event of the job at `place` (`<prefix><job_id>/`), or None if the job has not ended.
-
-    `read` returns the body of an object, or None.
-    """
+def _event(s3: "S3Client", bucket: str, place: str) -> WebhookEvent | None:
+    """Return the final event of the job at `place` (`<prefix><job_id>/`), or None if the job has not ended."""
     try:
-        if body := read(place + MANIFEST_NAME):
+        if body := read_object(s3, bucket, place + MANIFEST_NAME):
             return past_completion(Manifest.model_validate_json(body), bucket, place)
-        if body := read(place + STATUS_NAME):
+        if body := read_object(s3, bucket, place + STATUS_NAME):
             return past_end(JobStatus.model_validate_json(body), bucket, place)
     except ValidationError as error:
         raise ToolError(f"s3://{bucket}/{place} has a manifest or a status that is not valid") from error

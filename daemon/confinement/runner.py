@@ -95,7 +95,7 @@ def _hide(hidden: Collection[Path]) -> None:
 
 
 def _refuse(calls: Collection[str], *, sockets: bool = False) -> None:
-    """Refuse these system calls, and with `sockets` those of other families than LOCAL_FAMILIES."""
+    """Refuse these system calls, and with `sockets` also sockets of families outside LOCAL_FAMILIES."""
     target = architecture()
     _set_no_new_privileges()
     families = [only_if(target.numbers["socket"], with_value(0, *LOCAL_FAMILIES))] if sockets else []

@@ -1,4 +1,4 @@
-"""Cancellation of a job: whoever can write to its results requests it with the object `<prefix><job_id>/cancel`.
+"""Cancellation of a job: it is requested, by anyone who can write to the job's results, with the object `<prefix><job_id>/cancel`.
 
 The request is looked for when a message is received, and at intervals while its job runs. Once the cancellation is recorded
 in status.json and the message is deleted, the daemon removes the request, so that a message sent later runs again.
@@ -14,7 +14,6 @@ from daemon.aws.sqs import ReceivedMessage
 from daemon.config import Settings
 from daemon.errors import JobCancelled, TranscriptdError
 from daemon.jobs.job_status import StatusWriter
-from daemon.jobs.validation import Place
 from daemon.schema.job import Job
 from daemon.schema.job_status import CANCEL_NAME
 from daemon.telemetry.redaction import safe_message
@@ -31,7 +30,7 @@ class Cancellation:
         self._status = status
 
     async def requested(self, job: Job, message: ReceivedMessage) -> bool:
-        """Return whether the job is to be cancelled. A request that cannot be read is not one: it must not fail the job.
+        """Return whether a cancellation of the job is requested. A request that cannot be read is not one: it must not fail the job.
 
         A message that is received again after its cancellation stays cancelled, although the request is gone.
         """
@@ -40,7 +39,7 @@ class Cancellation:
                 return True
             if message.receive_count == 1:
                 return False
-            status = await self._status.read(Place(job.job_id, job.output_bucket, job.output_prefix))
+            status = await self._status.read(job.place)
         except TranscriptdError as error:
             log.debug("cancellation unknown", extra={"error": safe_message(error)})
             return False

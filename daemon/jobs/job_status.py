@@ -1,4 +1,4 @@
-"""Writes a job's status.json beside the work on the job: a write never delays a job and never makes it fail."""
+"""Writes a job's status.json in the background: a write never delays a job and never makes it fail."""
 
 import asyncio
 import logging
@@ -12,11 +12,12 @@ from pydantic import ValidationError
 
 from daemon.aws.s3 import Storage
 from daemon.config import Settings
-from daemon.errors import JobIdConflict, OutputOccupied, StorageUnavailable, TranscriptdError
+from daemon.errors import JobIdConflict, TranscriptdError
 from daemon.jobs.delivery import Accepted, DeliveryResult, LiveDelivery
-from daemon.jobs.result_store import DELIVERY_LOG_NAME
+from daemon.jobs.result_store import DELIVERY_LOG_NAME, WRITE_ROUNDS, contended, occupied
 from daemon.jobs.tracker import JobTracker
-from daemon.jobs.validation import Place, peek_place
+from daemon.jobs.validation import peek_place
+from daemon.schema.job import Place
 from daemon.schema.job_status import STATUS_NAME, JobStatus, State, StatusError, may_replace
 from daemon.schema.manifest import MANIFEST_NAME, Manifest
 from daemon.telemetry.metrics import Metrics
@@ -27,8 +28,6 @@ log = logging.getLogger("transcriptd.status")
 
 # A job that ends earlier costs one write, that of its end.
 FIRST_WRITE_SECONDS = 1.0
-# Attempts to read and conditionally write a contended status.
-WRITE_ROUNDS = 5
 CLOSE_TIMEOUT_SECONDS = 5.0
 MAX_MESSAGE_CHARS = 1000
 
@@ -127,7 +126,7 @@ class StatusWriter:
     async def _continue_from_earlier(self, accepted: Accepted, delivery: LiveDelivery) -> None:
         """Continue the overall fraction of an attempt that another delivery began: the work is done, in checkpoints."""
         try:
-            earlier = await self.read(_place(accepted))
+            earlier = await self.read(accepted.job.place)
         except TranscriptdError as error:
             log.debug("job status unknown", extra={"error": safe_message(error)})
             return
@@ -136,7 +135,8 @@ class StatusWriter:
             delivery.progress.overall_fraction = max(delivery.progress.overall_fraction, earlier.overall_fraction)
 
     async def _write(self, delivery: LiveDelivery, status: JobStatus) -> None:
-        delivery.status_etag = await self._put(_place(delivery.reached), status, delivery.status_etag)
+        reached: Any = delivery.reached  # with a job: only such deliveries have a status of their own
+        delivery.status_etag = await self._put(reached.job.place, status, delivery.status_etag)
 
     async def _write_completed(self, manifest: Manifest, delivery: LiveDelivery) -> None:
         status = self._status(delivery.reached, delivery, "completed")
@@ -149,7 +149,7 @@ class StatusWriter:
         The delivery log shows a job whose status was never written.
         """
         reached = delivery.reached
-        place = _place(reached) if reached.job else peek_place(delivery.message.body, self._settings)
+        place = reached.job.place if reached.job else peek_place(delivery.message.body, self._settings)
         if place is None:
             return
         for name in (MANIFEST_NAME, DELIVERY_LOG_NAME):
@@ -181,15 +181,12 @@ class StatusWriter:
             try:
                 current = JobStatus.model_validate_json(found.body)
             except ValidationError:
-                problem = f"s3://{place.bucket}/{key} exists, and transcriptd did not write it"
-                raise OutputOccupied(f"{problem}; remove it, or use another prefix or job_id") from None
+                raise occupied(place.bucket, key) from None
             if not may_replace(current, status) and not await self._is_outdated(place, current):
                 self._counted("superseded", None)
                 return None
             condition = {"only_if_etag": found.etag}
-        raise StorageUnavailable(
-            f"s3://{place.bucket}/{key} was changed by other writers {WRITE_ROUNDS} times in a row"
-        )
+        raise contended(place.bucket, key)
 
     async def _is_outdated(self, place: Place, current: JobStatus) -> bool:
         """Return whether a job is no longer completed: someone removed its manifest, so that it runs again."""
@@ -228,11 +225,6 @@ class StatusWriter:
             started_at=_utc(delivery.received_at),
             updated_at=_utc(time.time()),
         )
-
-
-def _place(reached: Any) -> Place:
-    job = reached.job
-    return Place(job.job_id, job.output_bucket, job.output_prefix)
 
 
 def _utc(at: float) -> str:

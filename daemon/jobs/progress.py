@@ -9,10 +9,10 @@ from daemon.protocol.events import STAGES
 from daemon.schema.options import JobOptions
 
 # The steps of a job that count for its overall progress, in order, with their usual share of its time. The shares of
-# the runner's stages are those measured in docs/performance.md; jobs that have finished here replace them.
+# the runner's stages come from docs/performance.md, until jobs have finished here.
 USUAL_SHARES = {"download": 2.0, "decode": 2.0, "vad": 16.0, "asr": 54.0, "align": 5.0, "diarize": 20.0, "publish": 1.0}
 STEPS = tuple(USUAL_SHARES)
-BACKGROUND = "diarize"  # runs beside the stages that produce the words
+BACKGROUND = "diarize"  # runs in parallel with the stages that produce the words
 
 # How much of a stage must be measured before its speed is extrapolated.
 MIN_SHARE = 0.05
@@ -89,7 +89,7 @@ class JobProgress:
         self.stage, self.reported_at = stage, now
 
     def report_background(self, stage: str, fraction: float, now: float) -> None:
-        """Record the progress of a stage that runs beside the current one."""
+        """Record the progress of a stage that runs in parallel with the current one."""
         self._report(stage, fraction, now, timed=True)
 
     def _report(self, stage: str, fraction: float, now: float, *, timed: bool) -> None:

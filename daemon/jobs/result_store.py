@@ -67,6 +67,15 @@ _RESULT_NAME = re.compile(
 )
 
 
+def occupied(bucket: str, key: str) -> OutputOccupied:
+    problem = f"s3://{bucket}/{key} exists, and transcriptd did not write it"
+    return OutputOccupied(f"{problem}; remove it, or use another prefix or job_id")
+
+
+def contended(bucket: str, key: str) -> StorageUnavailable:
+    return StorageUnavailable(f"s3://{bucket}/{key} was changed by other writers {WRITE_ROUNDS} times in a row")
+
+
 def is_result_name(key: str) -> bool:
     """Return whether transcriptd writes objects of this name. They are never recordings."""
     return bool(_RESULT_NAME.fullmatch(key))
@@ -198,13 +207,10 @@ class ResultStore:
             if there is not None and there.metadata.get("delivery") == token:
                 return _describe(job, file)  # this delivery's own write; its response was lost
             if there is not None and "delivery" not in there.metadata:
-                problem = f"s3://{job.output_bucket}/{key} exists, and transcriptd did not write it"
-                raise OutputOccupied(f"{problem}; remove it, or use another prefix or job_id")
+                raise occupied(job.output_bucket, key)
             await self._wait_for_concurrent_writer(job, wait_seconds)
             conditions = {"only_if_etag": there.etag} if there else {"only_if_absent": True}
-        raise StorageUnavailable(
-            f"s3://{job.output_bucket}/{key} was changed by other writers {WRITE_ROUNDS} times in a row"
-        )
+        raise contended(job.output_bucket, key)
 
     async def _wait_for_concurrent_writer(self, job: Job, wait_seconds: float) -> None:
         """Wait for the manifest of the delivery that wrote an output. Returns if none appears: that delivery crashed."""
@@ -336,9 +342,7 @@ class ResultStore:
             condition: dict[str, Any] = {"only_if_etag": stored.etag} if stored else {"only_if_absent": True}
             if await self._write_unfinished(job, key, body, **condition) is not None:
                 return before
-        raise StorageUnavailable(
-            f"s3://{job.output_bucket}/{key} was changed by other writers {WRITE_ROUNDS} times in a row"
-        )
+        raise contended(job.output_bucket, key)
 
     # --- checkpoints ----------------------------------------------------------------------------------------------
 

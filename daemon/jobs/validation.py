@@ -23,6 +23,7 @@ from daemon.schema.job import (
     Input,
     Job,
     Message,
+    Place,
     Webhook,
 )
 from daemon.schema.notifications import NotAJob
@@ -83,16 +84,8 @@ def peek_job_id(body: str) -> str | None:
     return job_id if isinstance(job_id, str) and JOB_ID.fullmatch(job_id) else None
 
 
-class Place(NamedTuple):
-    """Location of a job's results."""
-
-    job_id: str
-    bucket: str
-    prefix: str  # `<prefix><job_id>/`
-
-
 class Parts(NamedTuple):
-    """The parts of a message that an event repeats. Those of a refused message that could not be read are empty."""
+    """The parts of a message that an event repeats. In a refused message, a part that could not be read is empty."""
 
     input: Input | None
     place: Place | None
@@ -100,11 +93,11 @@ class Parts(NamedTuple):
 
 
 def parts_of(job: Job) -> Parts:
-    return Parts(job.input, Place(job.job_id, job.output_bucket, job.output_prefix), job.metadata)
+    return Parts(job.input, job.place, job.metadata)
 
 
 def peek_parts(body: str, settings: Settings) -> Parts:
-    """Return the parts of a body that are valid, each by itself."""
+    """Return the valid parts of a body. Each is validated separately."""
     try:
         fields = job_fields(read_form(body), settings)
     except (InvalidJob, NotAJob):
@@ -117,18 +110,24 @@ def peek_parts(body: str, settings: Settings) -> Parts:
         given = Message.model_validate({**ANY, "metadata": fields.get("metadata", {})}).metadata
         _check_metadata(given)
         metadata = given
-    return Parts(source, peek_place(body, settings), metadata)
+    return Parts(source, _place_of(fields, settings), metadata)
 
 
 def peek_place(body: str, settings: Settings) -> Place | None:
     """Return the place of the results of a body that may be invalid otherwise, if it names an allowed one."""
     try:
-        data = job_fields(read_form(body), settings)
-        known = {name: data[name] for name in ("job_id", "output") if name in data}
+        return _place_of(job_fields(read_form(body), settings), settings)
+    except (InvalidJob, NotAJob):
+        return None
+
+
+def _place_of(fields: dict[str, Any], settings: Settings) -> Place | None:
+    known = {name: fields[name] for name in ("job_id", "output") if name in fields}
+    try:
         # A message with these fields alone: the others do not matter here.
         message = Message.model_validate({"input": ANY["input"], **known})
         bucket, prefix = message.output.bucket or settings.output_bucket, _place(message, settings)
-    except (InvalidJob, NotAJob, ValidationError):
+    except (InvalidJob, ValidationError):
         return None
     base = prefix.removesuffix(message.job_id + "/")
     if bucket is None or not settings.allows_output(bucket, base):

@@ -4,7 +4,7 @@ docs/job.schema.json is generated from these classes.
 """
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, JsonValue, StringConstraints
 
@@ -82,6 +82,14 @@ def plain_name(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip("._-") or "recording"
 
 
+class Place(NamedTuple):
+    """Location of a job's results."""
+
+    job_id: str
+    bucket: str
+    prefix: str  # `<prefix><job_id>/`
+
+
 class Job(ContractModel):
     """A validated message with all defaults filled in."""
 
@@ -92,6 +100,10 @@ class Job(ContractModel):
     options: JobOptions
     webhook_url: str | None
     metadata: dict[str, JsonValue]
+
+    @property
+    def place(self) -> Place:
+        return Place(self.job_id, self.output_bucket, self.output_prefix)
 
     def output_key(self, name: str) -> str:
         return self.output_prefix + name

@@ -6,7 +6,6 @@ import platform
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,14 +20,13 @@ from daemon.confinement.landlock import landlock_abi
 from daemon.protocol.messages import Done, Fatal, Memory, Ready, Run, RunnerMessage, Setup, Shutdown, decode, encode
 from tests.support.media.kernels import command_on, has_landlock
 from tests.support.pipeline import SETTINGS, options
+from tests.support.users import USERS, folder_of
 
 pytestmark = [
     pytest.mark.skipif(not has_landlock(), reason="this kernel has no Landlock"),
     pytest.mark.skipif(platform.machine() != "x86_64", reason="the attacks use the system calls of x86-64"),
 ]
 PIPELINE = "tests.support.pipelines.attacking:AttackingPipeline"
-NOBODY = 65534
-USERS = [0, NOBODY] if os.getuid() == 0 else [os.getuid()]
 SCOPES_ABI = 6  # older kernels let a runner signal other processes
 REFUSED = {"EPERM", "EACCES", "EXDEV"}  # EXDEV: how Landlock refuses a link to another folder
 # A daemon that starts its runner. The interpreter may be closed to another user, so the user changes after the imports.
@@ -88,9 +86,8 @@ def user(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture
 def folder(user: int) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory() as name:
-        os.chown(name, user, -1)
-        yield Path(name)
+    with folder_of(user) as folder:
+        yield folder
 
 
 def attack(folder: Path, user: int, *, offline: bool) -> dict[str, str]:

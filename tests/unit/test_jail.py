@@ -5,7 +5,6 @@ import platform
 import shlex
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,12 +23,11 @@ from tests.support.media.hostile import make_generator
 from tests.support.media.jail import Attack, interpreter, read_report
 from tests.support.media.kernels import command_on, has_landlock
 from tests.support.media.kinds import KINDS
+from tests.support.users import USERS, folder_of
 
 pytestmark = pytest.mark.skipif(not has_landlock(), reason="this kernel has no Landlock")
-NOBODY = 65534
 NO_THREAD = "can't start new thread"
 X86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="x86-64 only")
-USERS = [0, NOBODY] if os.getuid() == 0 else [os.getuid()]
 
 
 @pytest.fixture(params=USERS, ids=str)
@@ -40,10 +38,8 @@ def user(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture
 def folder(user: int) -> Iterator[Path]:
-    """A folder that belongs to the user of the decoder, below none that is closed to it."""
-    with tempfile.TemporaryDirectory() as name:
-        os.chown(name, user, -1)
-        yield Path(name)
+    with folder_of(user) as folder:
+        yield folder
 
 
 async def run(
