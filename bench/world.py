@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,13 +105,16 @@ class World:
 
     def outputs(self, job_id: str) -> dict[str, bytes]:
         """Return the contents of all objects under the job's prefix, by name."""
-        prefix = f"transcripts/{job_id}/"
-        listed = self.aws.s3.list_objects_v2(Bucket=self.aws.output_bucket, Prefix=prefix).get("Contents", [])
-        read = self.aws.s3.get_object
-        return {
-            item["Key"].removeprefix(prefix): read(Bucket=self.aws.output_bucket, Key=item["Key"])["Body"].read()
-            for item in listed
-        }
+        prefix, s3 = f"transcripts/{job_id}/", self.aws.s3
+        listed = s3.list_objects_v2(Bucket=self.aws.output_bucket, Prefix=prefix).get("Contents", [])
+        found = {}
+        for item in listed:
+            with suppress(
+                s3.exceptions.NoSuchKey
+            ):  # removed since it was listed, like the checkpoints of a finished job
+                body = s3.get_object(Bucket=self.aws.output_bucket, Key=item["Key"])["Body"]
+                found[item["Key"].removeprefix(prefix)] = body.read()
+        return found
 
     def dead_letters(self) -> list[dict[str, Any]]:
         """Receive and delete all messages of the dead-letter queue; return each body with its Failure as a dict."""
