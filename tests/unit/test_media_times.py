@@ -30,6 +30,20 @@ CONTAINERS: dict[str, tuple[str, str, dict[str, str], str]] = {
     "nut": ("nut", "aac", {}, "libx264"),
     "ogg": ("ogg", "libopus", {}, ""),  # PyAV has no encoder for pictures in Ogg
 }
+VIDEO_CODECS = {  # beside those above: H.264, MPEG-2, MPEG-4, VP8, FLV1
+    "hevc in mp4": ("mp4", "aac", {}, "libx265"),
+    "hevc in ts": ("mpegts", "aac", {}, "libx265"),
+    "hevc in mkv": ("matroska", "aac", {}, "libx265"),
+    "vp9 in webm": ("webm", "libopus", {}, "libvpx-vp9"),
+    "av1 in mp4": ("mp4", "aac", {}, "libsvtav1"),
+}
+# They store no times of audio, so neither delays nor gaps: every player plays the sound without them.
+WITHOUT_TIMES = {
+    "pcm in avi": ("avi", "pcm_s16le", {}, "mpeg4"),
+    "mp3 in avi": ("avi", "libmp3lame", {}, "mpeg4"),
+    "aac in avi": ("avi", "aac", {}, "mpeg4"),
+    "wav": ("wav", "pcm_s16le", {}, ""),
+}
 WITH_PICTURE = [kind for kind in CONTAINERS if CONTAINERS[kind][3]]
 
 
@@ -64,7 +78,7 @@ def make(
 ) -> Path:
     """Write bursts of sound at `starts`, with a picture from the first to the second time of `picture`, well
     interleaved. All times are late by `clock`."""
-    form, codec, options, video_codec = CONTAINERS[kind]
+    form, codec, options, video_codec = {**CONTAINERS, **VIDEO_CODECS, **WITHOUT_TIMES}[kind]
     with av.open(str(path), "w", format=form, container_options=options) as output:
         fast = {"deadline": "realtime", "cpu-used": "8"} if video_codec == "libvpx" else {}
         video: Any = output.add_stream(video_codec, rate=10, options=fast) if picture else None
@@ -113,6 +127,22 @@ def test_delay_and_gap_next_to_a_picture(tmp_path: Path, kind: str) -> None:
 def test_gap_without_a_picture(tmp_path: Path, kind: str) -> None:
     for gap in (1.0, 14.0, 60.0):
         assert_heard(make(tmp_path / f"{gap}", kind, [0.0, 1 + gap]), [0.0, 1 + gap])
+
+
+@pytest.mark.parametrize("kind", VIDEO_CODECS)
+def test_delay_and_gap_next_to_a_picture_of_another_codec(tmp_path: Path, kind: str) -> None:
+    assert_heard(make(tmp_path / "late", kind, [2.0, 17.0], (0, 19)), [2.0, 17.0])
+    assert_heard(make(tmp_path / "early", kind, [0.0, 3.0], (2, 5)), [0.0, 3.0])
+
+
+@pytest.mark.parametrize("kind", WITHOUT_TIMES)
+def test_container_without_times_is_heard_as_players_play_it(tmp_path: Path, kind: str) -> None:
+    picture = (0.0, 19.0) if WITHOUT_TIMES[kind][3] else None
+    path = make(tmp_path / "a", kind, [2.0, 17.0], picture)
+    with av.open(str(path)) as container:
+        times = [frame.time for frame in container.decode(container.streams.audio[0])]
+    assert times[-1] < 2.2  # the demuxer, which players use as well, knows no gap
+    assert_heard(path, [0.0])
 
 
 @pytest.mark.parametrize("kind", ["mkv", "ts", "nut", "flv"])
