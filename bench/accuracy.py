@@ -18,6 +18,8 @@ from bench.libraries import LibraryTranscript, transcribe_faster_whisper_plain, 
 from bench.real_runner import RunnerPeer, open_runner
 from bench.setup import Setup, cores, find_model
 from bench.tally import SpeakerTally, Tally, WordTally
+from daemon.pipeline.checkpoints.parts import SavedTurns
+from daemon.pipeline.types import Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,13 @@ async def _transcriptd(runner: RunnerPeer, case: Case, model: str) -> Hypothesis
         checkpoints.mkdir()
         options: dict[str, Any] = {"language": case.recording.language, "diarize": case.has_speakers}
         transcript = await runner.transcribe(audio, checkpoints, model=model, align="attention", **options)
-    return Hypothesis.of_daemon(transcript)
+        turns = _diarized(checkpoints) if case.has_speakers else None
+    return Hypothesis.of_daemon(transcript, turns)
+
+
+def _diarized(checkpoints: Path) -> list[Turn]:
+    """Return the turns of the runner's diarization: a transcript has only the speakers of its words."""
+    return SavedTurns.model_validate_json((checkpoints / "diarize.json").read_bytes()).restore().turns
 
 
 def _store(folder: Path, name: str, recording: Recording, found: dict[Peer, Hypothesis]) -> None:

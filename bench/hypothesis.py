@@ -21,14 +21,15 @@ class Segment(NamedTuple):
 class Hypothesis:
     segments: list[Segment]
     words: list[tuple[str, float]]  # each with its start; empty if the peer gives no word times
-    turns: list[Turn] | None = None  # of the diarization alone, if the peer returns them
+    turns: list[Turn] | None = None  # of the diarization alone, if the peer tells speakers
     warnings: tuple[str, ...] = ()
 
     @classmethod
-    def of_daemon(cls, transcript: Transcript) -> "Hypothesis":
+    def of_daemon(cls, transcript: Transcript, turns: list[Turn] | None = None) -> "Hypothesis":
         return cls(
             [Segment(s.start, s.end, s.text, s.speaker) for s in transcript.segments],
             [(word.word, word.start) for segment in transcript.segments for word in segment.words],
+            turns,
             warnings=tuple(warning.message for warning in transcript.warnings),
         )
 
