@@ -99,7 +99,7 @@ def _now() -> list[Json]:
             "Final events that will not be delivered: the schedule ended, the receiver is gone or not allowed, or the "
             "event was malformed. `webhook.json` next to the result has the reason.",
             Query(
-                f'round(sum(increase(transcriptd_webhook_outbox_total{{{S}, result=~"exhausted|gone|refused|malformed|untrusted"}}[24h])))'
+                f'round(sum(increase(transcriptd_outbox_events_total{{{S}, result=~"exhausted|gone|refused|malformed|untrusted"}}[24h])))'
             ),
             unit="short",
             steps=Steps(GREEN, ((1, RED),)),
@@ -172,9 +172,9 @@ def _leases() -> list[Json]:
 
 
 def _webhooks() -> list[Json]:
-    age = f"sum by (le) (rate(transcriptd_webhook_outbox_age_seconds_bucket{{{S}}}[$__rate_interval]))"
-    took = f"sum by (event, le) (rate(transcriptd_webhook_attempt_duration_seconds_bucket{{{S}}}[$__rate_interval]))"
-    attempts = f"60 * sum(rate(transcriptd_webhook_attempts_total{{{S}, result="
+    age = f"sum by (le) (rate(transcriptd_outbox_event_age_seconds_bucket{{{S}}}[$__rate_interval]))"
+    took = f"sum by (event, le) (rate(transcriptd_event_attempt_duration_seconds_bucket{{{S}}}[$__rate_interval]))"
+    attempts = f"60 * sum(rate(transcriptd_event_attempts_total{{{S}, result="
     return [
         graph(
             "Attempts per minute",
@@ -200,7 +200,7 @@ def _webhooks() -> list[Json]:
             "Final events in the outbox by result: stored, deferred (not due, or failed), delivered. Events that are gone, "
             "exhausted, refused, malformed or untrusted are given up.",
             Query(
-                f"sum by (result) (increase(transcriptd_webhook_outbox_total{{{S}}}[$__rate_interval])) > 0",
+                f"sum by (result) (increase(transcriptd_outbox_events_total{{{S}}}[$__rate_interval])) > 0",
                 "{{result}}",
             ),
             unit="short",
