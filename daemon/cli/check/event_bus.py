@@ -61,6 +61,8 @@ async def _look_if_allowed(client: EventsClient, bus: str) -> CheckResult:
                     "Create it, or correct TRANSCRIPTD_EVENT_BUS, the region or the account.",
                 )
     except Denied:
-        found = f"whether {bus} exists was not checked: {DESCRIBE} is denied; EventBridge drops the events of a missing bus"
+        found = (
+            f"whether {bus} exists was not checked: {DESCRIBE} is denied; EventBridge drops the events of a missing bus"
+        )
         return skipped(found, f"Run the check with credentials that allow {DESCRIBE} on it.")
     return passed(f"{bus} exists")
