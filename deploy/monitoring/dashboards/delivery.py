@@ -173,7 +173,9 @@ def _leases() -> list[Json]:
 
 def _webhooks() -> list[Json]:
     age = f"sum by (le) (rate(transcriptd_outbox_event_age_seconds_bucket{{{S}}}[$__rate_interval]))"
-    took = f"sum by (sink, event, le) (rate(transcriptd_event_attempt_duration_seconds_bucket{{{S}}}[$__rate_interval]))"
+    took = (
+        f"sum by (sink, event, le) (rate(transcriptd_event_attempt_duration_seconds_bucket{{{S}}}[$__rate_interval]))"
+    )
     attempts = f"60 * sum by (sink) (rate(transcriptd_event_attempts_total{{{S}, result="
     return [
         graph(
