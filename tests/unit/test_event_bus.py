@@ -290,7 +290,11 @@ async def with_outbox(
     monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", aws.endpoint_url)
     monkeypatch.setenv("AWS_REGION", aws.region)
     monkeypatch.setenv("AWS_DEFAULT_REGION", aws.region)
-    settings = make_settings(outbox_url=aws.outbox_url, outbox_retry_schedule_seconds=(0.2, 0.4, 3600.0), **changes)
+    settings = make_settings(
+        outbox_url=aws.outbox_url,
+        outbox_retry_schedule_seconds=tuple(float(second) for second in range(1, 200)),
+        **changes,
+    )
     async with (
         open_event_bus(settings, Tracer()) as bus,
         open_outbox(settings, metrics) as outbox,
