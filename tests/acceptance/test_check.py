@@ -382,7 +382,7 @@ def test_unreachable_webhook(site: Site) -> None:
 
 
 def test_event_bus(site: Site) -> None:
-    events: Any = boto3.client(  # type: ignore[call-overload]  # its types are not installed
+    events: Any = boto3.client(
         "events",
         endpoint_url=site.aws.endpoint_url,
         region_name=site.aws.region,

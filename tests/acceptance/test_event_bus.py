@@ -29,7 +29,7 @@ class Bus:
         self._sqs: SQSClient = world.aws.sqs
         self._url = self._sqs.create_queue(QueueName="consumer")["QueueUrl"]
         arn = self._sqs.get_queue_attributes(QueueUrl=self._url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-        events: Any = boto3.client(  # type: ignore[call-overload]  # its types are not installed
+        events: Any = boto3.client(
             "events",
             endpoint_url=world.aws.endpoint_url,
             region_name=world.aws.region,

@@ -4,6 +4,7 @@ The permission is tested with a detail that is not JSON, which EventBridge refus
 """
 
 from collections.abc import AsyncGenerator
+from typing import Any
 
 from botocore.exceptions import ClientError
 
@@ -37,7 +38,7 @@ async def _try_put(client: EventsClient, bus: str) -> CheckResult:
     entry = {"EventBusName": bus, "Source": SOURCE, "DetailType": "job.test", "Detail": NO_JSON}
     with calling(PUT, bus):
         answer = await client.put_events(Entries=[entry])
-    refused = next(iter(answer.get("Entries") or ()), {})
+    refused: dict[str, Any] = next(iter(answer.get("Entries") or ()), {})
     code = refused.get("ErrorCode")
     if code == MALFORMED:
         return passed(f"{PUT} on {bus} is allowed")
