@@ -36,8 +36,9 @@ from daemon.status.status_collector import StatusCollector
 from daemon.telemetry.memory import total_bytes
 from daemon.telemetry.metrics import Metrics
 from daemon.telemetry.spans import Tracer
+from daemon.webhooks.event_bus import EventBus, open_event_bus
 from daemon.webhooks.outbox import Outbox, OutboxWorker, open_outbox
-from daemon.webhooks.sender import WebhookSender
+from daemon.webhooks.sender import EventSender
 
 log = logging.getLogger("transcriptd.launcher")
 
@@ -54,6 +55,7 @@ class Infrastructure:
     storage: Storage
     decoder: DecoderPool
     outbox: Outbox | None
+    event_bus: EventBus | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class Components:
     health: Health
     brake: Brake
     processor: Processor
-    webhooks: WebhookSender
+    events: EventSender
     outbox_worker: OutboxWorker | None
     supervisor: Supervisor
 
@@ -94,7 +96,7 @@ class Components:
 async def open_components(settings: Settings) -> AsyncIterator[Components]:
     """Open the components. Raises ConfigError.
 
-    On exit, they stop in this order: runners, outbox, background tasks, webhooks, HTTP, connections.
+    On exit, they stop in this order: runners, outbox, background tasks, events, HTTP, connections.
     """
     async with AsyncExitStack() as stack:
         metrics = Metrics()
@@ -118,7 +120,7 @@ async def open_components(settings: Settings) -> AsyncIterator[Components]:
         status = StatusServer(StatusCollector(settings, health, runners, metrics, tracker).collect)
         port = await stack.enter_async_context(serve_http(settings, health, metrics, status.attach))
         log.info("listening", extra={"host": settings.http_host, "port": port})
-        webhooks = await stack.enter_async_context(_build_sender(settings, metrics, infra, results))
+        events = await stack.enter_async_context(_build_sender(settings, metrics, infra, results))
         job_status = StatusWriter(settings, infra.storage, metrics, tracker)
         stack.push_async_callback(job_status.close)
         components = Components(
@@ -128,11 +130,9 @@ async def open_components(settings: Settings) -> AsyncIterator[Components]:
             runners=runners,
             health=health,
             brake=brake,
-            processor=_build_processor(
-                settings, metrics, infra, results, runners, webhooks, tracker, brake, job_status
-            ),
-            webhooks=webhooks,
-            outbox_worker=_build_outbox_worker(settings, metrics, infra, results, webhooks),
+            processor=_build_processor(settings, metrics, infra, results, runners, events, tracker, brake, job_status),
+            events=events,
+            outbox_worker=_build_outbox_worker(settings, metrics, infra, results, events),
             supervisor=await stack.enter_async_context(Supervisor(metrics)),
         )
         _start_background_tasks(components)
@@ -151,15 +151,17 @@ async def _open_infrastructure(stack: AsyncExitStack, settings: Settings, metric
         max_decoders=max_decoders(settings.decode_memory_bytes, total_bytes()),
         allow_weak_sandbox=settings.allow_weak_sandbox,
     )
+    tracer = await stack.enter_async_context(_open_tracer(settings, metrics))
     return Infrastructure(
         sandbox=sandbox,
         scratch=scratch,
-        tracer=await stack.enter_async_context(_open_tracer(settings, metrics)),
+        tracer=tracer,
         host=await stack.enter_async_context(open_host(settings, metrics)),
         queue=await stack.enter_async_context(open_queue(settings, metrics)),
         storage=await stack.enter_async_context(open_storage(settings, metrics)),
         decoder=await stack.enter_async_context(decoder),
         outbox=await stack.enter_async_context(open_outbox(settings, metrics)) if settings.outbox_url else None,
+        event_bus=await stack.enter_async_context(open_event_bus(settings, tracer)) if settings.event_bus else None,
     )
 
 
@@ -183,20 +185,23 @@ async def _open_tracer(settings: Settings, metrics: Metrics) -> AsyncIterator[Tr
         yield tracer
 
 
-def _build_sender(settings: Settings, metrics: Metrics, infra: Infrastructure, results: ResultStore) -> WebhookSender:
-    return WebhookSender(
-        settings, metrics.observe_webhook, outbox=infra.outbox, record=results.record_webhook, tracer=infra.tracer
+def _build_sender(settings: Settings, metrics: Metrics, infra: Infrastructure, results: ResultStore) -> EventSender:
+    return EventSender(
+        settings,
+        metrics.observe_event,
+        event_bus=infra.event_bus,
+        outbox=infra.outbox,
+        record=results.record_webhook,
+        tracer=infra.tracer,
     )
 
 
 def _build_outbox_worker(
-    settings: Settings, metrics: Metrics, infra: Infrastructure, results: ResultStore, webhooks: WebhookSender
+    settings: Settings, metrics: Metrics, infra: Infrastructure, results: ResultStore, events: EventSender
 ) -> OutboxWorker | None:
     if infra.outbox is None:
         return None
-    return OutboxWorker(
-        settings, infra.outbox, webhooks.attempt, metrics, results.record_webhook, results.webhook_known
-    )
+    return OutboxWorker(settings, infra.outbox, events.attempt, metrics, results.record_webhook, results.webhook_known)
 
 
 def _build_brake(settings: Settings, metrics: Metrics, infra: Infrastructure, results: ResultStore) -> Brake:
@@ -218,7 +223,7 @@ def _build_processor(
     infra: Infrastructure,
     results: ResultStore,
     runners: Runners,
-    webhooks: WebhookSender,
+    events: EventSender,
     tracker: JobTracker,
     brake: Brake,
     job_status: StatusWriter,
@@ -240,7 +245,7 @@ def _build_processor(
         publisher=Publisher(settings, results, metrics, lambda: runners.devices),
         status=job_status,
         cancellation=Cancellation(settings, infra.storage, job_status),
-        webhooks=webhooks,
+        events=events,
         metrics=metrics,
         tracker=tracker,
         tracer=infra.tracer,

@@ -25,7 +25,7 @@ EXIT_FORCED = 1  # jobs had to be interrupted; they were released
 EXIT_HOST_ENDS = 75  # EX_TEMPFAIL: the instance is terminating; a restarted daemon would only lose the jobs it receives
 EXIT_SETUP_FAILED = 70  # EX_SOFTWARE: no device can load the models
 
-WEBHOOK_DRAIN_SECONDS = 30.0
+EVENT_DRAIN_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +106,12 @@ async def main_loop(components: Components, signals: Signals) -> MainLoopResult:
 
 
 async def shutdown(components: Components, signals: Signals, ended: MainLoopResult) -> int:
-    """Stop receiving, finish or release the jobs, send the remaining webhooks. Return the exit status."""
+    """Stop receiving, finish or release the jobs, send the remaining events. Return the exit status."""
     clean = await _drain(components, signals, ended)
     interrupted = ended.retired or components.host.is_interrupted
     await components.supervisor.stop(TaskName.LAUNCH_HOOK, TaskName.WATCHDOG, TaskName.RELEASE_DEADLINE)
-    undelivered = await components.webhooks.drain(0.0 if signals.force_stop.is_set() else WEBHOOK_DRAIN_SECONDS)
-    log.info("stopped", extra={"clean": clean, "webhooks_undelivered": undelivered})
+    undelivered = await components.events.drain(0.0 if signals.force_stop.is_set() else EVENT_DRAIN_SECONDS)
+    log.info("stopped", extra={"clean": clean, "events_undelivered": undelivered})
     if ended.runners_failed.done():
         if lost := ended.runners_failed.exception():
             log.critical("runner lost", extra={"error": safe_message(lost)})

@@ -128,6 +128,11 @@ RULES = (
         "WEBHOOK_URL and TRANSCRIPTD_WEBHOOK_HOSTS need WEBHOOK_SECRET: events are always signed",
     ),
     Rule(
+        ("event_bus", "outbox_url", "webhook_secret"),
+        lambda s: s.event_bus is not None and s.outbox_url is not None and not s.webhook_secret,
+        "TRANSCRIPTD_EVENT_BUS with TRANSCRIPTD_OUTBOX_URL needs WEBHOOK_SECRET: the events in the outbox are sealed with it",
+    ),
+    Rule(
         ("webhook_url", "webhook_allow_http"),
         _wrong_scheme,
         "WEBHOOK_URL must be https (or set TRANSCRIPTD_WEBHOOK_ALLOW_HTTP=true in a closed network)",

@@ -1,4 +1,4 @@
-"""Settings for webhooks and their outbox. Part of `Settings` in config.py."""
+"""Settings for webhooks, the event bus and the outbox of both. Part of `Settings` in config.py."""
 
 from typing import Annotated
 
@@ -30,10 +30,17 @@ class WebhookSettings(BaseSettings):
     webhook_backoff_min_seconds: float = Field(2, gt=0, description="first backoff between attempts; doubles each time")
     webhook_backoff_max_seconds: float = Field(30, gt=0, description="maximum backoff between attempts")
     webhook_timeout_seconds: float = Field(15, gt=0, description="time limit for the receiver's response")
-    webhook_progress_seconds: float = Field(10, gt=0, description="minimum time between job.progress events of a job")
+    webhook_progress_seconds: float = Field(
+        10, gt=0, description="minimum time between job.progress events of a job, for webhooks and the event bus"
+    )
+    event_bus: str | None = Field(
+        None,
+        pattern=r"^(arn:aws[a-z-]*:events:[a-z0-9-]+:[0-9]{12}:event-bus/)?[A-Za-z0-9._-]{1,256}$",
+        description="name or ARN of an EventBridge event bus that gets the events of every job, besides the job's webhook; without it, none does",
+    )
     outbox_url: str | None = Field(
         None,
-        description="URL of a standard SQS queue that keeps final events after their attempts are used up; without it, such events are dropped",
+        description="URL of a standard SQS queue that keeps final events after their attempts are used up, for webhooks and the event bus; without it, such events are dropped",
     )
     outbox_retry_schedule_seconds: Annotated[tuple[float, ...], NoDecode] = Field(
         (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400),

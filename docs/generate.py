@@ -112,7 +112,7 @@ def metrics() -> str:
             "[deploy/monitoring](../deploy/monitoring/README.md) has Prometheus rules, alerts and dashboards for them. All metrics\n"
             "use base units and labels with few values; none contains an identifier. A histogram adds `_bucket`, `_sum` and\n"
             "`_count`. The usual `process_*` metrics describe the poller process: memory, CPU time, open files and start time.\n\n"
-            "In OpenMetrics, the histograms of queue wait, jobs, stages, webhook attempts and the real-time factor have exemplars\n"
+            "In OpenMetrics, the histograms of queue wait, jobs, stages, attempts to send events and the real-time factor have exemplars\n"
             "with the `trace_id` of a recorded trace ([operations.md](operations.md#traces)).\n\n"
         )
         + "\n".join(rows)

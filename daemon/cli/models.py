@@ -28,6 +28,7 @@ UNUSED_SETTINGS = {
     "dlq_url": "unused:dead-letters",
     "webhook_url": None,
     "webhook_hosts": (),
+    "event_bus": None,
 }
 
 

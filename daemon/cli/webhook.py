@@ -33,8 +33,9 @@ from daemon.jobs.notifications import past_completion, past_end
 from daemon.jobs.result_store import WEBHOOK_NAME
 from daemon.schema.job_status import STATUS_NAME, JobStatus
 from daemon.schema.manifest import MANIFEST_NAME, Manifest
-from daemon.webhooks.client import DeliveryFailed, WebhookClient
+from daemon.webhooks.client import WebhookClient
 from daemon.webhooks.events import WebhookEvent
+from daemon.webhooks.sinks import DeliveryFailed
 from daemon.webhooks.ssrf import check_webhook_url
 
 if TYPE_CHECKING:

@@ -40,7 +40,7 @@ HEADLINES = (
     "transcriptd_real_time_factor_sum",
     "transcriptd_model_load_seconds",
     "transcriptd_leases_lost_total",
-    "transcriptd_webhook_attempts_total",
+    "transcriptd_event_attempts_total",
 )
 
 

@@ -21,6 +21,7 @@ from daemon.schema.job import Job
 from daemon.schema.manifest import InputObject, Manifest
 from daemon.schema.transcript import Transcript
 from daemon.telemetry.spans import Span
+from daemon.webhooks.lanes import EventStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,7 @@ class DeliveryResult:
     error: TranscriptdError | None = None
     failed_in: str | None = None  # stage
     manifest: Manifest | None = None  # of a finished job
-    webhook: str = "none"  # status of the final event (values: log_schema.py)
+    event_status: EventStatus = field(default_factory=EventStatus)  # of the final event (values: log_schema.py)
     obstacle: Obstacle | None = None  # why it was not settled
     duration_seconds: float = field(init=False)
 

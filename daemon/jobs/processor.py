@@ -41,7 +41,7 @@ from daemon.telemetry.metrics import Metrics
 from daemon.telemetry.redaction import describe_with_type, safe_message
 from daemon.telemetry.spans import Span, SpanAttributes, Tracer
 from daemon.telemetry.tracecontext import from_attributes
-from daemon.webhooks.sender import WebhookSender
+from daemon.webhooks.sender import EventSender
 
 log = logging.getLogger("transcriptd.processor")
 
@@ -61,7 +61,7 @@ class Processor:
         publisher: Publisher,
         status: StatusWriter,
         cancellation: Cancellation,
-        webhooks: WebhookSender,
+        events: EventSender,
         metrics: Metrics,
         tracker: JobTracker,
         tracer: Tracer,
@@ -76,12 +76,12 @@ class Processor:
         self._publisher = publisher
         self._status = status
         self._cancellation = cancellation
-        self._webhooks = webhooks
+        self._events = events
         self._metrics = metrics
         self._tracker = tracker
         self._tracer = tracer
         self._settlement = Settlement(
-            settings, queue=queue, results=results, status=status, cancellation=cancellation, webhooks=webhooks
+            settings, queue=queue, results=results, status=status, cancellation=cancellation, events=events
         )
         # The log line comes last, so that everything it reports has already happened.
         self._observers: tuple[Observer, ...] = (
@@ -227,7 +227,7 @@ class Processor:
                 f"{died} deliveries of this job started but recorded no outcome; the job was not attempted again"
             )
         log.info("job started", extra={"attempt": accepted.attempt})
-        self._webhooks.send(job.webhook_url, started_event(accepted, delivery))
+        self._events.send(job.webhook_url, started_event(accepted, delivery))
         return accepted
 
     @asynccontextmanager
@@ -247,8 +247,8 @@ class Processor:
         url, job_id = accepted.job.webhook_url, accepted.job.job_id
 
         def send() -> None:
-            if self._webhooks.is_progress_due(url, job_id):
-                self._webhooks.send(url, progress_event(accepted, delivery, self._tracker.progress_of(delivery)))
+            if self._events.is_progress_due(url, job_id):
+                self._events.send(url, progress_event(accepted, delivery, self._tracker.progress_of(delivery)))
 
         return send
 

@@ -1,10 +1,11 @@
-"""Settles a delivery: records the outcome, notifies the webhook receiver, and makes one outcome call on the message."""
+"""Settles a delivery: records the outcome, sends the final event, and makes one outcome call on the message."""
 
 import asyncio
 import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 
 from daemon.aws.sqs import Queue
@@ -21,7 +22,8 @@ from daemon.jobs.result_store import ResultStore
 from daemon.schema.job import Job
 from daemon.telemetry.redaction import safe_message
 from daemon.webhooks.events import WebhookEvent
-from daemon.webhooks.sender import WebhookSender
+from daemon.webhooks.lanes import EventStatus
+from daemon.webhooks.sender import EventSender
 
 log = logging.getLogger("transcriptd.settlement")
 
@@ -39,14 +41,14 @@ class Settlement:
         results: ResultStore,
         status: StatusWriter,
         cancellation: Cancellation,
-        webhooks: WebhookSender,
+        events: EventSender,
     ) -> None:
         self._settings = settings
         self._queue = queue
         self._results = results
         self._status = status
         self._cancellation = cancellation
-        self._webhooks = webhooks
+        self._events = events
         self.late_outcomes = LateOutcomes()
 
     async def settle_message(self, disposition: Disposition, delivery: LiveDelivery) -> DeliveryResult:
@@ -59,15 +61,20 @@ class Settlement:
         with delivery.span.child("settle"):
             await self._record_outcome(disposition, delivery)
             await delivery.claim.lease.close()
-            obstacle, webhook = await self._carry_out(disposition, delivery)
+            obstacle, status = await self._carry_out(disposition, delivery)
             if obstacle is not None and obstacle.gone:
                 delivery.claim.lease.end_without_message()
                 disposition = _end_without_message(disposition)
                 await self._record_outcome(disposition, delivery)
-                obstacle, webhook = await self._carry_out(disposition, delivery)
+                obstacle, status = await self._carry_out(disposition, delivery)
         delivery.timings_seconds["settle"] = time.monotonic() - began_at
         end = partial(
-            DeliveryResult, delivery, disposition.outcome, settled=obstacle is None, obstacle=obstacle, webhook=webhook
+            DeliveryResult,
+            delivery,
+            disposition.outcome,
+            settled=obstacle is None,
+            obstacle=obstacle,
+            event_status=status,
         )
         match disposition:
             case Delete(published):
@@ -112,15 +119,15 @@ class Settlement:
         except TranscriptdError as error:
             log.warning("interruption not recorded", extra={"error": safe_message(error)})
 
-    async def _carry_out(self, disposition: Disposition, delivery: LiveDelivery) -> tuple[Obstacle | None, str]:
+    async def _carry_out(self, disposition: Disposition, delivery: LiveDelivery) -> tuple[Obstacle | None, EventStatus]:
         """Carry out the disposition. Return the obstacle, if any, and the status of the final event."""
         message, lease, queue = delivery.message, delivery.claim.lease, self._queue
-        obstacle, webhook = None, "none"
+        obstacle, status = None, EventStatus()
         match disposition:
             case Abandon():
                 pass
             case Delete(published):
-                obstacle, webhook = await self._notify_completed(published, delivery)
+                obstacle, status = await self._notify_completed(published, delivery)
                 # If the event is not secured, keep the message: its next delivery finds the manifest and sends it again.
                 obstacle = obstacle or await self._delete(delivery)
             case Ignore():
@@ -140,13 +147,13 @@ class Settlement:
                     lease, Resource.DEAD_LETTER_QUEUE, lambda: queue.dead_letter(message, error, attempt)
                 )
                 if obstacle is None:
-                    obstacle, webhook = await self._notify(failed_event(error, delivery, self._settings), delivery)
+                    obstacle, status = await self._notify(failed_event(error, delivery, self._settings), delivery)
                     obstacle = obstacle or await self._delete(delivery)
             case Cancel(error):
-                obstacle, webhook = await self._cancel(error, delivery)
-        return obstacle, webhook
+                obstacle, status = await self._cancel(error, delivery)
+        return obstacle, status
 
-    async def _cancel(self, error: TranscriptdError, delivery: LiveDelivery) -> tuple[Obstacle | None, str]:
+    async def _cancel(self, error: TranscriptdError, delivery: LiveDelivery) -> tuple[Obstacle | None, EventStatus]:
         """Record the cancellation, delete the message, then remove the request: in this order a crash cannot revive the job."""
         job = delivery.reached.job
         if job is None:
@@ -155,13 +162,13 @@ class Settlement:
             await self._status.write_cancelled(delivery, error)
         except TranscriptdError as failure:  # the request remains, and the next delivery is cancelled
             log.warning("cancellation not recorded", extra={"error": safe_message(failure)})
-            return Obstacle(Resource.STORAGE, safe_message(failure)), "none"
-        obstacle, webhook = await self._notify(cancelled_event(error, delivery), delivery)
+            return Obstacle(Resource.STORAGE, safe_message(failure)), EventStatus()
+        obstacle, status = await self._notify(cancelled_event(error, delivery), delivery)
         obstacle = obstacle or await self._delete(delivery)
         if obstacle is None:
             await self._remove_unfinished(job, delivery)
             await self._cancellation.clear(job)
-        return obstacle, webhook
+        return obstacle, status
 
     async def _remove_unfinished(self, job: Job, delivery: LiveDelivery) -> None:
         try:
@@ -177,19 +184,29 @@ class Settlement:
             delivery.claim.lease, Resource.QUEUE, lambda: self._queue.delete(message)
         )
 
-    async def _notify_completed(self, published: Published, delivery: LiveDelivery) -> tuple[Obstacle | None, str]:
-        if published.receiver_knows:
-            return None, "known"
-        return await self._notify(completed_event(published, delivery), delivery)
+    async def _notify_completed(
+        self, published: Published, delivery: LiveDelivery
+    ) -> tuple[Obstacle | None, EventStatus]:
+        """Send the event of a result. The event bus gets it in each delivery: nothing records that it has it."""
+        event = completed_event(published, delivery)
+        if not published.receiver_knows:
+            return await self._notify(event, delivery)
+        obstacle, status = await self._send(None, event, delivery)
+        return obstacle, replace(status, webhook="known")
 
-    async def _notify(self, event: WebhookEvent, delivery: LiveDelivery) -> tuple[Obstacle | None, str]:
+    async def _notify(self, event: WebhookEvent, delivery: LiveDelivery) -> tuple[Obstacle | None, EventStatus]:
+        return await self._send(webhook_url(delivery, self._settings), event, delivery)
+
+    async def _send(
+        self, url: str | None, event: WebhookEvent, delivery: LiveDelivery
+    ) -> tuple[Obstacle | None, EventStatus]:
         """Send a final event. Return an obstacle if it was neither delivered nor stored, and the event's status."""
-        sent = self._webhooks.send(webhook_url(delivery, self._settings), event)
+        sent = self._events.send(url, event)
         lease = delivery.claim.lease
         # The rest of the lease is for the outcome call.
-        secured = await self._webhooks.secure(sent, lease.remaining_seconds / 2)
+        secured = await self._events.secure(sent, lease.remaining_seconds / 2)
         obstacle = Obstacle(None if lease.lost else Resource.OUTBOX, "a final event was neither delivered nor stored")
-        return None if secured else obstacle, sent.status if sent else "none"
+        return None if secured else obstacle, sent.status if sent else EventStatus()
 
     async def _retry_until_lease_ends(
         self,

@@ -55,7 +55,8 @@ def log_finished(ended: DeliveryResult) -> None:
             "checkpoints_restored": counts["restored"],
             "checkpoints_kept": counts["kept"],
             "checkpoints_failed": counts["failed"],
-            "webhook": ended.webhook,
+            "webhook": ended.event_status.webhook,
+            "event_bus": ended.event_status.event_bus,
             "error": safe_message(ended.error) if ended.error else None,
         },
     )

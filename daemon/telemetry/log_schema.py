@@ -86,9 +86,10 @@ SUMMARY = {
     "checkpoints_failed": Field("integer", "checkpoints that could not be stored"),
     "webhook": Field(
         "string",
-        "state of the final event: `delivered`, `stored` in the outbox, `pending`, `failed`, `refused`, `known` (delivered "
+        "state of the final event's webhook: `delivered`, `stored` in the outbox, `pending`, `failed`, `refused`, `known` (delivered "
         "earlier), or `none` (no event required)",
     ),
+    "event_bus": Field("string", "the same for the event bus, without `known`"),
     "error": Field(
         "string",
         "what went wrong; quotes at most a plain value or a name of a message, and only the exception type of an internal error",
@@ -119,11 +120,12 @@ OTHERS = {
     "checkpoint": Field("string", "the name of a checkpoint"),
     "warning": Field("string", "the code of the resulting warning on the job"),
     "key": Field("string", "the key of an S3 object"),
-    # webhooks
-    "webhook_event": Field("string", "event type, such as `job.completed`"),
-    "webhook_attempt": Field("integer", "number of attempts by this daemon, or of receives from the outbox"),
-    "webhook_result": Field("string", "result of the attempt, or of the event"),
-    "status": Field("integer", "HTTP status of the receiver's response"),
+    # events
+    "sink": Field("string", "where an event goes: `webhook` or `event_bus`"),
+    "event_type": Field("string", "event type, such as `job.completed`"),
+    "event_attempt": Field("integer", "number of attempts by this daemon, or of receives from the outbox"),
+    "event_result": Field("string", "result of the attempt, or of the event"),
+    "status": Field("integer", "HTTP status of the response of the receiver or of EventBridge"),
     "due": Field("string", "time of the next attempt, RFC 3339"),
     # the daemon and its processes
     "version": Field("string", "version of transcriptd"),
@@ -135,7 +137,7 @@ OTHERS = {
     "jobs_in_flight": Field("integer", "messages that the daemon holds"),
     "timeout_seconds": Field("number", "time limit in seconds"),
     "clean": Field("boolean", "whether all jobs in progress were finished"),
-    "webhooks_undelivered": Field("integer", "events lost because the daemon stopped"),
+    "events_undelivered": Field("integer", "events lost because the daemon stopped"),
     "idle_seconds": Field("number", "seconds without a job"),
     "directory": Field("string", "a path"),
     "runner_pid": Field("integer", "process ID of the runner"),

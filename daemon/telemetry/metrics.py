@@ -6,7 +6,7 @@ misses the first event of a series that is created by it.
 """
 
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, product
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric, ProcessCollector
 from prometheus_client.registry import Collector
@@ -44,10 +44,12 @@ STAGES = ("download", "decode", "wait", *RUNNER_STAGES, "publish")
 RUNNER_EXIT_REASONS = tuple(
     "exit signal stalled cancel_ignored device_fault protocol setup unwatched recycled leak".split()
 )
-OUTBOX_RESULTS = tuple("stored deferred delivered gone exhausted refused malformed untrusted known".split())
+OUTBOX_RESULTS = tuple("stored deferred delivered gone exhausted refused known".split())
+UNUSABLE_ENTRIES = ("malformed", "untrusted")
 INPUT_CHECKSUMS = tuple("CRC32 SHA1 SHA256 CRC64NVME CRC32C none".split())
 RESOURCES = ("storage", "output", "queue", "dead_letter_queue", "outbox")
-WEBHOOK_EVENTS = ("job.started", "job.progress", "job.completed", "job.failed", "job.cancelled")
+SINKS = ("webhook", "event_bus")
+EVENTS = ("job.started", "job.progress", "job.completed", "job.failed", "job.cancelled")
 
 
 class OpenMetrics(Collector):
@@ -280,24 +282,29 @@ class Metrics:
         )
 
         # Are receivers notified?
-        self.webhook_attempts = counter(
-            "webhook_attempts",
-            "Webhook attempts by event and result: delivered, retried, failed, refused.",
+        self.event_attempts = counter(
+            "event_attempts",
+            "Attempts to send an event by sink (webhook, event_bus), event and result: delivered, retried, failed, refused.",
+            "sink",
             "event",
             "result",
         )
-        self.webhook_attempt_duration_seconds = histogram(
-            "webhook_attempt_duration_seconds", "Duration of a webhook attempt, by event.", STAGE_BUCKETS, "event"
+        self.event_attempt_duration_seconds = histogram(
+            "event_attempt_duration_seconds",
+            "Duration of an attempt to send an event, by sink and event.",
+            STAGE_BUCKETS,
+            "sink",
+            "event",
         )
-        self.webhook_outbox = counter(
-            "webhook_outbox",
-            "Final events in the webhook outbox by result: stored, deferred (not due, or failed), delivered, gone, exhausted, "
+        self.outbox_events = counter(
+            "outbox_events",
+            "Final events in the outbox by sink (unknown if the entry cannot be used) and result: stored, deferred (not due, or failed), delivered, gone, exhausted, "
             "refused, malformed, untrusted (no seal of this webhook secret), known (already delivered by one of the first attempts).",
+            "sink",
             "result",
         )
-
-        self.webhook_outbox_age_seconds = histogram(
-            "webhook_outbox_age_seconds",
+        self.outbox_event_age_seconds = histogram(
+            "outbox_event_age_seconds",
             "Seconds from an event's first attempt to its receive from the outbox.",
             OUTBOX_AGE_BUCKETS,
         )
@@ -369,13 +376,15 @@ class Metrics:
             self.asr_chunks.labels(result)
         for kind in ("spot", "termination", "rebalance"):
             self.interruptions.labels(kind)
-        for event in WEBHOOK_EVENTS:
-            for result in ("delivered", "retried", "failed", "refused"):
-                self.webhook_attempts.labels(event, result)
+        for event in EVENTS:
+            for sink, result in product(SINKS, ("delivered", "retried", "failed", "refused")):
+                self.event_attempts.labels(sink, event, result)
         for result in ("exported", "lost"):
             self.trace_spans.labels(result)
-        for result in OUTBOX_RESULTS:
-            self.webhook_outbox.labels(result)
+        for sink, result in product(SINKS, OUTBOX_RESULTS):
+            self.outbox_events.labels(sink, result)
+        for result in UNUSABLE_ENTRIES:
+            self.outbox_events.labels("unknown", result)
         for reason in ("published", "duplicate"):
             self.deliveries.labels("published", reason)
         for ignored in Ignored:
@@ -402,6 +411,6 @@ class Metrics:
         if avg_logprob is not None:
             self.transcript_avg_logprob.observe(avg_logprob)
 
-    def observe_webhook(self, event: str, result: str, seconds: float, exemplar: Exemplar = None) -> None:
-        self.webhook_attempts.labels(event, result).inc()
-        self.webhook_attempt_duration_seconds.labels(event).observe(seconds, exemplar)
+    def observe_event(self, sink: str, event: str, result: str, seconds: float, exemplar: Exemplar = None) -> None:
+        self.event_attempts.labels(sink, event, result).inc()
+        self.event_attempt_duration_seconds.labels(sink, event).observe(seconds, exemplar)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from socket import socket
-from typing import Literal, Self
+from typing import Self
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -23,6 +23,7 @@ from daemon.telemetry.redaction import describe
 from daemon.telemetry.spans import Tracer
 from daemon.webhooks.events import WebhookEvent
 from daemon.webhooks.proxy import Proxies, check_receiver
+from daemon.webhooks.sinks import DeliveryFailed, SinkName
 from daemon.webhooks.ssrf import NotPublic, public_socket
 
 log = logging.getLogger("transcriptd.webhook")
@@ -30,33 +31,13 @@ log = logging.getLogger("transcriptd.webhook")
 MAX_RECEIVERS = 1000  # number of receivers whose outage state is kept
 
 
-class DeliveryFailed(Exception):
-    """An attempt failed. `result` says whether to retry.
+class WebhookClient:
+    """The sink of all receivers: `async with WebhookClient(settings) as client:`.
 
-    `failed`: a later attempt may succeed. `gone`: the receiver no longer accepts events (410). `refused`: the daemon must
-    not call this address.
+    Raises ConfigError for an invalid secret or proxy.
     """
 
-    def __init__(
-        self,
-        error: str,
-        *,
-        result: Literal["failed", "gone", "refused"] = "failed",
-        status: int | None = None,
-        wait_seconds: float = 0,
-    ) -> None:
-        super().__init__(error)
-        self.result = result
-        self.status = status
-        self.wait_seconds = wait_seconds  # the receiver's Retry-After
-
-    @property
-    def retryable(self) -> bool:
-        return self.result == "failed"
-
-
-class WebhookClient:
-    """`async with WebhookClient(settings) as client:`. Raises ConfigError for an invalid secret or proxy."""
+    name: SinkName = "webhook"
 
     def __init__(self, settings: Settings, tracer: Tracer | None = None) -> None:
         self._settings = settings

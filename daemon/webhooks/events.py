@@ -1,4 +1,4 @@
-"""The payload of a webhook: one event of a job, in the format of https://www.standardwebhooks.com. Its size is bounded."""
+"""The payload of a webhook, and the detail on the event bus: one event of a job, in the format of https://www.standardwebhooks.com. Its size is bounded."""
 
 import json
 from datetime import UTC, datetime
@@ -81,7 +81,7 @@ class EventError(_Model):
 class WebhookEvent(_Model):
     """One event of a job: the `data` of the payload. Every key is always present."""
 
-    # Not in `data`. A re-sent event must keep its ID, which is the receiver's idempotency key. No dots, because the
+    # Beside `data`. A re-sent event must keep its ID, which is the receiver's idempotency key. No dots, because the
     # signed text is `id.timestamp.body`.
     id: str = Field(default_factory=lambda: f"msg_{uuid4().hex}", pattern=r"^[A-Za-z0-9_-]{1,128}$", exclude=True)
     at: datetime = Field(default_factory=lambda: datetime.now(UTC), exclude=True)
@@ -142,7 +142,7 @@ class WebhookEvent(_Model):
     def body(self) -> str:
         """Return the payload. ASCII, so that its length is bounded for any script in metadata and messages."""
         at = self.at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        payload = {"type": self.type, "timestamp": at, "data": self.model_dump()}
+        payload = {"id": self.id, "type": self.type, "timestamp": at, "data": self.model_dump()}
         return json.dumps(payload, separators=(",", ":"), allow_nan=False)
 
     def stored(self) -> dict[str, JsonValue]:
@@ -164,14 +164,18 @@ def json_schema() -> dict[str, Any]:
     }
     schema = {
         "$defs": {**definitions, "Data": data},
-        "description": "The body of a webhook. Its headers are those of https://www.standardwebhooks.com.",
+        "description": "The body of a webhook, whose headers are those of https://www.standardwebhooks.com, and the detail of an event on the event bus.",
         "type": "object",
         "properties": {
+            "id": {
+                "type": "string",
+                "description": "the same whenever this event is sent again; the header webhook-id",
+            },
             "type": {"enum": [f"job.{status}" for status in get_args(EventStatus)]},
             "timestamp": {"type": "string", "format": "date-time"},
             "data": {"$ref": "#/$defs/Data"},
         },
-        "required": ["type", "timestamp", "data"],
+        "required": ["id", "type", "timestamp", "data"],
         "allOf": [
             {
                 "if": {"properties": {"type": {"const": f"job.{status}"}}},

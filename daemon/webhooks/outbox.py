@@ -1,4 +1,4 @@
-"""The webhook outbox: an SQS queue, shared by all daemons, of final events that their receiver has not accepted yet.
+"""The outbox: an SQS queue, shared by all daemons, of final events that a sink has not accepted yet.
 
 Events are retried on a schedule that counts from the first attempt. The message body is the only state, so any daemon
 that receives the message knows when its next attempt is due. Between attempts the message is invisible; if a daemon
@@ -25,10 +25,10 @@ from daemon.telemetry.logs import bind, log_context
 from daemon.telemetry.metrics import Metrics
 from daemon.telemetry.outage import Outage
 from daemon.telemetry.tracecontext import TRACEPARENT, TRACESTATE, TraceContext, from_attributes
-from daemon.webhooks.client import DeliveryFailed
 from daemon.webhooks.events import WebhookEvent
 from daemon.webhooks.outbox_entry import Ending, Entry, RecordDelivery, next_due, write_record
 from daemon.webhooks.seal import SEAL, Seal
+from daemon.webhooks.sinks import DeliveryFailed, sink_of
 from daemon.webhooks.ssrf import check_webhook_url
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Outbox:
                 DelaySeconds=min(MAX_DELAY_SECONDS, math.ceil((due - now).total_seconds())),
                 MessageAttributes=self._seal.attributes(body) | (event.trace.attributes() if event.trace else {}),
             )
-        self._metrics.webhook_outbox.labels("stored").inc()
+        self._metrics.outbox_events.labels(sink_of(url), "stored").inc()
 
     async def ping(self) -> None:
         """Check that the outbox queue exists and responds, but not the permission to send. Raises QueueUnavailable."""
@@ -150,7 +150,7 @@ class Outbox:
 class OutboxWorker:
     """Delivers due events: `run()` in the background until `close()`. Its failures never end the daemon.
 
-    `attempt` makes one signed request and returns the status or raises DeliveryFailed. `known` returns whether an event is
+    `attempt` makes one attempt at a URL of sinks.py and returns the status or raises DeliveryFailed. `known` returns whether an event is
     recorded as delivered: an event may be stored while its quick attempts continue.
     """
 
@@ -201,7 +201,7 @@ class OutboxWorker:
                 continue
             try:
                 messages = await self._outbox.receive(DELIVERIES_AT_ONCE - len(self._deliveries))
-            except Exception as error:  # noqa: BLE001  # undelivered webhooks must never end the daemon
+            except Exception as error:  # noqa: BLE001  # undelivered events must never end the daemon
                 self._outage.failed(error, unexpected=not isinstance(error, QueueUnavailable))
                 await self._pause(random.uniform(0, backoff_seconds))  # noqa: S311  # jitter
                 backoff_seconds = min(backoff_seconds * 2, self._settings.queue_backoff_max_seconds)
@@ -246,36 +246,39 @@ class OutboxWorker:
         if not message.sealed:
             problem = "its seal is missing or of another WEBHOOK_SECRET"
             log.error("outbox message not trusted", extra={"error": problem})
-            self._metrics.webhook_outbox.labels("untrusted").inc()
+            self._metrics.outbox_events.labels("unknown", "untrusted").inc()
             await self._outbox.defer(message, UNREADABLE_PAUSE_SECONDS)
             return
         try:
             entry = Entry.parse(message.body, message.trace)
         except ValueError as error:
             log.error("outbox message not understood", extra={"error": type(error).__name__})
-            self._metrics.webhook_outbox.labels("malformed").inc()
+            self._metrics.outbox_events.labels("unknown", "malformed").inc()
             await self._outbox.defer(message, UNREADABLE_PAUSE_SECONDS)
             return
         bind(**entry.event.log_fields)
         now = _utc(self._clock)
         age_seconds = (now - entry.first_attempt_at).total_seconds()
-        self._metrics.webhook_outbox_age_seconds.observe(max(0.0, age_seconds))
+        self._metrics.outbox_event_age_seconds.observe(max(0.0, age_seconds))
         early_seconds = (entry.not_before - now).total_seconds()
         if early_seconds > 1:
-            await self._defer(message, early_seconds)
+            await self._defer(message, entry, early_seconds)
             return
-        if self._known is not None and self._has_place(entry) and await self._known(entry.url, entry.event):
-            self._metrics.webhook_outbox.labels("known").inc()
+        if self._known is not None and self._is_recorded(entry) and await self._known(entry.url, entry.event):
+            self._metrics.outbox_events.labels("webhook", "known").inc()
             await self._outbox.delete(message)
             return
         await self._deliver(message, entry)
 
     async def _deliver(self, message: OutboxMessage, entry: Entry) -> None:
-        event, started_at = entry.event, self._clock.monotonic()
+        event, sink, started_at = entry.event, sink_of(entry.url), self._clock.monotonic()
         failure: DeliveryFailed | None = None
         status: int | None = None
         try:
-            check_webhook_url(entry.url, self._settings)  # the allow-list may have changed since the event was stored
+            if sink == "webhook":
+                check_webhook_url(
+                    entry.url, self._settings
+                )  # the allow-list may have changed since the event was stored
             status = await self._attempt(entry.url, event)
         except WebhookNotAllowed:
             failure = DeliveryFailed("this deployment is not allowed to call the URL", result="refused")
@@ -283,40 +286,46 @@ class OutboxWorker:
             failure, status = error, error.status
         seconds = self._clock.monotonic() - started_at
         fields = {
-            "webhook_event": event.type,
-            "webhook_attempt": message.receive_count,
+            "sink": sink,
+            "event_type": event.type,
+            "event_attempt": message.receive_count,
             "status": status,
             "error": str(failure) if failure else None,
         }
         if failure is not None and failure.retryable:
             now, schedule = _utc(self._clock), self._settings.outbox_retry_schedule_seconds
             if due := next_due(schedule, entry.first_attempt_at, now, failure.wait_seconds):
-                log.debug("webhook attempt failed", extra={**fields, "due": due.isoformat(timespec="seconds")})
-                self._metrics.observe_webhook(event.type, "retried", seconds, event.exemplar)
-                await self._defer(message, (due - now).total_seconds())
+                log.debug("event attempt failed", extra={**fields, "due": due.isoformat(timespec="seconds")})
+                self._metrics.observe_event(sink, event.type, "retried", seconds, event.exemplar)
+                await self._defer(message, entry, (due - now).total_seconds())
                 return
         ending: Ending = "delivered" if failure is None else "exhausted" if failure.retryable else failure.result
         level = logging.INFO if failure is None else logging.ERROR
         log.log(
             level,
-            "webhook delivered" if failure is None else "webhook given up",
-            extra={**fields, "webhook_result": ending},
+            "event delivered" if failure is None else "event given up",
+            extra={**fields, "event_result": ending},
         )
         observed = {"gone": "failed", "exhausted": "failed"}.get(ending, ending)
-        self._metrics.observe_webhook(event.type, observed, seconds, event.exemplar)
-        self._metrics.webhook_outbox.labels(ending).inc()
-        if self._has_place(entry):
+        self._metrics.observe_event(sink, event.type, observed, seconds, event.exemplar)
+        self._metrics.outbox_events.labels(sink, ending).inc()
+        if self._is_recorded(entry):
             await write_record(self._record, entry.url, event, ending, status)
         await self._outbox.delete(message)
 
-    def _has_place(self, entry: Entry) -> bool:
-        """Return whether the job's results are where jobs may place them; the settings may have changed since."""
+    def _is_recorded(self, entry: Entry) -> bool:
+        """Return whether the result is recorded: of a webhook, next to results where jobs may place them; the settings may
+        have changed since."""
         place = entry.event.record_place
-        return place is not None and self._settings.allows_output(place.bucket, place.prefix)
+        return (
+            sink_of(entry.url) == "webhook"
+            and place is not None
+            and self._settings.allows_output(place.bucket, place.prefix)
+        )
 
-    async def _defer(self, message: OutboxMessage, seconds: float) -> None:
+    async def _defer(self, message: OutboxMessage, entry: Entry, seconds: float) -> None:
         await self._outbox.defer(message, seconds)
-        self._metrics.webhook_outbox.labels("deferred").inc()
+        self._metrics.outbox_events.labels(sink_of(entry.url), "deferred").inc()
 
 
 def _utc(clock: Clock) -> datetime:

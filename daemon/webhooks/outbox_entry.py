@@ -1,4 +1,4 @@
-"""Entries of the webhook outbox, their retry schedule, and the record of a final event's result."""
+"""Entries of the outbox, their retry schedule, and the record of a final event's result."""
 
 import asyncio
 import json
@@ -14,6 +14,7 @@ from daemon.errors import TranscriptdError
 from daemon.telemetry.redaction import safe_message
 from daemon.telemetry.tracecontext import TraceContext
 from daemon.webhooks.events import WebhookEvent
+from daemon.webhooks.sinks import sink_of
 
 log = logging.getLogger("transcriptd.outbox")
 
@@ -28,8 +29,8 @@ RecordDelivery = Callable[[str, WebhookEvent, str, int | None], Awaitable[None]]
 async def write_record(
     record: RecordDelivery | None, url: str, event: WebhookEvent, ending: Ending, status: int | None
 ) -> None:
-    """Record the result of a final event next to the job's results. Never raises; has a time limit."""
-    if record is None or not event.final or event.record_place is None:
+    """Record the result of a final webhook next to the job's results. Never raises; has a time limit."""
+    if record is None or sink_of(url) != "webhook" or not event.final or event.record_place is None:
         return
     try:
         async with asyncio.timeout(RECORD_TIMEOUT_SECONDS):
@@ -37,10 +38,10 @@ async def write_record(
     except (TranscriptdError, TimeoutError) as error:
         log.warning(
             "webhook result not recorded",
-            extra={**event.log_fields, "webhook_result": ending, "error": safe_message(error)},
+            extra={**event.log_fields, "event_result": ending, "error": safe_message(error)},
         )
     except Exception:
-        log.exception("webhook result not recorded", extra={**event.log_fields, "webhook_result": ending})
+        log.exception("webhook result not recorded", extra={**event.log_fields, "event_result": ending})
 
 
 def next_due(
@@ -64,7 +65,7 @@ class Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: Literal[1] = 1
-    url: str
+    url: str  # as in sinks.py
     event: WebhookEvent
     first_attempt_at: AwareDatetime
     not_before: AwareDatetime

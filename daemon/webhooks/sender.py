@@ -1,6 +1,7 @@
-"""Sends job events over HTTP. Each job has its own lane, so that an unavailable receiver delays no other job's events.
+"""Sends job events to their sinks (sinks.py). Each job has a lane for each sink, so that an unavailable receiver delays
+neither other jobs' events nor the event bus.
 
-Events are delivered at least once: the same `webhook-id` may arrive twice, but never an older event after the job's final
+Events are delivered at least once: the same ID may arrive twice, but never an older event after the job's final
 one. Sending never blocks a job or makes it fail. A final event whose quick attempts all fail is stored in the outbox, if
 there is one.
 """
@@ -9,9 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from tenacity import (
     AsyncRetrying,
@@ -28,10 +27,12 @@ from daemon.errors import QueueUnavailable
 from daemon.telemetry.metrics import Exemplar
 from daemon.telemetry.outage import Outage
 from daemon.telemetry.spans import Tracer
-from daemon.webhooks.client import DeliveryFailed, WebhookClient
+from daemon.webhooks.client import WebhookClient
 from daemon.webhooks.events import WebhookEvent
+from daemon.webhooks.lanes import Delivery, Lane, Result, SentEvent
 from daemon.webhooks.outbox import Outbox
 from daemon.webhooks.outbox_entry import RecordDelivery, write_record
+from daemon.webhooks.sinks import DeliveryFailed, EventSink, SinkName, Sinks
 
 log = logging.getLogger("transcriptd.webhook")
 
@@ -40,75 +41,28 @@ PATIENCE_SECONDS = 5.0  # time for a receiver to accept a final event before it 
 STORE_TIMEOUT_SECONDS = 30.0
 HANDOVER_TIMEOUT_SECONDS = 5.0  # part of a drain reserved for storing undelivered events
 
-Result = Literal["delivered", "retried", "failed", "refused"]
-Observe = Callable[[str, Result, float, Exemplar], None]
+Observe = Callable[[SinkName, str, Result, float, Exemplar], None]
 
 # Result of an attempt → log message, level for a final event, level for other events, which are less important. client.py
-# logs a receiver's outage once.
+# and event_bus.py log an outage once.
 _LOG_MESSAGES: dict[Result, tuple[str, int, int]] = {
-    "delivered": ("webhook delivered", logging.INFO, logging.DEBUG),
-    "retried": ("webhook attempt failed", logging.DEBUG, logging.DEBUG),
-    "failed": ("webhook given up", logging.ERROR, logging.DEBUG),
-    "refused": ("webhook refused", logging.ERROR, logging.DEBUG),
+    "delivered": ("event delivered", logging.INFO, logging.DEBUG),
+    "retried": ("event attempt failed", logging.DEBUG, logging.DEBUG),
+    "failed": ("event given up", logging.ERROR, logging.DEBUG),
+    "refused": ("event refused", logging.ERROR, logging.DEBUG),
 }
 
 
-@dataclass(eq=False, slots=True)
-class _Delivery:
-    url: str
-    event: WebhookEvent
-    superseded: asyncio.Event = field(default_factory=asyncio.Event)  # stale, or removed from its lane
-    taken_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    ended: asyncio.Event = field(default_factory=asyncio.Event)  # delivered, stored or given up, and recorded
-    stored: bool = False  # in the outbox
-    lost: bool = False  # retryable, but storing it in the outbox failed
-    result: Result | None = None  # of the last attempt
-    attempt: int = 0
-    seconds: float = 0.0  # of the last attempt
-
-    @property
-    def status(self) -> str:
-        """Current status."""
-        return "stored" if self.stored else self.result if self.result and self.ended.is_set() else "pending"
-
-
-@dataclass(eq=False, slots=True)
-class _Lane:
-    """The events of one job, delivered in order."""
-
-    pending: list[_Delivery] = field(default_factory=list)
-    current: _Delivery | None = None
-    task: asyncio.Task[None] | None = None
-
-    def undelivered(self) -> list[_Delivery]:
-        """Return the undelivered events in order, the current one first, without superseded ones."""
-        all_of_them = [self.current, *self.pending] if self.current else self.pending
-        return [delivery for delivery in all_of_them if not delivery.superseded.is_set()]
-
-    def drop(self, delivery: _Delivery) -> None:
-        """Remove an event. If it is the current one, its attempt in progress is the last."""
-        delivery.superseded.set()
-        self.pending = [other for other in self.pending if other is not delivery]
-
-    def add(self, delivery: _Delivery) -> None:
-        """Add an event and drop the ones that it supersedes: a final event all others, progress older progress."""
-        ahead = self.undelivered()
-        if delivery.event.status == "progress" and ahead and ahead[-1].event.final:
-            return
-        for other in ahead:
-            if not other.event.final and (delivery.event.final or other.event.status == delivery.event.status):
-                self.drop(other)
-        self.pending.append(delivery)
-
-
-class WebhookSender:
+class EventSender:
     """Sends events in the background.
 
-    `observe(event_type, result, seconds, exemplar)` is called with the result of every attempt and must not raise:
+    `observe(sink, event_type, result, seconds, exemplar)` is called with the result of every attempt and must not raise:
     `delivered`; `retried`, if another attempt (here or from the outbox) or a newer event follows; `failed`, if the event is
     given up; `refused`, if the daemon must not call the address.
 
-    `record(event, ending, status)` is called with the result of a final event, unless the event is in the outbox.
+    `record(url, event, ending, status)` is called with the result of a final webhook, unless the event is in the outbox.
+
+    `event_bus` is a sink that its caller opens and closes; the sender has its own client for webhooks.
 
     Raises ConfigError for an invalid secret.
     """
@@ -118,6 +72,7 @@ class WebhookSender:
         settings: Settings,
         observe: Observe | None = None,
         *,
+        event_bus: EventSink | None = None,
         outbox: Outbox | None = None,
         record: RecordDelivery | None = None,
         tracer: Tracer | None = None,
@@ -129,7 +84,8 @@ class WebhookSender:
         self._record = record
         self._clock = clock
         self._client = WebhookClient(settings, tracer)
-        self._lanes: dict[str, _Lane] = {}
+        self._sinks = Sinks(self._client, event_bus)
+        self._lanes: dict[str, Lane] = {}
         self._outage = Outage(log, "outbox not storing", "outbox storing again", level=logging.ERROR)
         self._endings: set[asyncio.Task[bool]] = set()  # events being stored or recorded
         self._progress_at: dict[str, float] = {}  # job → time of its last progress event
@@ -142,33 +98,41 @@ class WebhookSender:
         await self.drain(0)
         await self._client.__aexit__()
 
-    def send(self, url: str | None, event: WebhookEvent) -> _Delivery | None:
-        """Queue an event and return it for `secure`. Never blocks or raises. Call on the event loop.
+    def send(self, webhook_url: str | None, event: WebhookEvent) -> SentEvent | None:
+        """Queue an event for each of its sinks and return it for `secure`. Never blocks or raises. Call on the event loop.
 
-        Without a URL nothing is sent. Progress events of a job that follow another one within webhook_progress_seconds are
-        dropped.
+        Returns None if it goes nowhere. Progress events of a job that follow another one within webhook_progress_seconds
+        are dropped.
         """
-        if url is None or (event.status == "progress" and self._throttled(event.lane)):
+        urls = self._sinks.urls(webhook_url)
+        if not urls or (event.status == "progress" and self._throttled(event.lane)):
             return None
-        delivery = _Delivery(url, event)
-        if not self._client.ready:
-            self._record_outcome(delivery, "failed", "the sender is not open, or has no secret")
-            return None
-        lane = self._lanes.setdefault(event.lane, _Lane())
+        deliveries = tuple(Delivery(self._sinks.sink(url), url, event) for url in urls)
+        for delivery in deliveries:
+            self._queue(delivery)
+        return SentEvent(deliveries)
+
+    def _queue(self, delivery: Delivery) -> None:
+        if not delivery.sink.ready:
+            self._record_outcome(delivery, "failed", "the sink is not open, or has no secret")
+            delivery.ended.set()
+            return
+        lane = self._lanes.setdefault(delivery.lane, Lane())
         lane.add(delivery)
         if lane.task is None:
-            lane.task = asyncio.create_task(self._run(event.lane, lane), name=f"webhooks of {event.lane}")
+            lane.task = asyncio.create_task(self._run(delivery.lane, lane), name=f"events of {delivery.lane}")
         self._drop_excess()
-        return delivery
 
-    async def secure(self, delivery: _Delivery | None, timeout_seconds: float) -> bool:
-        """Wait until the event is delivered or stored. Return whether the job's message may be deleted. Never raises.
+    async def secure(self, sent: SentEvent | None, timeout_seconds: float) -> bool:
+        """Wait until the event is delivered or stored, for each sink. Return whether the job's message may be deleted.
 
-        If the receiver does not respond within a few seconds, the event is stored in the outbox while its quick attempts
-        continue. Without an outbox, nothing more can be done, so the message may be deleted.
+        If a sink does not respond within a few seconds, the event is stored in the outbox while its quick attempts
+        continue. Without an outbox, nothing more can be done, so the message may be deleted. Never raises.
         """
-        if delivery is None:
-            return True
+        deliveries = () if sent is None else sent.deliveries
+        return all(await asyncio.gather(*(self._secure(delivery, timeout_seconds) for delivery in deliveries)))
+
+    async def _secure(self, delivery: Delivery, timeout_seconds: float) -> bool:
         try:
             async with asyncio.timeout(timeout_seconds) as limit:
                 limit_seconds = min(PATIENCE_SECONDS, timeout_seconds / 2)
@@ -186,7 +150,7 @@ class WebhookSender:
 
     async def attempt(self, url: str, event: WebhookEvent) -> int:
         """Make one request for the outbox. Return the HTTP status. Raises DeliveryFailed."""
-        return await self._client.post(url, event)
+        return await self._sinks.sink(url).post(url, event)
 
     async def drain(self, timeout_seconds: float) -> int:
         """Wait until every event is delivered, stored or given up. Return the number given up.
@@ -212,11 +176,11 @@ class WebhookSender:
             await asyncio.gather(*late, return_exceptions=True)
         return sum(ending is None or ending.cancelled() or not ending.result() for ending in endings)
 
-    def is_progress_due(self, url: str | None, job_id: str) -> bool:
+    def is_progress_due(self, webhook_url: str | None, job_id: str) -> bool:
         """Return whether `send` would send a progress event now: the pipeline reports far more often than that."""
         sent_at = self._progress_at.get(job_id)
         period = self._settings.webhook_progress_seconds
-        return url is not None and (sent_at is None or self._clock.monotonic() - sent_at >= period)
+        return bool(self._sinks.urls(webhook_url)) and (sent_at is None or self._clock.monotonic() - sent_at >= period)
 
     def _throttled(self, job_id: str) -> bool:
         now, period = self._clock.monotonic(), self._settings.webhook_progress_seconds
@@ -234,7 +198,7 @@ class WebhookSender:
             lane.drop(victim)
             self._fail(victim, DeliveryFailed("too many events are pending"))
 
-    async def _run(self, name: str, lane: _Lane) -> None:
+    async def _run(self, name: str, lane: Lane) -> None:
         try:
             while lane.pending:
                 lane.current = lane.pending.pop(0)
@@ -246,7 +210,7 @@ class WebhookSender:
 
     # --- one event ------------------------------------------------------------------------------------------------
 
-    async def _deliver(self, delivery: _Delivery) -> None:
+    async def _deliver(self, delivery: Delivery) -> None:
         """Make attempts until the event is delivered, given up or superseded. Never raises."""
 
         async def pause(seconds: float) -> None:
@@ -270,12 +234,12 @@ class WebhookSender:
         try:
             await retrying(self._attempt, delivery)
         except _Superseded:
-            log.debug("webhook superseded", extra=_fields(delivery))
+            log.debug("event superseded", extra=_fields(delivery))
             delivery.ended.set()
         except DeliveryFailed as failure:
             self._fail(delivery, failure)
         except Exception as error:
-            log.exception("webhook failed unexpectedly", extra=_fields(delivery))
+            log.exception("event failed unexpectedly", extra=_fields(delivery))
             self._fail(delivery, DeliveryFailed(type(error).__name__))
 
     def _is_worth_another(self, error: BaseException) -> bool:
@@ -291,12 +255,12 @@ class WebhookSender:
         backoff = wait_exponential(multiplier=lowest, max=highest) + wait_random(0, lowest)
         return min(max(float(backoff(state)), _failure(state).wait_seconds), highest)
 
-    async def _attempt(self, delivery: _Delivery) -> None:
+    async def _attempt(self, delivery: Delivery) -> None:
         """Make one request. Raises DeliveryFailed."""
         delivery.attempt += 1
         started_at = self._clock.monotonic()
         try:
-            status = await self._client.post(delivery.url, delivery.event)
+            status = await delivery.sink.post(delivery.url, delivery.event)
         finally:
             delivery.seconds = self._clock.monotonic() - started_at
         self._record_outcome(delivery, "delivered", status=status)
@@ -307,7 +271,7 @@ class WebhookSender:
 
     # --- the end of an event --------------------------------------------------------------------------------------
 
-    def _fail(self, delivery: _Delivery, failure: DeliveryFailed) -> asyncio.Task[bool] | None:
+    def _fail(self, delivery: Delivery, failure: DeliveryFailed) -> asyncio.Task[bool] | None:
         """Handle an undelivered event. A final event is stored or recorded in a task; others are given up."""
         if delivery.event.final and (self._outbox is not None or self._record is not None):
             return self._end(delivery, failure, failure.status)
@@ -315,20 +279,20 @@ class WebhookSender:
         delivery.ended.set()
         return None
 
-    def _end(self, delivery: _Delivery, failure: DeliveryFailed | None, status: int | None) -> asyncio.Task[bool]:
+    def _end(self, delivery: Delivery, failure: DeliveryFailed | None, status: int | None) -> asyncio.Task[bool]:
         task = asyncio.create_task(self._finalize(delivery, failure, status), name=f"end of {delivery.event.id}")
         self._endings.add(task)
         task.add_done_callback(self._endings.discard)
         return task
 
-    async def _finalize(self, delivery: _Delivery, failure: DeliveryFailed | None, status: int | None) -> bool:
+    async def _finalize(self, delivery: Delivery, failure: DeliveryFailed | None, status: int | None) -> bool:
         """Store or record a final event. Return whether it was delivered or stored. Never raises."""
         try:
             return await self._put_away(delivery, failure, status)
         finally:
             delivery.ended.set()
 
-    async def _put_away(self, delivery: _Delivery, failure: DeliveryFailed | None, status: int | None) -> bool:
+    async def _put_away(self, delivery: Delivery, failure: DeliveryFailed | None, status: int | None) -> bool:
         event = delivery.event
         if failure is None:
             await write_record(self._record, delivery.url, event, "delivered", status)
@@ -341,7 +305,7 @@ class WebhookSender:
         await write_record(self._record, delivery.url, event, failure.result, status)
         return False
 
-    async def _store(self, delivery: _Delivery, failure: DeliveryFailed) -> bool:
+    async def _store(self, delivery: Delivery, failure: DeliveryFailed) -> bool:
         if self._outbox is None:
             return False
         try:
@@ -354,18 +318,18 @@ class WebhookSender:
             self._outage.failed(error)
             return False
         except Exception:
-            log.exception("webhook not stored", extra=_fields(delivery))
+            log.exception("event not stored", extra=_fields(delivery))
             return False
         self._outage.worked()
         delivery.stored = True
         return True
 
-    def _record_failure(self, delivery: _Delivery, failure: DeliveryFailed) -> None:
+    def _record_failure(self, delivery: Delivery, failure: DeliveryFailed) -> None:
         result: Result = "refused" if failure.result == "refused" else "failed"
         self._record_outcome(delivery, result, str(failure), failure.status)
 
     def _record_outcome(
-        self, delivery: _Delivery, result: Result, error: str | None = None, status: int | None = None
+        self, delivery: Delivery, result: Result, error: str | None = None, status: int | None = None
     ) -> None:
         delivery.result = result
         message, final_level, level = _LOG_MESSAGES[result]
@@ -375,7 +339,7 @@ class WebhookSender:
             extra={**_fields(delivery), "status": status, "error": error},
         )
         if self._observe is not None:
-            self._observe(delivery.event.type, result, delivery.seconds, delivery.event.exemplar)
+            self._observe(delivery.sink.name, delivery.event.type, result, delivery.seconds, delivery.event.exemplar)
 
 
 class _Superseded(Exception):
@@ -389,6 +353,11 @@ def _failure(state: RetryCallState) -> DeliveryFailed:
     return error
 
 
-def _fields(delivery: _Delivery) -> dict[str, Any]:
+def _fields(delivery: Delivery) -> dict[str, Any]:
     """Log fields. Excludes the payload, and the URL, whose query may contain a token."""
-    return {**delivery.event.log_fields, "webhook_event": delivery.event.type, "webhook_attempt": delivery.attempt}
+    return {
+        **delivery.event.log_fields,
+        "sink": delivery.sink.name,
+        "event_type": delivery.event.type,
+        "event_attempt": delivery.attempt,
+    }

@@ -8,7 +8,7 @@ locals {
       metrics     = ["dead"], expression = null, threshold = 1, periods = 1, period_seconds = 60
     }
     dead-events = {
-      description = "Webhook events could not be delivered or read and are in the outbox's dead-letter queue."
+      description = "Events could not be delivered or read and are in the outbox's dead-letter queue."
       metrics     = ["dead_events"], expression = null, threshold = 1, periods = 1, period_seconds = 60
     }
     oldest-message = {

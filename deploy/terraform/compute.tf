@@ -44,6 +44,7 @@ locals {
     },
     local.host_settings,
     local.deadline_settings,
+    var.event_bus_arn == null ? {} : { TRANSCRIPTD_EVENT_BUS = var.event_bus_arn },
     var.profiles == null ? {} : { TRANSCRIPTD_PROFILES = "/etc/transcriptd/profiles.toml" },
     var.environment,
   )

@@ -41,7 +41,7 @@ data "aws_iam_policy_document" "instance" {
   # checkov:skip=CKV_AWS_356: Describe* of Auto Scaling and Session Manager's channels have no resource level
   # checkov:skip=CKV_AWS_111: the only writes on * are Session Manager's channels and ssm:UpdateInstanceInformation, see CKV_AWS_356
 
-  # --- The daemon: daemon/aws/sqs.py, daemon/webhooks/outbox.py
+  # --- The daemon: daemon/aws/sqs.py, daemon/webhooks/outbox.py, daemon/webhooks/event_bus.py
 
   statement {
     sid       = "Jobs"
@@ -59,6 +59,16 @@ data "aws_iam_policy_document" "instance" {
     sid       = "Outbox"
     actions   = ["sqs:SendMessage", "sqs:ReceiveMessage", "sqs:ChangeMessageVisibility", "sqs:DeleteMessage", "sqs:GetQueueAttributes"]
     resources = [local.queue_arns["outbox"]]
+  }
+
+  dynamic "statement" {
+    for_each = var.event_bus_arn == null ? [] : [var.event_bus_arn]
+
+    content {
+      sid       = "EventBus"
+      actions   = ["events:PutEvents"]
+      resources = [statement.value]
+    }
   }
 
   # --- The daemon: daemon/aws/s3.py

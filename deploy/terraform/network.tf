@@ -5,6 +5,8 @@ locals {
   interface_services = !var.create_vpc_endpoints ? toset([]) : toset(concat(
     ["autoscaling", "sqs", "ssm", "ssmmessages"],
     length(var.secrets) > 0 ? ["secretsmanager"] : [],
+    # Of this region; the endpoint of another one must be reachable through egress_cidr_blocks.
+    try(split(":", var.event_bus_arn)[3] == local.region, false) ? ["events"] : [],
   ))
 }
 

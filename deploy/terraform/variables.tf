@@ -464,8 +464,26 @@ variable "environment" {
       "TRANSCRIPTD_VISIBILITY_TIMEOUT_SECONDS", "TRANSCRIPTD_HEARTBEAT_SECONDS", "TRANSCRIPTD_DRAIN_TIMEOUT_SECONDS",
       "TRANSCRIPTD_HTTP_HOST", "TRANSCRIPTD_HTTP_PORT", "TRANSCRIPTD_HOST", "TRANSCRIPTD_AUTOSCALING_GROUP",
       "TRANSCRIPTD_TERMINATION_HOOK", "TRANSCRIPTD_IDLE_EXIT_SECONDS", "TRANSCRIPTD_CHECKPOINT_TAG", "TRANSCRIPTD_PROFILES",
+      "TRANSCRIPTD_EVENT_BUS",
     ])) == 0
     error_message = "environment contains a setting that the module manages; use the module's variable for it."
+  }
+}
+
+variable "event_bus_arn" {
+  description = "ARN of an EventBridge event bus that gets the events of every job, besides webhooks. The bus must exist; one of another account needs a policy that admits this one. Requires WEBHOOK_SECRET in secrets. null: none."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.event_bus_arn == null || can(regex("^arn:aws[a-z-]*:events:[a-z0-9-]+:[0-9]{12}:event-bus/[A-Za-z0-9._-]{1,256}$", var.event_bus_arn))
+    error_message = "event_bus_arn must be the ARN of an event bus (arn:…:event-bus/…): EventBridge drops the events of a bus that it does not find."
+  }
+
+  # The daemon also refuses this; checking it here saves booting an instance.
+  validation {
+    condition     = var.event_bus_arn == null || contains(keys(var.secrets), "WEBHOOK_SECRET")
+    error_message = "event_bus_arn requires WEBHOOK_SECRET in secrets: events that wait in the outbox are sealed with it."
   }
 }
 

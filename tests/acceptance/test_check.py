@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import boto3
 import pytest
 
 from bench.world import SECRET
@@ -378,6 +379,38 @@ def test_unreachable_webhook(site: Site) -> None:
     private = site.receiver.url.replace("http:", "https:")
     assert "not public" in webhook(WEBHOOK_URL=private, TRANSCRIPTD_WEBHOOK_ALLOW_HTTP=None)
     assert "openssl rand" in webhook(WEBHOOK_SECRET="whsec_c2hvcnQ=")
+
+
+def test_event_bus(site: Site) -> None:
+    events: Any = boto3.client(
+        "events",
+        endpoint_url=site.aws.endpoint_url,
+        region_name=site.aws.region,
+        aws_access_key_id="tests",
+        aws_secret_access_key="tests",
+    )
+    events.create_event_bus(Name="jobs")
+    queue = site.aws.sqs.create_queue(QueueName="consumer")["QueueUrl"]
+    arn = site.aws.sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    events.put_rule(Name="all", EventBusName="jobs", EventPattern='{"source": ["transcriptd"]}')
+    events.put_targets(Rule="all", EventBusName="jobs", Targets=[{"Id": "consumer", "Arn": arn}])
+
+    def bus(name: str | None = "jobs") -> list[dict[str, Any]]:
+        return site.check("event-bus", TRANSCRIPTD_EVENT_BUS=name)[1]["event-bus"]
+
+    assert statuses(bus(None)) == ["skipped"]
+    assert statuses(bus()) == ["pass", "pass"]
+    assert "accepts its events and drops them" in only_failure(bus("jobz"))
+    site.gate.denied = {"events:DescribeEventBus": "events:DescribeEventBus"}
+    assert statuses(bus()) == ["pass", "skipped"], "the daemon needs no such permission"
+    site.gate.denied = {"events:PutEvents": "events:PutEvents"}
+    assert "Grant the role events:PutEvents" in only_failure(bus())
+    refused = {"FailedEntryCount": 1, "Entries": [{"ErrorCode": "AccessDeniedException", "ErrorMessage": "no"}]}
+    site.gate.denied = {}
+    site.gate.answers = {"events:PutEvents": (200, "application/x-amz-json-1.1", json.dumps(refused).encode())}
+    assert "AccessDeniedException: no" in only_failure(bus())
+    site.gate.answers = {}
+    assert "Messages" not in site.aws.sqs.receive_message(QueueUrl=queue), "no event is put"
 
 
 # --- stopped, and secrets -----------------------------------------------------------------------------------------------

@@ -209,7 +209,7 @@ def test_summary_has_the_reason_of_a_failure(night: Night) -> None:
 
 
 def test_lines_about_a_job_have_its_ids_in_both_processes(night: Night) -> None:
-    about_jobs = ("job started", "stage done", "progress", "job failed unexpectedly", "webhook delivered")
+    about_jobs = ("job started", "stage done", "progress", "job failed unexpectedly", "event delivered")
     lines = [line for event in about_jobs for line in night.of(event)]
     assert {line["event"] for line in lines} == set(about_jobs)
     for line in lines:

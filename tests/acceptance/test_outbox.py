@@ -96,7 +96,7 @@ def test_event_survives_its_receivers_outage_and_a_restart(
     found = record(world)
     assert (found["event_id"], found["type"]) == (seen[-1].headers["webhook-id"], event_type)
     assert (found["result"], found["status"]) == ("delivered", 204)
-    assert 'transcriptd_webhook_outbox_total{result="delivered"} 1.0' in metrics
+    assert 'transcriptd_outbox_events_total{result="delivered",sink="webhook"} 1.0' in metrics
 
 
 def test_daemon_that_stops_between_two_attempts_moves_the_event_to_the_outbox(world: World, receiver: Receiver) -> None:
@@ -130,7 +130,7 @@ def test_end_of_the_schedule_ends_the_retries_and_a_redelivery_sends_it_again(wo
         wait_until(lambda: bool(record(world)), "the end is recorded", daemon)
         wait_until(lambda: outbox_depth(world) == 0, "the outbox is empty", daemon)
         assert (record(world)["result"], record(world)["status"]) == ("exhausted", 503)
-        assert 'transcriptd_webhook_outbox_total{result="exhausted"} 1.0' in daemon.get("/metrics")
+        assert 'transcriptd_outbox_events_total{result="exhausted",sink="webhook"} 1.0' in daemon.get("/metrics")
 
         receiver.default = OK
         world.publish("job-1", "call.wav", webhook={"url": receiver.url})

@@ -33,7 +33,7 @@ EXEMPLIFIED = {
     "transcriptd_job_duration_seconds",
     "transcriptd_stage_duration_seconds",
     "transcriptd_real_time_factor",
-    "transcriptd_webhook_attempt_duration_seconds",
+    "transcriptd_event_attempt_duration_seconds",
 }
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 

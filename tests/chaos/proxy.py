@@ -33,10 +33,11 @@ TRUSTED = "harness"  # a caller whose calls never fail
 
 
 def call_name(method: str, path: str, target: str | None) -> str:
-    """Return the name of a call: `sqs:DeleteMessage`, or `s3:PUT:manifest.json` from the method and the last part of
-    the key."""
+    """Return the name of a call: `sqs:DeleteMessage`, `events:PutEvents`, or `s3:PUT:manifest.json` from the method
+    and the last part of the key."""
     if target:
-        return f"sqs:{target.rpartition('.')[2]}"
+        service, _, name = target.rpartition(".")
+        return f"{'events' if service == 'AWSEvents' else 'sqs'}:{name}"
     return f"s3:{method}:{path.partition('?')[0].rpartition('/')[2]}"
 
 

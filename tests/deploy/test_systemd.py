@@ -13,7 +13,7 @@ from daemon.aws.interruption import SPOT_RESERVE_SECONDS
 from daemon.config import Settings, variable
 from daemon.credential_files import secret_names
 from daemon.errors import EXIT_CONFIG
-from daemon.launcher import EXIT_FORCED, EXIT_HOST_ENDS, EXIT_SETUP_FAILED, WEBHOOK_DRAIN_SECONDS
+from daemon.launcher import EVENT_DRAIN_SECONDS, EXIT_FORCED, EXIT_HOST_ENDS, EXIT_SETUP_FAILED
 from tests.support.deploy.module import optional_number
 from tests.support.programs import require_program
 
@@ -121,7 +121,7 @@ def test_deadlines_of_daemon_unit_and_fleet_are_consistent() -> None:
     drain = fields["drain_timeout_seconds"].default
     stop = seconds("TimeoutStopSec")
     assert optional_number("deadlines", "heartbeat") <= optional_number("deadlines", "visibility") / 3
-    assert drain + WEBHOOK_DRAIN_SECONDS < stop
+    assert drain + EVENT_DRAIN_SECONDS < stop
     assert stop == optional_number("deadlines", "stop")
     assert stop < optional_number("deadlines", "termination_hook")
     assert fields["hook_heartbeat_seconds"].default * 3 < optional_number("deadlines", "termination_hook")

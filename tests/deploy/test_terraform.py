@@ -23,6 +23,7 @@ PERMISSIONS = {
     "delete_message": {"sqs:DeleteMessage"},
     "change_message_visibility": {"sqs:ChangeMessageVisibility"},
     "send_message": {"sqs:SendMessage"},
+    "put_events": {"events:PutEvents"},
     "get_queue_attributes": {"sqs:GetQueueAttributes"},
     "get_object": {"s3:GetObject", "s3:GetObjectVersion"},
     "head_object": {"s3:GetObject", "s3:GetObjectVersion"},
@@ -103,7 +104,7 @@ def test_role_allows_exactly_the_calls_of_the_daemon() -> None:
     for name in {"".join(pair) for pair in called} - {"get_paginator"}:
         assert name in PERMISSIONS, f"add the permission for {name} here and in deploy/terraform/iam.tf"
         needed |= PERMISSIONS[name]
-    allowed = set(re.findall(r'"((?:sqs|s3|autoscaling):\w+)"', (MODULE / "iam.tf").read_text()))
+    allowed = set(re.findall(r'"((?:sqs|s3|events|autoscaling):\w+)"', (MODULE / "iam.tf").read_text()))
     assert needed <= allowed
     # The boot script and the idle termination need the other Auto Scaling permissions.
     assert {name for name in allowed - needed if not name.startswith("autoscaling:")} == set()

@@ -42,7 +42,7 @@ OWNERS = {
     "status/nvml.py: watch_gpus": "the thread's failure is raised by the supervised task",
     "telemetry/tracing.py: open_tracer": "awaited there",
     "webhooks/outbox.py: run": "an event: every failure is logged",
-    "webhooks/sender.py: send": "a job's events: every failure is logged",
+    "webhooks/sender.py: _queue": "a job's events: every failure is logged",
     "webhooks/sender.py: _end": "an event's end: every failure is logged, or raised by the drain",
 }
 

@@ -51,7 +51,7 @@ from daemon.schema.manifest import MANIFEST_NAME, InputObject, Manifest, StoredO
 from daemon.schema.transcript import Models, Transcript
 from daemon.telemetry.metrics import Metrics
 from daemon.telemetry.spans import Tracer
-from daemon.webhooks.sender import WebhookSender
+from daemon.webhooks.sender import EventSender
 from tests.support.aws.fakes import FakeSqs, FakeStorage, Fault, Machine, Mishap, SqsConnection, StoredMessage
 from tests.support.builders import some_settings
 from tests.support.time.virtual import VirtualTime
@@ -333,7 +333,7 @@ class Worker:
             publisher=publisher,
             status=status,
             cancellation=Cancellation(self.settings, storage, status),
-            webhooks=WebhookSender(self.settings, clock=self.world.clock),
+            events=EventSender(self.settings, clock=self.world.clock),
             metrics=self.world.metrics,
             tracker=tracker,
             tracer=Tracer(),

@@ -75,7 +75,7 @@ def test_every_field_is_declared_and_every_declared_field_is_used() -> None:
                 elif keyword.arg not in (None, "level") and name == "Outage":
                     used.add(str(keyword.arg))
     # Fields that are built outside of the call.
-    used |= {"webhook_event", "webhook_attempt", "status", "due", "error", "suppressed", "down_seconds", "failures"}
+    used |= {"sink", "event_type", "event_attempt", "status", "due", "error", "suppressed", "down_seconds", "failures"}
     assert used == FIELDS.keys()
 
 
@@ -244,7 +244,7 @@ async def test_delivery_ended_by_an_internal_error_has_its_summary(
         publisher=nobody,
         status=status,
         cancellation=Cancellation(settings, nobody, status),
-        webhooks=nobody,
+        events=nobody,
         tracer=Tracer(),
         metrics=Metrics(),
         tracker=JobTracker(),

@@ -25,7 +25,7 @@ from daemon.webhooks.events import EventError, EventOutput, EventProgress, Webho
 from daemon.webhooks.outbox import DELIVERIES_AT_ONCE, Outbox, OutboxMessage, OutboxWorker, open_outbox
 from daemon.webhooks.outbox_entry import Entry, next_due
 from daemon.webhooks.seal import Seal
-from daemon.webhooks.sender import WebhookSender
+from daemon.webhooks.sender import EventSender
 from tests.support.builders import some_settings
 from tests.support.time.virtual import in_virtual_time, virtual_time
 from tests.support.webhooks.receiver import Behaviour, Receiver
@@ -306,11 +306,11 @@ class Bench:
             raise self.record_error
         self.endings.append((event.id, result, status))
 
-    def count(self, result: str) -> float:
-        return count(self.metrics, "webhook_outbox", result=result)
+    def count(self, result: str, sink: str = "webhook") -> float:
+        return count(self.metrics, "outbox_events", sink=sink, result=result)
 
     def attempts(self, result: str) -> float:
-        return count(self.metrics, "webhook_attempts", event="job.completed", result=result)
+        return count(self.metrics, "event_attempts", sink="webhook", event="job.completed", result=result)
 
 
 @asynccontextmanager
@@ -330,7 +330,7 @@ async def working(**changes: Any) -> AsyncIterator[Bench]:
     settings = make_settings(**changes)
     bench = Bench(settings)
     async with (
-        WebhookSender(settings) as sender,
+        EventSender(settings) as sender,
         in_background(OutboxWorker(settings, bench.outbox, sender.attempt, bench.metrics, lambda *it: bench.note(*it))),
     ):
         yield bench
@@ -415,7 +415,7 @@ async def test_a_day_of_failures_ends_the_retries(caplog: pytest.LogCaptureFixtu
     assert bench.endings == [(one.event.id, "exhausted", 503)]
     assert bench.outbox.deleted == [one.body()]
     (line,) = [record for record in caplog.records if record.levelno == logging.ERROR]
-    assert (line.message, vars(line)["webhook_result"], vars(line)["status"]) == ("webhook given up", "exhausted", 503)
+    assert (line.message, vars(line)["event_result"], vars(line)["status"]) == ("event given up", "exhausted", 503)
     assert "hidden" not in str([vars(record) for record in caplog.records])
 
 
@@ -454,7 +454,7 @@ async def test_unknown_message_is_kept_for_another_release(caplog: pytest.LogCap
         await bench.outbox.until(2)
     assert bench.outbox.deferrals == [3600]
     assert bench.outbox.deleted == [one.body()]
-    assert bench.count("malformed") == 1
+    assert bench.count("malformed", "unknown") == 1
     assert [record.message for record in caplog.records if record.levelno == logging.ERROR] == [
         "outbox message not understood"
     ]
@@ -547,7 +547,7 @@ async def test_concurrency_is_bounded_and_a_slow_receiver_blocks_no_other() -> N
 
 async def test_message_received_after_the_stop_is_released_without_an_attempt() -> None:
     settings = make_settings()
-    async with Receiver() as receiver, WebhookSender(settings) as sender:
+    async with Receiver() as receiver, EventSender(settings) as sender:
         bench = Bench(settings)
         bench.outbox.hold = asyncio.Event()
         async with in_background(OutboxWorker(settings, bench.outbox, sender.attempt, bench.metrics)) as worker:
@@ -567,7 +567,7 @@ async def test_attempt_in_progress_at_the_stop_is_finished(monkeypatch: pytest.M
     bench = Bench(settings)
     async with (
         Receiver(Behaviour(hold=answer)) as receiver,
-        WebhookSender(settings) as sender,
+        EventSender(settings) as sender,
         in_background(OutboxWorker(settings, bench.outbox, sender.attempt, bench.metrics)) as worker,
     ):
         await bench.outbox.add(entry(receiver.url).body())
@@ -583,7 +583,7 @@ async def test_attempt_in_progress_does_not_delay_the_stop_forever(monkeypatch: 
     bench = Bench(settings)
     async with (
         Receiver(Behaviour(hold=asyncio.Event())) as receiver,
-        WebhookSender(settings) as sender,
+        EventSender(settings) as sender,
         asyncio.timeout(PATIENCE_SECONDS),
         in_background(OutboxWorker(settings, bench.outbox, sender.attempt, bench.metrics)),
     ):
@@ -641,7 +641,7 @@ async def test_from_the_first_attempts_through_the_queue_to_the_receiver(aws: Em
     async with (
         Receiver(DOWN, DOWN, DOWN) as receiver,
         open_outbox(settings, metrics) as box,
-        WebhookSender(settings, metrics.observe_webhook, outbox=box, record=record) as sender,
+        EventSender(settings, metrics.observe_event, outbox=box, record=record) as sender,
         in_background(OutboxWorker(settings, box, sender.attempt, metrics, record)),
     ):
         sender.send(receiver.url, one)
@@ -656,7 +656,10 @@ async def test_from_the_first_attempts_through_the_queue_to_the_receiver(aws: Em
     trace = {(received.headers["traceparent"], received.headers["tracestate"]) for received in receiver.events}
     assert trace == {(f"00-{'1' * 32}-{'2' * 16}-01", "vendor=x")}
     assert endings == [(one.id, "delivered", 204)]
-    assert (count(metrics, "webhook_outbox", result="stored"), count(metrics, "webhook_outbox", result="deferred")) == (
+    assert (
+        count(metrics, "outbox_events", sink="webhook", result="stored"),
+        count(metrics, "outbox_events", sink="webhook", result="deferred"),
+    ) == (
         1,
         1,
     )
@@ -694,7 +697,7 @@ async def test_message_without_a_seal_is_neither_sent_nor_deleted(caplog: pytest
         await bench.outbox.until(1)
     assert receiver.events == []
     assert (bench.outbox.deferrals, bench.outbox.deleted, bench.endings) == ([3600], [], [])
-    assert bench.count("untrusted") == 1
+    assert bench.count("untrusted", "unknown") == 1
     assert "outbox message not trusted" in caplog.messages
 
 

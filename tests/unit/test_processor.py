@@ -40,7 +40,7 @@ def a_processor(queue: FakeQueue, metrics: Metrics, record: JobTracker, brake: t
         publisher=nobody,
         status=status,
         cancellation=Cancellation(settings, nobody, status),
-        webhooks=nobody,
+        events=nobody,
         tracer=Tracer(),
         metrics=metrics,
         tracker=record,

@@ -21,7 +21,8 @@ from daemon.config import Settings
 from daemon.errors import QueueUnavailable
 from daemon.jobs.processor import _fault
 from daemon.telemetry.redaction import describe, describe_with_type
-from daemon.webhooks.client import DeliveryFailed, WebhookClient
+from daemon.webhooks.client import WebhookClient
+from daemon.webhooks.sinks import DeliveryFailed
 from tests.support.builders import some_settings
 
 

@@ -13,7 +13,7 @@ from daemon.jobs.delivery_log import DeliveryLog
 from daemon.jobs.lease import Lease
 from daemon.jobs.notifications import cancelled_event, completed_event, failed_event, progress_event, started_event
 from daemon.jobs.progress import ProgressView
-from daemon.telemetry.metrics import WEBHOOK_EVENTS, Metrics
+from daemon.telemetry.metrics import EVENTS, Metrics
 from daemon.telemetry.spans import Span
 from daemon.webhooks.events import EventStatus, WebhookEvent
 from tests.support.aws.fakes import FakeQueue, received
@@ -67,7 +67,7 @@ def test_schema_requires_what_a_type_of_event_is_about(name: str, key: str) -> N
 
 
 def test_every_event_of_the_daemon_has_a_metric() -> None:
-    assert (*WEBHOOK_EVENTS, "job.test") == tuple(f"job.{status}" for status in get_args(EventStatus))
+    assert (*EVENTS, "job.test") == tuple(f"job.{status}" for status in get_args(EventStatus))
 
 
 def test_manifest_fits_its_schema() -> None:

@@ -25,7 +25,8 @@ from daemon.telemetry.metrics import Exemplar, Metrics
 from daemon.webhooks import sender as webhook
 from daemon.webhooks.events import EventError, EventOutput, EventProgress, EventStatus, WebhookEvent
 from daemon.webhooks.outbox import Outbox
-from daemon.webhooks.sender import WebhookSender
+from daemon.webhooks.sender import EventSender
+from daemon.webhooks.sinks import SinkName
 from daemon.webhooks.ssrf import is_public
 from tests.support.time.virtual import VirtualTime
 from tests.support.webhooks.receiver import OK, Behaviour, ReceivedEvent, Receiver
@@ -65,7 +66,7 @@ class Observed:
         self.calls: list[tuple[str, str, float]] = []
         self._called = asyncio.Event()
 
-    def __call__(self, event_type: str, result: str, seconds: float, exemplar: Exemplar = None) -> None:
+    def __call__(self, sink: SinkName, event_type: str, result: str, seconds: float, exemplar: Exemplar = None) -> None:
         self.calls.append((event_type, result, seconds))
         self._called.set()
 
@@ -85,7 +86,7 @@ def observed() -> Observed:
     return Observed()
 
 
-class Sender(WebhookSender):
+class Sender(EventSender):
     """A sender that records the backoffs it chose."""
 
     def __init__(self, settings: Settings, observed: Observed | None = None) -> None:
@@ -136,6 +137,7 @@ async def test_completed_event_arrives_complete_and_signed() -> None:
         await deliver(make_settings(), receiver.url, done)
     (received,) = receiver.events
     assert verify(received) == {
+        "id": done.id,
         "type": "job.completed",
         "timestamp": done.at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "data": {
@@ -234,7 +236,7 @@ async def test_every_secret_signs_so_that_keys_can_be_rotated() -> None:
 )
 def test_invalid_secret_is_a_config_error_that_does_not_show_it(secret: str) -> None:
     with pytest.raises(ConfigError, match="24 to 64") as caught:
-        WebhookSender(make_settings(webhook_secret=(SecretStr(SECRET), SecretStr(secret))))
+        EventSender(make_settings(webhook_secret=(SecretStr(SECRET), SecretStr(secret))))
     assert "secret 2" in caught.value.message
     assert "PRIVATE" not in caught.value.message
 
@@ -264,13 +266,11 @@ async def test_gives_up_after_the_set_number_of_attempts(observed: Observed, cap
     assert observed.results == ["retried"] * 4 + ["failed"]
     (given_up,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert given_up.name == "transcriptd.webhook"
-    fields = {
-        name: getattr(given_up, name) for name in ("job_id", "webhook_event", "webhook_attempt", "status", "error")
-    }
+    fields = {name: getattr(given_up, name) for name in ("job_id", "event_type", "event_attempt", "status", "error")}
     assert fields == {
         "job_id": "job-1",
-        "webhook_event": "job.failed",
-        "webhook_attempt": 5,
+        "event_type": "job.failed",
+        "event_attempt": 5,
         "status": 500,
         "error": "HTTP 500",
     }
@@ -374,7 +374,7 @@ async def test_internal_error_is_logged_with_its_traceback_and_the_next_event_is
 
 
 async def test_events_of_a_job_arrive_in_order() -> None:
-    async with Receiver(BAD, Behaviour(delay_seconds=0.1)) as receiver, WebhookSender(make_settings()) as sender:
+    async with Receiver(BAD, Behaviour(delay_seconds=0.1)) as receiver, EventSender(make_settings()) as sender:
         sender.send(receiver.url, event("started"))
         sender.send(receiver.url, event("progress"))
         await receiver.wait_for(3)
@@ -386,7 +386,7 @@ async def test_events_of_a_job_arrive_in_order() -> None:
 async def test_final_event_drops_undelivered_earlier_ones(observed: Observed) -> None:
     async with Receiver(BAD) as receiver:
         settings = make_settings(**SLOW)
-        async with WebhookSender(settings, observed) as sender:
+        async with EventSender(settings, observed) as sender:
             sender.send(receiver.url, event("started"))
             sender.send(receiver.url, event("progress"))
             await receiver.wait_for(1)
@@ -400,7 +400,7 @@ async def test_final_event_drops_undelivered_earlier_ones(observed: Observed) ->
 async def test_final_event_waits_for_the_attempt_in_progress() -> None:
     slow = Behaviour(status=500, hold=asyncio.Event())
     assert slow.hold is not None
-    async with Receiver(slow) as receiver, WebhookSender(make_settings()) as sender:
+    async with Receiver(slow) as receiver, EventSender(make_settings()) as sender:
         sender.send(receiver.url, event("started"))
         await receiver.wait_for(1)
         sender.send(receiver.url, event("failed"))
@@ -413,7 +413,7 @@ async def test_final_event_waits_for_the_attempt_in_progress() -> None:
 
 async def test_newer_progress_replaces_older() -> None:
     answer = asyncio.Event()
-    async with Receiver(Behaviour(hold=answer)) as receiver, WebhookSender(make_settings()) as sender:
+    async with Receiver(Behaviour(hold=answer)) as receiver, EventSender(make_settings()) as sender:
         sender.send(receiver.url, event("started"))
         await receiver.wait_for(1)
         for percent in (10, 20, 30):
@@ -435,7 +435,7 @@ async def test_newer_progress_replaces_older() -> None:
 
 async def test_progress_is_throttled_for_each_job() -> None:
     clock, settings = VirtualTime(), make_settings(webhook_progress_seconds=0.3)
-    async with Receiver() as receiver, WebhookSender(settings, clock=clock) as sender:
+    async with Receiver() as receiver, EventSender(settings, clock=clock) as sender:
         for number in range(20):
             clock.now = 0.02 * number
             for job_id in ("job-1", "job-2"):
@@ -453,7 +453,7 @@ async def test_dead_receiver_delays_no_other(observed: Observed) -> None:
     async with (
         Receiver(default=hung) as dead,
         Receiver() as alive,
-        WebhookSender(make_settings(), observed) as sender,
+        EventSender(make_settings(), observed) as sender,
     ):
         for number in range(200):  # more than aiohttp's default limit of connections
             sender.send(dead.url, event("started", f"dead-{number}"))
@@ -470,7 +470,7 @@ async def test_pending_events_are_bounded_and_progress_is_dropped_first(
     monkeypatch.setattr(webhook, "MAX_PENDING_EVENTS", 3)
     async with Receiver(default=BAD) as receiver:
         settings = make_settings(**SLOW)
-        async with WebhookSender(settings, observed) as sender:
+        async with EventSender(settings, observed) as sender:
             sender.send(receiver.url, event("started", "a"))
             await observed.wait_for("retried")  # in its backoff
             sender.send(receiver.url, event("started", "b"))
@@ -490,7 +490,7 @@ async def test_pending_events_are_bounded_and_progress_is_dropped_first(
 
 
 async def test_without_a_url_nothing_is_sent() -> None:
-    async with WebhookSender(make_settings()) as sender:
+    async with EventSender(make_settings()) as sender:
         sender.send(None, event("started"))
         assert await sender.drain(0) == 0
 
@@ -498,7 +498,7 @@ async def test_without_a_url_nothing_is_sent() -> None:
 async def test_drain_waits_and_then_gives_up(observed: Observed, caplog: pytest.LogCaptureFixture) -> None:
     async with Receiver(default=BAD) as receiver:
         settings = make_settings(**SLOW)
-        async with WebhookSender(settings, observed) as sender:
+        async with EventSender(settings, observed) as sender:
             sender.send(receiver.url, event("started", "a"))
             sender.send(receiver.url, event("failed", "b"))
             sender.send(receiver.url, event("completed", "b"))
@@ -514,7 +514,7 @@ async def test_drain_waits_and_then_gives_up(observed: Observed, caplog: pytest.
 
 
 async def test_leaving_drops_events_that_were_never_attempted(observed: Observed) -> None:
-    async with WebhookSender(make_settings(), observed) as sender:
+    async with EventSender(make_settings(), observed) as sender:
         sender.send("http://127.0.0.1:9/", event("started"))
     assert observed.results == ["failed"]
 
@@ -523,7 +523,7 @@ async def test_leaving_drops_events_that_were_never_attempted(observed: Observed
 async def test_sender_that_cannot_send_logs_it_and_does_not_raise(
     secrets: tuple[SecretStr, ...], observed: Observed
 ) -> None:
-    sender = WebhookSender(make_settings(webhook_url=None, webhook_secret=secrets), observed)
+    sender = EventSender(make_settings(webhook_url=None, webhook_secret=secrets), observed)
     sender.send(URL, event("started"))
     async with sender:
         pass
@@ -578,7 +578,7 @@ async def test_final_event_goes_to_the_outbox_after_its_last_attempt(
 ) -> None:
     outbox, records, one = FakeOutbox(), Records(), final(status)
     async with Receiver(default=BAD) as receiver:
-        async with WebhookSender(make_settings(), observed, outbox=outbox, record=records) as sender:
+        async with EventSender(make_settings(), observed, outbox=outbox, record=records) as sender:
             sender.send(receiver.url, one)
             assert await sender.drain(PATIENCE_SECONDS) == 0
         assert outbox.stored == [(receiver.url, one, 0)]
@@ -592,7 +592,7 @@ async def test_other_events_never_go_to_the_outbox(observed: Observed) -> None:
     outbox, records = FakeOutbox(), Records()
     async with (
         Receiver(default=BAD) as receiver,
-        WebhookSender(make_settings(), observed, outbox=outbox, record=records) as sender,
+        EventSender(make_settings(), observed, outbox=outbox, record=records) as sender,
     ):
         sender.send(receiver.url, event("started"))
         await observed.wait_for("failed")
@@ -613,7 +613,7 @@ async def test_conclusive_response_is_recorded(
     outbox, records, one = FakeOutbox(), Records(), final()
     async with (
         Receiver(default=answer) as receiver,
-        WebhookSender(make_settings(), observed, outbox=outbox, record=records) as sender,
+        EventSender(make_settings(), observed, outbox=outbox, record=records) as sender,
     ):
         sender.send(receiver.url, event("started"))
         sender.send(receiver.url, one)
@@ -626,7 +626,7 @@ async def test_conclusive_response_is_recorded(
 async def test_forbidden_address_is_recorded_and_not_stored(observed: Observed) -> None:
     outbox, records, one = FakeOutbox(), Records(), final()
     settings = make_settings(webhook_allow_http=False)
-    async with WebhookSender(settings, observed, outbox=outbox, record=records) as sender:
+    async with EventSender(settings, observed, outbox=outbox, record=records) as sender:
         sender.send("https://127.0.0.1:9/", one)
         await observed.wait_for("refused")
         assert await sender.drain(PATIENCE_SECONDS) == 0
@@ -641,7 +641,7 @@ async def test_without_an_outbox_the_event_is_dropped_and_recorded(
     records, one = Records(), final("failed")
     async with (
         Receiver(default=BAD) as receiver,
-        WebhookSender(make_settings(), observed, outbox=outbox, record=records) as sender,
+        EventSender(make_settings(), observed, outbox=outbox, record=records) as sender,
     ):
         sender.send(receiver.url, one)
         await observed.wait_for("failed")
@@ -652,7 +652,7 @@ async def test_without_an_outbox_the_event_is_dropped_and_recorded(
 
 async def test_an_event_without_output_is_not_recorded(observed: Observed) -> None:
     records = Records()
-    async with Receiver() as receiver, WebhookSender(make_settings(), observed, record=records) as sender:
+    async with Receiver() as receiver, EventSender(make_settings(), observed, record=records) as sender:
         sender.send(receiver.url, event("failed"))
         assert await sender.drain(PATIENCE_SECONDS) == 0
     assert observed.results == ["delivered"]
@@ -663,7 +663,7 @@ async def test_an_event_without_output_is_not_recorded(observed: Observed) -> No
 async def test_failure_to_record_is_logged_and_changes_nothing(
     error: Exception, observed: Observed, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with Receiver() as receiver, WebhookSender(make_settings(), observed, record=Records(error)) as sender:
+    async with Receiver() as receiver, EventSender(make_settings(), observed, record=Records(error)) as sender:
         sender.send(receiver.url, final())
         assert await sender.drain(PATIENCE_SECONDS) == 0
     assert observed.results == ["delivered"]
@@ -676,7 +676,7 @@ async def test_drain_moves_final_events_to_the_outbox(observed: Observed) -> Non
     outbox, records = FakeOutbox(), Records()
     async with (
         Receiver(default=BAD) as receiver,
-        WebhookSender(make_settings(**SLOW), observed, outbox=outbox, record=records) as sender,
+        EventSender(make_settings(**SLOW), observed, outbox=outbox, record=records) as sender,
     ):
         sender.send(receiver.url, event("started", "a"))
         sender.send(receiver.url, final("completed", "b"))
@@ -691,7 +691,7 @@ async def test_drain_waits_for_attempts_in_progress(observed: Observed) -> None:
     outbox, answer = FakeOutbox(), asyncio.Event()
     async with (
         Receiver(default=Behaviour(hold=answer)) as receiver,
-        WebhookSender(make_settings(), observed, outbox=outbox) as sender,
+        EventSender(make_settings(), observed, outbox=outbox) as sender,
     ):
         sender.send(receiver.url, final())
         await receiver.wait_for(1)
@@ -709,7 +709,7 @@ async def test_drain_reserves_time_for_the_outbox(observed: Observed, monkeypatc
     outbox, loop = FakeOutbox(), asyncio.get_running_loop()
     async with (
         Receiver(default=Behaviour(hold=asyncio.Event())) as receiver,
-        WebhookSender(make_settings(webhook_timeout_seconds=3600), observed, outbox=outbox) as sender,
+        EventSender(make_settings(webhook_timeout_seconds=3600), observed, outbox=outbox) as sender,
     ):
         sender.send(receiver.url, final("completed", "b"))
         await receiver.wait_for(1)
@@ -725,7 +725,7 @@ async def test_hung_outbox_does_not_delay_a_drain(observed: Observed, monkeypatc
     monkeypatch.setattr(webhook, "STORE_TIMEOUT_SECONDS", 3600.0)
     async with (
         Receiver(default=BAD) as receiver,
-        WebhookSender(make_settings(**SLOW), observed, outbox=FakeOutbox(hanging=True)) as sender,
+        EventSender(make_settings(**SLOW), observed, outbox=FakeOutbox(hanging=True)) as sender,
     ):
         sender.send(receiver.url, final())
         await receiver.wait_for(1)
@@ -740,7 +740,7 @@ async def test_long_pause_is_left_to_the_outbox(observed: Observed) -> None:
     throttle = Behaviour(status=429, headers={"Retry-After": "600"})
     async with (
         Receiver(default=throttle) as receiver,
-        WebhookSender(make_settings(), observed, outbox=outbox) as sender,
+        EventSender(make_settings(), observed, outbox=outbox) as sender,
     ):
         sender.send(receiver.url, one)
         await observed.wait_for("retried")
@@ -756,7 +756,7 @@ async def test_final_event_beyond_the_limit_goes_to_the_outbox(
     outbox = FakeOutbox()
     async with (
         Receiver(default=BAD) as receiver,
-        WebhookSender(make_settings(**SLOW), observed, outbox=outbox) as sender,
+        EventSender(make_settings(**SLOW), observed, outbox=outbox) as sender,
     ):
         for job_id in ("a", "b", "c"):
             sender.send(receiver.url, final("completed", job_id))

@@ -10,8 +10,9 @@ from pydantic import SecretStr
 
 from bench.world import SECRET
 from daemon.errors import ConfigError
-from daemon.webhooks.client import DeliveryFailed, WebhookClient
+from daemon.webhooks.client import WebhookClient
 from daemon.webhooks.proxy import Proxies
+from daemon.webhooks.sinks import DeliveryFailed
 from tests.support.builders import some_settings
 
 HTTPS = {"https": "http://proxy:3128"}

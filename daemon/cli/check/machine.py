@@ -59,9 +59,9 @@ async def settings_(settings: Settings) -> AsyncGenerator[CheckResult, None]:
             "TRANSCRIPTD_WEBHOOK_ALLOW_HTTP is on: webhooks may go to private addresses, unencrypted",
             "Unset TRANSCRIPTD_WEBHOOK_ALLOW_HTTP unless this is a closed network.",
         )
-    if settings.outbox_url is None and (settings.webhook_url is not None or settings.webhook_hosts):
+    if settings.outbox_url is None and (settings.webhook_url or settings.webhook_hosts or settings.event_bus):
         yield warned(
-            f"webhooks are configured without an outbox: an event is dropped after {settings.webhook_attempts} attempts",
+            f"webhooks or an event bus are configured without an outbox: an event is dropped after {settings.webhook_attempts} attempts",
             "Set TRANSCRIPTD_OUTBOX_URL to a separate standard queue.",
         )
 

@@ -6,7 +6,8 @@ from urllib.parse import urlsplit
 from daemon.cli.check.registry import CheckResult, check, failed, passed, skipped, warned
 from daemon.config import Settings
 from daemon.errors import ConfigError
-from daemon.webhooks.client import DeliveryFailed, WebhookClient
+from daemon.webhooks.client import WebhookClient
+from daemon.webhooks.sinks import DeliveryFailed
 
 
 @check(

@@ -86,7 +86,7 @@ def _now() -> list[Json]:
             width=4,
         ),
         stat(
-            "Webhooks waiting",
+            "Events waiting",
             "Final events in the outbox, retried for a day.",
             Query(f'sum({DEPTH}queue="outbox"}})'),
             unit="short",
@@ -95,11 +95,11 @@ def _now() -> list[Json]:
             width=4,
         ),
         stat(
-            "Webhooks given up, 24 h",
+            "Events given up, 24 h",
             "Final events that will not be delivered: the schedule ended, the receiver is gone or not allowed, or the "
-            "event was malformed. `webhook.json` next to the result has the reason.",
+            "event was malformed. `webhook.json` next to the result has the reason of a webhook.",
             Query(
-                f'round(sum(increase(transcriptd_webhook_outbox_total{{{S}, result=~"exhausted|gone|refused|malformed|untrusted"}}[24h])))'
+                f'round(sum(increase(transcriptd_outbox_events_total{{{S}, result=~"exhausted|gone|refused|malformed|untrusted"}}[24h])))'
             ),
             unit="short",
             steps=Steps(GREEN, ((1, RED),)),
@@ -172,15 +172,18 @@ def _leases() -> list[Json]:
 
 
 def _webhooks() -> list[Json]:
-    age = f"sum by (le) (rate(transcriptd_webhook_outbox_age_seconds_bucket{{{S}}}[$__rate_interval]))"
-    took = f"sum by (event, le) (rate(transcriptd_webhook_attempt_duration_seconds_bucket{{{S}}}[$__rate_interval]))"
-    attempts = f"60 * sum(rate(transcriptd_webhook_attempts_total{{{S}, result="
+    age = f"sum by (le) (rate(transcriptd_outbox_event_age_seconds_bucket{{{S}}}[$__rate_interval]))"
+    took = (
+        f"sum by (sink, event, le) (rate(transcriptd_event_attempt_duration_seconds_bucket{{{S}}}[$__rate_interval]))"
+    )
+    attempts = f"60 * sum by (sink) (rate(transcriptd_event_attempts_total{{{S}, result="
     return [
         graph(
             "Attempts per minute",
-            "retried: the receiver failed or did not respond. failed: the last immediate attempt failed. refused: the host is not allowed.",
+            "By sink: webhook or event_bus. retried: it failed or did not respond. failed: the last immediate attempt failed. "
+            "refused: the host is not allowed, or the event is malformed.",
             *(
-                Query(f'{attempts}"{result}"}}[$__rate_interval]))', result, colour)
+                Query(f'{attempts}"{result}"}}[$__rate_interval]))', f"{{{{sink}}}} {result}", colour)
                 for result, colour in RESULT_COLOURS
             ),
             unit="short",
@@ -189,8 +192,8 @@ def _webhooks() -> list[Json]:
         ),
         graph(
             "Attempt duration, p95",
-            "By event. An attempt times out after TRANSCRIPTD_WEBHOOK_TIMEOUT_SECONDS (15 s) and is retried.",
-            Query(f"histogram_quantile(0.95, {took}) >= 0", "{{event}}"),
+            "By sink and event. An attempt times out after TRANSCRIPTD_WEBHOOK_TIMEOUT_SECONDS (15 s) and is retried.",
+            Query(f"histogram_quantile(0.95, {took}) >= 0", "{{sink}} {{event}}"),
             unit="s",
             steps=Steps(GREEN, ((15, RED),), line=True),
             width=6,
@@ -200,7 +203,7 @@ def _webhooks() -> list[Json]:
             "Final events in the outbox by result: stored, deferred (not due, or failed), delivered. Events that are gone, "
             "exhausted, refused, malformed or untrusted are given up.",
             Query(
-                f"sum by (result) (increase(transcriptd_webhook_outbox_total{{{S}}}[$__rate_interval])) > 0",
+                f"sum by (result) (increase(transcriptd_outbox_events_total{{{S}}}[$__rate_interval])) > 0",
                 "{{result}}",
             ),
             unit="short",

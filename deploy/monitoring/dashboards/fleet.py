@@ -36,7 +36,7 @@ FIRST_MINUTE = """
 - **Wait is red, busy share near 0**: the instances are not working. Check the runner states on *Instance and GPU*.
 - **Failed is red**: *Job pipeline* has the reasons, each with its owner and fix.
 - **Dead letters**: *Delivery and DLQ* has them by reason. Jobs that the sender must fix can wait until morning.
-- **Webhooks waiting**: the results are available, but callers are not notified. *Delivery and DLQ* shows the attempts.
+- **Events waiting**: the results are available, but callers are not notified. *Delivery and DLQ* shows the attempts.
 - **Interruptions** are not failures: jobs continue elsewhere. They cost time, not results.
 - **Jobs waiting is not known**: no instance polls SQS. If the fleet is at zero, CloudWatch has the depth.
 """
@@ -115,7 +115,7 @@ def dashboard() -> Json:
             links=[INSTANCE, runbook("TranscriptdTargetDown")],
         ),
         stat(
-            "Webhooks waiting",
+            "Events waiting",
             "Final events in the outbox: the results are available, but their callers were not notified. An alert fires "
             "above 100 for half an hour.",
             Query(f'sum({DEPTH}queue="outbox"}})'),

@@ -34,6 +34,7 @@ run "given_ami_and_settings" {
     ami_id         = "ami-0bbbbbbbbbbbbbbbb"
     release_sha256 = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
     environment    = { WEBHOOK_URL = "https://app.example.com/hooks?a=\"b\"", TRANSCRIPTD_MODEL = "large-v3-turbo" }
+    event_bus_arn  = "arn:aws:events:eu-central-1:123456789012:event-bus/jobs"
     secrets        = { WEBHOOK_SECRET = "arn:aws:ssm:eu-central-1:123456789012:parameter/webhook" }
     deadlines      = { drain = 1200, stop = 1300, termination_hook = 1500 }
     profiles       = "[calls]\nprefix = \"$HOME/\"\n"
@@ -46,6 +47,7 @@ run "given_ami_and_settings" {
 
   assert {
     condition = alltrue([for line in [
+      "TRANSCRIPTD_EVENT_BUS=\"arn:aws:events:eu-central-1:123456789012:event-bus/jobs\"",
       "WEBHOOK_URL=\"https://app.example.com/hooks?a=\\\"b\\\"\"",
       "TRANSCRIPTD_MODEL=\"large-v3-turbo\"",
       "TRANSCRIPTD_DRAIN_TIMEOUT_SECONDS=\"1200\"",
@@ -118,6 +120,23 @@ run "private_endpoints" {
   assert {
     condition     = length(aws_vpc_security_group_egress_rule.https) == 0 && length(aws_vpc_security_group_egress_rule.endpoint) == 1 && length(aws_vpc_security_group_egress_rule.s3) == 1
     error_message = "Instances reach the endpoints and nothing else."
+  }
+}
+
+run "private_endpoints_with_an_event_bus" {
+  command = plan
+
+  variables {
+    create_vpc_endpoints = true
+    models_from          = "s3://models/transcriptd"
+    route_table_ids      = ["rtb-0aaaaaaaaaaaaaaaa"]
+    event_bus_arn        = "arn:aws:events:eu-central-1:210987654321:event-bus/jobs"
+    secrets              = { WEBHOOK_SECRET = "arn:aws:ssm:eu-central-1:123456789012:parameter/webhook" }
+  }
+
+  assert {
+    condition     = contains(keys(aws_vpc_endpoint.interface), "events")
+    error_message = "EventBridge has an endpoint if the bus is in this region."
   }
 }
 

@@ -49,6 +49,22 @@ run "actions" {
   }
 }
 
+run "event_bus" {
+  command = plan
+
+  variables {
+    event_bus_arn = "arn:aws:events:eu-central-1:210987654321:event-bus/jobs"
+    secrets       = { WEBHOOK_SECRET = "arn:aws:ssm:eu-central-1:123456789012:parameter/transcriptd/webhook" }
+  }
+
+  assert {
+    condition = jsonencode([for statement in data.aws_iam_policy_document.instance.statement : [statement.actions, statement.resources] if statement.sid == "EventBus"]) == jsonencode([
+      [["events:PutEvents"], ["arn:aws:events:eu-central-1:210987654321:event-bus/jobs"]]
+    ])
+    error_message = "The role may put events on this bus, and do nothing else with it."
+  }
+}
+
 run "keys_and_secrets" {
   command = plan
 

@@ -315,6 +315,37 @@ run "webhook_hosts_without_a_secret" {
   expect_failures = [var.environment]
 }
 
+run "event_bus_without_a_secret" {
+  command = plan
+
+  variables {
+    event_bus_arn = "arn:aws:events:eu-central-1:123456789012:event-bus/jobs"
+  }
+
+  expect_failures = [var.event_bus_arn]
+}
+
+run "event_bus_by_name" {
+  command = plan
+
+  variables {
+    event_bus_arn = "jobs"
+    secrets       = { WEBHOOK_SECRET = "arn:aws:ssm:eu-central-1:123456789012:parameter/webhook" }
+  }
+
+  expect_failures = [var.event_bus_arn]
+}
+
+run "event_bus_in_environment" {
+  command = plan
+
+  variables {
+    environment = { TRANSCRIPTD_EVENT_BUS = "jobs" }
+  }
+
+  expect_failures = [var.environment]
+}
+
 run "webhooks_in_the_clear" {
   command = plan
 

@@ -104,8 +104,8 @@ class Gate:
                 return True
 
             def _deny(self, call: str, action: str) -> None:
-                if call.startswith("sqs:"):
-                    answer = {"__type": "com.amazonaws.sqs#AccessDeniedException", "message": DENIED + action}
+                if not call.startswith("s3:"):
+                    answer = {"__type": "com.amazonaws#AccessDeniedException", "message": DENIED + action}
                     self._answer(400, {"Content-Type": "application/x-amz-json-1.0"}, json.dumps(answer).encode())
                 else:
                     told_xml = f"<Error><Code>AccessDenied</Code><Message>{DENIED}{action}</Message></Error>"
