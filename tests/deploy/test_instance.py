@@ -54,6 +54,9 @@ SECRET = "whsec_" + base64.b64encode(bytes(range(32))).decode()
 SERVICE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # the PATH that systemd gives a unit
 # Not part of the rendered settings: long polls and webhook retries without a receiver would delay the shutdown.
 IMPATIENT = {"TRANSCRIPTD_RECEIVE_WAIT_TIME_SECONDS": "1", "TRANSCRIPTD_WEBHOOK_ATTEMPTS": "1"}
+# Not part of the unit: it counts on the bytecode of the installation, which takes a minute. Each process would compile
+# all that it imports, instead of once for both instances.
+KEEPS_BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
 INSTALL_TIMEOUT_SECONDS = 1200
 START_TIMEOUT_SECONDS = 300
 WITHHELD_PREFIXES = ("AWS_", "TRANSCRIPTD_", "WEBHOOK_", "HF_", "HUGGING_FACE_", "TORCH_HOME", "XDG_DATA_")
@@ -218,7 +221,7 @@ class Fleet:
         environment = {**credentials, **{name: self.below_root(value) for name, value in given.items()}}
         (command,) = unit["ExecStart"]
         return DaemonProcess(
-            {**environment, **endpoints, **IMPATIENT, "TRANSCRIPTD_HTTP_PORT": "0"},
+            {**environment, **endpoints, **IMPATIENT, **KEEPS_BYTECODE, "TRANSCRIPTD_HTTP_PORT": "0"},
             log_path,
             [self.below_root(word) for word in command.split()],
             inherit=False,

@@ -14,14 +14,16 @@ from daemon.pipeline.whisperx_pipeline import WhisperXPipeline
 from daemon.schema.transcript import Segment, Transcript
 from tests.support.media.decoding import channels_of
 from tests.support.media.files import RATE, Sound, make_wav
-from tests.support.pipeline import GivesUp, Recorder, content, loaded, options, transcribe
+from tests.support.pipeline import GivesUp, Recorder, content, decode_simply, loaded, options, transcribe
 
 SPLIT = options(channels="split", diarize=False, min_speakers=None, max_speakers=None)
 
 
-@pytest.fixture(scope="module")
-def pipeline() -> WhisperXPipeline:
-    return loaded()[0]
+@pytest.fixture
+def pipeline(monkeypatch: pytest.MonkeyPatch) -> WhisperXPipeline:
+    found = loaded()[0]
+    decode_simply(monkeypatch)
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -147,9 +147,11 @@ def test_real_call_gives_the_same_result(pipeline: Any, monkeypatch: pytest.Monk
 
     from daemon.pipeline.runtime.library_output import suppress_library_output
 
+    dialogue = sample_audio()[6 * 16_000 : 20 * 16_000]
+
     def diarize() -> Any:
         with suppress_library_output():
-            return pipeline({"waveform": torch.tensor(sample_audio())[None], "sample_rate": 16_000}, max_speakers=6)
+            return pipeline({"waveform": torch.tensor(dialogue)[None], "sample_rate": 16_000}, max_speakers=6)
 
     ours = diarize()
     clustering = type(pipeline.clustering)

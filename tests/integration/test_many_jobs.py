@@ -14,15 +14,17 @@ from daemon.pipeline.runtime.schedule import WorkItem
 from daemon.pipeline.whisperx_pipeline import WhisperXPipeline
 from daemon.schema.options import JobOptions
 from daemon.schema.transcript import Transcript
-from tests.support.pipeline import Recorder, loaded, options, transcribe
+from tests.support.pipeline import Recorder, decode_simply, loaded, options, transcribe
 from tests.support.time.virtual import VirtualTime
 
 RATE = 16_000
 
 
-@pytest.fixture(scope="module")
-def pipeline() -> WhisperXPipeline:
-    return loaded()[0]
+@pytest.fixture
+def pipeline(monkeypatch: pytest.MonkeyPatch) -> WhisperXPipeline:
+    found = loaded()[0]
+    decode_simply(monkeypatch)
+    return found
 
 
 def call(start: float, end: float) -> np.ndarray:
@@ -32,12 +34,12 @@ def call(start: float, end: float) -> np.ndarray:
 
 # Jobs that differ in language, task, prompt, length, model and further stages.
 JOBS: dict[str, tuple[Callable[[], np.ndarray], JobOptions]] = {
-    "call": (lambda: call(0, 30), options(model="base")),
+    "call": (lambda: call(6.5, 20.2), options(model="base")),
     "german": (lambda: speak(GERMAN, "de"), options(model="base", diarize=False)),
     "translated": (lambda: speak(SPANISH, "es"), options(model="base", diarize=False, task="translate")),
     "prompted": (lambda: call(6.5, 14.3), options(model="base", language="en", diarize=False, vocabulary=["Dianne"])),
     "short": (lambda: call(12.4, 14.3), options(model="base", language="en")),
-    "tiny": (lambda: call(7, 22), options(model="tiny.en", align="off", diarize=False)),
+    "tiny": (lambda: call(7, 14.3), options(model="tiny.en", align="off", diarize=False)),
     "silent": (lambda: np.zeros(3 * RATE, np.float32), options(model="base")),
 }
 

@@ -22,7 +22,7 @@ from daemon.schema.transcript import Transcript
 from daemon.supervisor.devices import Device
 from daemon.supervisor.process import runner_settings
 from daemon.weights.packaged import whisper_tiny_en
-from tests.support.pipeline import Recorder, loaded, make_wav2vec2, options, settings, transcribe
+from tests.support.pipeline import Recorder, decode_simply, loaded, make_wav2vec2, options, settings, transcribe
 
 RATE = 16_000
 
@@ -30,6 +30,11 @@ RATE = 16_000
 @pytest.fixture(scope="module")
 def pipeline() -> WhisperXPipeline:
     return loaded()[0]
+
+
+@pytest.fixture(autouse=True)
+def _simple_decoding(pipeline: WhisperXPipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode_simply(monkeypatch)
 
 
 @pytest.fixture
@@ -213,9 +218,11 @@ def test_the_number_of_speakers_reaches_pyannote_by_name(
 
 
 @pytest.mark.parametrize(("number", "found"), [(1, {1}), (2, {2}), (3, {1, 2, 3})])
-def test_requested_number_of_speakers(pipeline: WhisperXPipeline, number: int, found: set[int]) -> None:
+def test_requested_number_of_speakers(
+    pipeline: WhisperXPipeline, greeting: np.ndarray, number: int, found: set[int]
+) -> None:
     job = options(num_speakers=number, min_speakers=None, max_speakers=None, own_speaker_bounds=["num_speakers"])
-    transcript = transcribe(pipeline, "number", sample_audio(), job)
+    transcript = transcribe(pipeline, "number", greeting, job)
     assert len(transcript.speakers) in found
     unmet = [("speaker_bounds_unmet", "diarize")] if len(transcript.speakers) != number else []
     assert codes_of(transcript) == unmet

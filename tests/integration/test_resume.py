@@ -20,11 +20,22 @@ from daemon.pipeline.checkpoints.store import Checkpoints
 from daemon.pipeline.whisperx_pipeline import WhisperXPipeline
 from daemon.schema.options import JobOptions
 from daemon.schema.transcript import Transcript
-from tests.support.pipeline import GivesUp, Recorder, content, loaded, make_wav2vec2, options, transcribe
+from tests.support.pipeline import (
+    GivesUp,
+    Recorder,
+    content,
+    decode_simply,
+    loaded,
+    make_wav2vec2,
+    options,
+    transcribe,
+)
 
 RATE = 16_000
 
+# Results that do not depend on the delivery, because all jobs here have the same recording.
 HEARD: dict[tuple[int, int], Any] = {}
+ENCODED: dict[tuple[int, int, Any], Any] = {}
 
 
 class Delivery:
@@ -63,12 +74,15 @@ def stages(pipeline: WhisperXPipeline, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr("daemon.pipeline.speech.detector.CHUNK_SECONDS", 3)
     monkeypatch.setattr("daemon.pipeline.job.recognition.GROUP_SECONDS", 6)
     monkeypatch.setattr(pipeline._stages, "batch_size", 2)
+    decode_simply(monkeypatch)
     return pipeline._stages
 
 
 @pytest.fixture
 def heard(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cache the result of speech detection, which saves time."""
+    """Cache the results of speech detection and of Whisper's encoder, which saves most of the time."""
+    from daemon.pipeline.asr import decoding, encoding
+    from daemon.pipeline.job import recognition
     from daemon.pipeline.speech import detector as vad
 
     detect = stages.detector.detect
@@ -80,6 +94,17 @@ def heard(stages: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         return HEARD[key]
 
     monkeypatch.setattr(stages.detector, "detect", remembered)
+    encode = encoding.encode
+
+    def encoded(whisper: Any, audio: np.ndarray, chunks: Any, **padding: bool) -> list[Any]:
+        keys = [(id(whisper.about.model), len(audio), chunk) for chunk in chunks]
+        for key in keys:
+            if key not in ENCODED:
+                (ENCODED[key],) = encode(whisper, audio, [key[-1]], **padding)
+        return [ENCODED[key] for key in keys]
+
+    for module in (encoding, decoding, recognition):
+        monkeypatch.setattr(module, "encode", encoded)
 
 
 @pytest.fixture
@@ -113,6 +138,7 @@ def deliver(decoded: list[int], tmp_path: Path) -> Callable[[str], Delivery]:
 # --- resuming -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("heard")
 def test_job_killed_in_recognition_resumes_there(deliver: Callable[[str], Delivery]) -> None:
     job = options(model="base", diarize=False)  # detects the language; words by attention
     whole, total = deliver("whole").run(job)

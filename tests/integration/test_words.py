@@ -14,7 +14,7 @@ from daemon.pipeline.alignment.placement import MAX_WORD_SECONDS
 from daemon.pipeline.alignment.words import AlignedToken, split_words
 from daemon.pipeline.types import Chunk, Passage
 from daemon.schema.transcript import Transcript
-from tests.support.pipeline import loaded, make_wav2vec2, options, transcribe
+from tests.support.pipeline import decode_simply, loaded, make_wav2vec2, options, transcribe
 from tests.support.words import ALIGNED_TOKENS, SCORES, TEXTS, TIMES, assert_settled, chunks
 
 RATE = 16_000
@@ -106,20 +106,32 @@ def assert_whole(transcript: Transcript, regions: list[tuple[float, float]]) -> 
             assert not any(word.start < before[1] and after[0] < word.end for before, after in pairwise(regions))
 
 
+@pytest.fixture(scope="module")
+def repeated(stages: Any) -> tuple[np.ndarray, Any]:
+    """The call twice, with 3 s of silence in between, and the speech in it."""
+    audio = np.concatenate([sample_audio(), np.zeros(3 * RATE, np.float32), sample_audio()])
+    return audio, stages.detector.detect(audio, lambda _: None)
+
+
 @pytest.mark.parametrize("model", ["tiny.en", "base"])
 @pytest.mark.parametrize("align", ["attention", "wav2vec2"])
 def test_every_word_of_a_call_has_a_time(
-    stages: Any, aligner: Any, monkeypatch: pytest.MonkeyPatch, model: str, align: str
+    stages: Any,
+    aligner: Any,
+    repeated: tuple[np.ndarray, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    align: str,
 ) -> None:
     monkeypatch.setitem(stages.aligners._loaded, "en", aligner)
-    # The call twice, with 3 s of silence in between.
-    audio = np.concatenate([sample_audio(), np.zeros(3 * RATE, np.float32), sample_audio()])
+    decode_simply(monkeypatch)
+    audio, speech = repeated
+    monkeypatch.setattr(stages.detector, "detect", lambda *_: speech)
     job = options(model=model, align=align, language="en", diarize=False)
     transcript = transcribe(loaded()[0], "words", audio, job)
     assert transcript.models.alignment == ("attention" if align == "attention" else aligner.name)
     assert transcript.warnings == []
     assert len([word for segment in transcript.segments for word in segment.words]) > 100
-    speech = stages.detector.detect(audio, lambda _: None)
     regions = [region for chunk in speech.chunks for region in chunk.regions]
     assert len(regions) > 2
     assert_whole(transcript, regions)
@@ -139,6 +151,7 @@ def test_passage_that_wav2vec2_cannot_align_falls_back_to_attention(
     stages: Any, aligner: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr("daemon.pipeline.speech.detector.CHUNK_SECONDS", 10)
+    decode_simply(monkeypatch)
     align = type(aligner).align
     failed: list[Passage] = []
 

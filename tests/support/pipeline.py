@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from daemon.errors import Interrupted
 from daemon.pipeline.checkpoints.store import Checkpoints
@@ -93,6 +94,13 @@ def transcribe(
     with tempfile.TemporaryDirectory() as empty:
         checkpoints = Checkpoints(folder or Path(empty), lambda _: None)
         return pipeline.run(job_id, channels, options, reporter or Recorder(), checkpoints)
+
+
+def decode_simply(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have Whisper choose its text greedily and only once, for tests that do not depend on how it searches. Load the
+    pipeline first."""
+    monkeypatch.setattr("daemon.pipeline.asr.decoding.BEAM_SIZE", 1)
+    monkeypatch.setattr("daemon.pipeline.asr.decoding.TEMPERATURES", ())
 
 
 class Recorder:
