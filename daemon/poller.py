@@ -22,6 +22,7 @@ BACKOFF_BASE_SECONDS = 1.0
 GATE_PERIOD_SECONDS = 1.0
 FULL_PERIOD_SECONDS = 10.0
 EMPTY_PERIOD_SECONDS = 1.0
+CROWDED_PERIOD_SECONDS = 0.5  # another tenant waits for it, and each receive costs a message one of its receives
 
 
 class MessageProcessor(Protocol):
@@ -162,7 +163,8 @@ class Poller:
             self._crowded = dispatched < len(messages)
             if not dispatched:
                 # A long poll that returns early, or a short poll, must not become a busy loop.
-                await self._wait(asked_at + EMPTY_PERIOD_SECONDS - self._clock.monotonic())
+                period_seconds = CROWDED_PERIOD_SECONDS if messages else EMPTY_PERIOD_SECONDS
+                await self._wait(asked_at + period_seconds - self._clock.monotonic())
             return
 
     def _polled(self, count: int) -> None:

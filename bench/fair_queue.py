@@ -1,0 +1,80 @@
+"""A model of SQS's fair queues, for measurements: the embedded AWS has standard queues without them.
+
+It follows https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-fair-queues-detailed.html: a tenant
+is noisy with more than 10 % of the messages in flight and at least 30 of its own, or with more than 10 % of the recent
+processing time. Messages of quiet tenants come first, then those of the noisy tenant with the fewest in flight. A tenant
+without a backlog is quiet again. SQS is distributed: its thresholds are approximate, and its order is not exact.
+"""
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from moto.sqs.models import Queue
+
+from daemon.demo.aws import EmbeddedAws
+
+NOISY_SHARE = 0.1
+NOISY_IN_FLIGHT = 30
+RECENT_SECONDS = 300.0  # AWS does not say what is recent
+
+
+@dataclass
+class Fairness:
+    """What a queue knows about its tenants."""
+
+    looked_at: float = field(default_factory=time.monotonic)
+    busy_seconds: Counter[str] = field(default_factory=Counter)  # of recent processing, by tenant
+
+    def ordered(self, waiting: list[Any], in_flight: list[Any]) -> list[Any]:
+        """Return the waiting messages in the order in which a fair queue hands them out."""
+        held = Counter(map(tenant_of, in_flight))
+        self._add_time(held)
+        backlog = set(map(tenant_of, waiting))
+        for tenant in self.busy_seconds.keys() - backlog:
+            del self.busy_seconds[tenant]
+        noisy = {tenant for tenant in backlog if self._is_noisy(tenant, held)}
+        # A sort is stable: the messages of a class keep their order.
+        return sorted(waiting, key=lambda each: held[tenant_of(each)] + 1 if tenant_of(each) in noisy else 0)
+
+    def _is_noisy(self, tenant: str, held: Counter[str]) -> bool:
+        many = held[tenant] >= NOISY_IN_FLIGHT and held[tenant] > NOISY_SHARE * held.total()
+        return many or self.busy_seconds[tenant] > NOISY_SHARE * self.busy_seconds.total()
+
+    def _add_time(self, held: Counter[str]) -> None:
+        now = time.monotonic()
+        seconds, self.looked_at = now - self.looked_at, now
+        for tenant in self.busy_seconds:
+            self.busy_seconds[tenant] *= max(0.0, 1 - seconds / RECENT_SECONDS)  # type: ignore[assignment]  # not a number of things
+        for tenant, number in held.items():
+            self.busy_seconds[tenant] += seconds * number  # type: ignore[assignment]
+
+
+def tenant_of(message: Any) -> str:
+    """Return the message's group; without one, each message is a tenant of its own."""
+    return str(message.group_id or message.id)
+
+
+class FairAws(EmbeddedAws):
+    """An embedded AWS whose queues are fair."""
+
+    def __enter__(self) -> Self:
+        self._original, states = Queue.messages, dict[str, Fairness]()
+
+        def messages(queue: Any) -> list[Any]:
+            waiting, in_flight = [], []
+            now = time.time() * 1000
+            for each in queue._messages:
+                (waiting if each.visible_at < now and each.delayed_until <= now else in_flight).append(each)
+            return states.setdefault(queue.name, Fairness()).ordered(waiting, in_flight)
+
+        Queue.messages = property(messages)
+        return super().__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        Queue.messages = self._original
