@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from bench.fair_queue import FairAws
 from bench.waiting import wait_for
@@ -24,7 +23,6 @@ KEY = "call.wav"
 NOISY, QUIET = "noisy", "quiet"
 JOBS_IN_FLIGHT, LIMIT = 4, 2
 NOISY_SECONDS, QUIET_SECONDS = 20, 2  # of a job
-BATCH = 10
 
 
 @dataclass
@@ -35,15 +33,9 @@ class Waits:
     result_seconds: list[float]  # from the send to the final event
 
 
-def fill(world: World, jobs: int) -> None:
-    """Send the noisy tenant's jobs."""
+def noisy_job(world: World, number: int) -> str:
     place = {"bucket": world.aws.input_bucket, "key": KEY}
-    for start in range(0, jobs, BATCH):
-        entries: list[Any] = []
-        for number in range(start, min(start + BATCH, jobs)):
-            body = {"job_id": f"noisy-{number}", "input": place, "options": prompt(NOISY_SECONDS)}
-            entries.append({"Id": str(number), "MessageBody": json.dumps(body), "MessageGroupId": NOISY})
-        world.aws.sqs.send_message_batch(QueueUrl=world.aws.queue_url, Entries=entries)
+    return json.dumps({"job_id": f"noisy-{number}", "input": place, "options": prompt(NOISY_SECONDS)})
 
 
 def prompt(seconds: float) -> dict[str, str]:
@@ -51,9 +43,9 @@ def prompt(seconds: float) -> dict[str, str]:
 
 
 @contextmanager
-def busy(world: World, jobs: int, limit: int) -> Iterator[DaemonProcess]:
+def busy(world: World, aws: FairAws, jobs: int, limit: int) -> Iterator[DaemonProcess]:
     """Run a daemon that works on the noisy tenant's jobs, if there are any, and has found out that there are too many."""
-    fill(world, jobs)
+    aws.fill([noisy_job(world, number) for number in range(jobs)], NOISY)
     settings = {"max_jobs_in_flight": str(JOBS_IN_FLIGHT), "max_jobs_per_tenant": str(limit)}
     with world.daemon(f"daemon-{jobs}-{limit}", **settings) as daemon:
         daemon.wait_until_ready(120)
@@ -94,7 +86,9 @@ def main() -> None:
     ):
         with open_world(FairAws) as world:
             world.upload(KEY, sample_call())
-            with busy(world, queued, limit) as daemon:
+            if not isinstance(world.aws, FairAws):
+                raise TypeError("the world has another AWS")
+            with busy(world, world.aws, queued, limit) as daemon:
                 found[title] = measure(world, daemon, "quiet", jobs)
                 daemon.process.kill()  # a drain would wait for the noisy tenant's jobs
     print(
