@@ -9,12 +9,14 @@ without a backlog is quiet again. SQS is distributed: its thresholds are approxi
 import time
 import uuid
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
+from unittest.mock import patch
 
-from moto.core import DEFAULT_ACCOUNT_ID
-from moto.sqs.models import Message, Queue, sqs_backends
+from moto.core.models import DEFAULT_ACCOUNT_ID
+from moto.sqs.models import Message, Queue, SQSBackend, sqs_backends
 
 from daemon.demo.aws import EmbeddedAws
 
@@ -28,30 +30,28 @@ class Fairness:
     """What a queue knows about its tenants."""
 
     looked_at: float = field(default_factory=time.monotonic)
-    busy_seconds: Counter[str] = field(default_factory=Counter)  # of recent processing, by tenant
+    busy_seconds: dict[str, float] = field(default_factory=dict)  # of recent processing, by tenant
 
     def ordered(self, waiting: list[Any], in_flight: list[Any]) -> list[Any]:
         """Return the waiting messages in the order in which a fair queue hands them out."""
         held = Counter(map(tenant_of, in_flight))
         self._add_time(held)
         backlog = set(map(tenant_of, waiting))
-        for tenant in self.busy_seconds.keys() - backlog:
-            del self.busy_seconds[tenant]
+        self.busy_seconds = {tenant: seconds for tenant, seconds in self.busy_seconds.items() if tenant in backlog}
         noisy = {tenant for tenant in backlog if self._is_noisy(tenant, held)}
         # A sort is stable: the messages of a class keep their order.
         return sorted(waiting, key=lambda each: held[tenant_of(each)] + 1 if tenant_of(each) in noisy else 0)
 
     def _is_noisy(self, tenant: str, held: Counter[str]) -> bool:
         many = held[tenant] >= NOISY_IN_FLIGHT and held[tenant] > NOISY_SHARE * held.total()
-        return many or self.busy_seconds[tenant] > NOISY_SHARE * self.busy_seconds.total()
+        return many or self.busy_seconds.get(tenant, 0.0) > NOISY_SHARE * sum(self.busy_seconds.values())
 
     def _add_time(self, held: Counter[str]) -> None:
         now = time.monotonic()
         seconds, self.looked_at = now - self.looked_at, now
-        for tenant in self.busy_seconds:
-            self.busy_seconds[tenant] *= max(0.0, 1 - seconds / RECENT_SECONDS)  # type: ignore[assignment]  # not a number of things
-        for tenant, number in held.items():
-            self.busy_seconds[tenant] += seconds * number  # type: ignore[assignment]
+        share = max(0.0, 1 - seconds / RECENT_SECONDS)
+        for tenant in self.busy_seconds.keys() | held.keys():
+            self.busy_seconds[tenant] = self.busy_seconds.get(tenant, 0.0) * share + seconds * held[tenant]
 
 
 def tenant_of(message: Any) -> str:
@@ -73,20 +73,27 @@ class FairAws(EmbeddedAws):
             queue.add_message(message)
 
     def __enter__(self) -> Self:
-        self._original, states = Queue.messages, dict[str, Fairness]()
+        states = dict[str, Fairness]()
 
         def messages(queue: Any) -> list[Any]:
-            waiting, in_flight = [], []
+            waiting: list[Any] = []
+            in_flight: list[Any] = []
             now = time.time() * 1000
             for each in queue._messages:
                 (waiting if each.visible_at < now and each.delayed_until <= now else in_flight).append(each)
             return states.setdefault(queue.name, Fairness()).ordered(waiting, in_flight)
 
-        Queue.messages = property(messages)
-        return super().__enter__()
+        with ExitStack() as stack:
+            stack.enter_context(patch.object(Queue, "messages", property(messages)))
+            # No message of a measurement expires. Moto counts all messages of the queue to find that out.
+            expires = "is_message_valid_based_on_retention_period"
+            stack.enter_context(patch.object(SQSBackend, expires, lambda *_: True))
+            super().__enter__()
+            self._patches = stack.pop_all()
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, trace)
-        Queue.messages = self._original
+        self._patches.close()

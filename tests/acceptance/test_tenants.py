@@ -19,9 +19,13 @@ STRANGE = 'gl"obex\\{}'  # allowed by SQS
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    settings = {"max_jobs_per_tenant": "1", "metrics_tenants": "acme,initech"}
-    once = {"max_attempts": "1", "webhook_attempts": "1", "webhook_hosts": "127.0.0.1"}
-    with open_world(**settings, **once) as world:
+    with open_world(
+        max_jobs_per_tenant="1",
+        metrics_tenants="acme,initech",
+        max_attempts="1",
+        webhook_attempts="1",
+        webhook_hosts="127.0.0.1",
+    ) as world:
         world.upload("call.wav", sample_call())
         yield world
 

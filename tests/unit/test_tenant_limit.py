@@ -217,7 +217,8 @@ async def test_a_failing_queue_neither_blocks_nor_ends_the_poller() -> None:
     queue.send("acme", 5)
     with polling(queue, jobs, max_jobs_per_tenant=1) as poller:
         await asyncio.sleep(20)
-        assert (poller.jobs_in_flight, poller.stalled_seconds) == (1, pytest.approx(0, abs=2))
+        assert poller.jobs_in_flight == 1
+        assert poller.stalled_seconds < 2
         queue.failing = False
         queue.send("globex")
         await asyncio.sleep(10)
