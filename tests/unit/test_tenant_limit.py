@@ -169,7 +169,7 @@ async def test_looking_for_other_tenants_spends_few_receives_on_each_message() -
         await asyncio.sleep(1800)
     assert len(queue.asked) <= 2 * 1800 + 10
     assert set(queue.asked[2:]) <= {1, 2}
-    assert max(entry.receives for entry in queue.entries.values()) < 12, "half an hour costs few of 100"
+    assert max(entry.receives for entry in queue.entries.values()) <= 16, "half an hour costs few of 100"
     assert jobs.most == {"acme": 1}
 
 
