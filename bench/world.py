@@ -74,12 +74,14 @@ class World:
             Bucket=self.aws.input_bucket, Key=key, Body=body.read_bytes() if isinstance(body, Path) else body
         )
 
-    def publish(self, job_id: str, key: str, **fields: Any) -> None:
-        self.send(json.dumps({"job_id": job_id, "input": {"bucket": self.aws.input_bucket, "key": key}, **fields}))
+    def publish(self, job_id: str, key: str, *, tenant: str | None = None, **fields: Any) -> None:
+        body = {"job_id": job_id, "input": {"bucket": self.aws.input_bucket, "key": key}, **fields}
+        self.send(json.dumps(body), tenant=tenant)
 
-    def send(self, body: str, **attributes: str) -> None:
+    def send(self, body: str, *, tenant: str | None = None, **attributes: str) -> None:
         typed: Any = {name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()}
-        self.aws.sqs.send_message(QueueUrl=self.aws.queue_url, MessageBody=body, MessageAttributes=typed)
+        group: Any = {"MessageGroupId": tenant} if tenant else {}
+        self.aws.sqs.send_message(QueueUrl=self.aws.queue_url, MessageBody=body, MessageAttributes=typed, **group)
 
     # --- results ------------------------------------------------------------------------------------------------------
 

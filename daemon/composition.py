@@ -21,6 +21,7 @@ from daemon.jobs.publisher import Publisher
 from daemon.jobs.receive_limiter import ReceiveLimiter
 from daemon.jobs.result_store import ResultStore
 from daemon.jobs.scratch import open_scratch
+from daemon.jobs.tenant_limit import TenantLimit
 from daemon.jobs.tracker import JobTracker
 from daemon.jobs.transcriber import Transcriber
 from daemon.media.decoder_pool import DecoderPool, max_decoders
@@ -79,16 +80,17 @@ class Components:
 
     def build_poller(self) -> Poller:
         """Build the poller. Do this last: the stall timer of receiving starts here."""
+        settings, queue = self.settings, self.infra.queue
+        tenants = TenantLimit(settings.max_jobs_per_tenant, queue, self.metrics, settings.queue_timeout_seconds)
         limiter = ReceiveLimiter(
-            self.settings.max_jobs_in_flight,
-            batch_size=self.settings.batch_size,
+            settings.max_jobs_in_flight,
+            batch_size=settings.batch_size,
             devices=lambda: self.runners.devices,
             jobs_waiting=lambda: self.runners.jobs_waiting,
+            jobs_at_limit=lambda: tenants.jobs_at_limit,
         )
         gate = self.health.receive_gate
-        self.health.poller = poller = Poller(
-            self.settings, self.infra.queue, self.processor, self.metrics, gate, limiter
-        )
+        self.health.poller = poller = Poller(settings, queue, self.processor, self.metrics, gate, limiter, tenants)
         return poller
 
 
@@ -99,7 +101,7 @@ async def open_components(settings: Settings) -> AsyncIterator[Components]:
     On exit, they stop in this order: runners, outbox, background tasks, events, HTTP, connections.
     """
     async with AsyncExitStack() as stack:
-        metrics = Metrics()
+        metrics = Metrics(settings.metrics_tenants)
         metrics.build.info({"version": version("transcriptd")})
         infra = await _open_infrastructure(stack, settings, metrics)
         results = ResultStore(

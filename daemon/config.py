@@ -24,6 +24,7 @@ from daemon.schema.device_names import check_device_names
 from daemon.schema.options import Format, PersonalData
 from daemon.settings_rules import MAX_LEASE_SECONDS as MAX_LEASE_SECONDS
 from daemon.settings_rules import RULES, Rule
+from daemon.tenant_settings import TenantSettings
 from daemon.webhook_settings import WebhookSettings
 
 GIB, HOUR = 1024**3, 3600.0
@@ -31,11 +32,11 @@ GIB, HOUR = 1024**3, 3600.0
 # Settings that are lists; in the environment, items are separated by spaces or commas.
 LISTS = (
     "input_buckets output_buckets output_prefixes models devices unpadded_models alignment_models webhook_hosts http_hosts outbox_retry_schedule_seconds "
-    "formats redact profanity_words webhook_secret"
+    "formats redact profanity_words webhook_secret metrics_tenants"
 ).split()
 
 
-class Settings(BucketSettings, WebhookSettings, CredentialSettings):
+class Settings(BucketSettings, WebhookSettings, TenantSettings, CredentialSettings):
     """Settings from environment variables with the prefix TRANSCRIPTD_, and a few well-known names without it."""
 
     model_config = SettingsConfigDict(

@@ -12,6 +12,7 @@ from daemon.clock import SYSTEM_CLOCK, Clock
 from daemon.config import Settings
 from daemon.errors import QueueUnavailable
 from daemon.jobs.receive_limiter import ReceiveLimiter, WorkEstimate
+from daemon.jobs.tenant_limit import TenantLimit
 from daemon.telemetry.metrics import Metrics
 from daemon.telemetry.outage import Outage
 
@@ -21,6 +22,7 @@ BACKOFF_BASE_SECONDS = 1.0
 GATE_PERIOD_SECONDS = 1.0
 FULL_PERIOD_SECONDS = 10.0
 EMPTY_PERIOD_SECONDS = 1.0
+CROWDED_PERIOD_SECONDS = 0.5  # another tenant waits for it, and each receive costs a message one of its receives
 
 
 class MessageProcessor(Protocol):
@@ -38,9 +40,12 @@ class Poller:
         metrics: Metrics,
         gate: Callable[[], str | None],
         limiter: ReceiveLimiter,
+        tenants: TenantLimit,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """`gate` returns the reason not to receive now (a full disk, no runner), or None."""
+        self._tenants = tenants
+        self._crowded = False  # the last receive had a message of a tenant at its limit
         self._limiter = limiter
         self._clock = clock
         self._backoff_max_seconds = settings.queue_backoff_max_seconds
@@ -141,8 +146,10 @@ class Poller:
         backoff_seconds = BACKOFF_BASE_SECONDS
         while not self._stopped_receiving.is_set() and (capacity := self._limiter.capacity):
             asked_at = self._clock.monotonic()
+            await self._tenants.recall()
             try:
-                messages = await self._queue.receive(capacity)
+                # Each receive of a message that cannot run here counts for SQS, so only look whether another tenant has one.
+                messages = await self._queue.receive(1 if self._crowded else capacity)
             except QueueUnavailable as error:
                 self._metrics.receive_calls.labels("error").inc()
                 self.last_error = error.message
@@ -152,11 +159,12 @@ class Poller:
                 continue
             self._outage.worked()
             self._polled(len(messages))
-            for message in messages:
-                self._dispatch(message)
-            if not messages:
+            dispatched = await self._dispatch_all(messages)
+            self._crowded = dispatched < len(messages)
+            if not dispatched:
                 # A long poll that returns early, or a short poll, must not become a busy loop.
-                await self._wait(asked_at + EMPTY_PERIOD_SECONDS - self._clock.monotonic())
+                period_seconds = CROWDED_PERIOD_SECONDS if messages else EMPTY_PERIOD_SECONDS
+                await self._wait(asked_at + period_seconds - self._clock.monotonic())
             return
 
     def _polled(self, count: int) -> None:
@@ -167,6 +175,19 @@ class Poller:
         self._metrics.receive_calls.labels("messages" if count else "empty").inc()
         self._metrics.messages_received.inc(count)
 
+    async def _dispatch_all(self, messages: list[ReceivedMessage]) -> int:
+        """Dispatch messages, and return those of tenants at their limit to the queue. Return the number dispatched."""
+        too_many = []
+        for message in messages:
+            if self._stopped_receiving.is_set() or self._tenants.has_place(message.tenant):
+                self._dispatch(message)
+            else:
+                too_many.append(message)
+        overdue = await self._tenants.give_back(too_many)
+        for message in overdue:
+            self._dispatch(message)
+        return len(messages) - len(too_many) + len(overdue)
+
     def _dispatch(self, message: ReceivedMessage) -> None:
         interrupt = self._interrupted
         if self._stopped_receiving.is_set():
@@ -174,20 +195,22 @@ class Poller:
             interrupt = asyncio.Event()
             interrupt.set()
         estimate = self._limiter.add(self._estimate_changed)
+        self._tenants.add(message.tenant)
         task = asyncio.create_task(
             self._processor.process(message, interrupt, estimate), name=f"message {message.message_id}"
         )
         self._jobs.add(task)
         self._metrics.jobs_in_flight.set(len(self._jobs))
-        task.add_done_callback(partial(self._ended, estimate))
+        task.add_done_callback(partial(self._ended, estimate, message.tenant))
 
     def _estimate_changed(self) -> None:
         if self._full and self._limiter.capacity:
             self._changed.set()
 
-    def _ended(self, estimate: WorkEstimate, task: asyncio.Task[None]) -> None:
+    def _ended(self, estimate: WorkEstimate, tenant: str | None, task: asyncio.Task[None]) -> None:
         self._jobs.discard(task)
         self._limiter.remove(estimate)
+        self._tenants.remove(tenant)
         self._busy_at = self._clock.monotonic()
         self._metrics.jobs_in_flight.set(len(self._jobs))
         self._changed.set()

@@ -90,6 +90,11 @@ RULES = (
         "idle_exit_seconds must be at least two receive waits: one receive may be empty by chance",
     ),
     Rule(
+        ("max_jobs_per_tenant", "max_jobs_in_flight"),
+        lambda s: s.max_jobs_per_tenant >= s.max_jobs_in_flight,
+        "max_jobs_per_tenant must be less than max_jobs_in_flight: otherwise one tenant fills the daemon",
+    ),
+    Rule(
         ("min_speakers", "max_speakers"),
         lambda s: s.min_speakers > s.max_speakers,
         "min_speakers must be at most max_speakers",

@@ -21,6 +21,7 @@ from daemon.schema.job_status import JobStatus
 from daemon.schema.manifest import Manifest
 from daemon.telemetry import log_schema as log_schemas
 from daemon.telemetry.metrics import Metrics
+from daemon.tenant_settings import TenantSettings
 from daemon.webhook_settings import WebhookSettings
 from daemon.webhooks import events
 
@@ -34,7 +35,7 @@ ON_FAILURE = {
     OnFailure.DEAD_LETTER: "dead-lettered",
     OnFailure.CANCEL: "cancelled: deleted, does not count as an attempt",
 }
-INHERITED = {*WebhookSettings.model_fields, *BucketSettings.model_fields}
+INHERITED = {*WebhookSettings.model_fields, *BucketSettings.model_fields, *TenantSettings.model_fields}
 RETRIED_WITHOUT_LIMIT = "retried with backoff; does not count as an attempt"
 
 

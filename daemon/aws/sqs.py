@@ -34,6 +34,7 @@ from daemon.aws.session import open_session
 from daemon.clock import SYSTEM_CLOCK, Clock
 from daemon.config import MAX_LEASE_SECONDS, Settings
 from daemon.errors import MessageGone, QueueRefused, QueueUnavailable, TranscriptdError
+from daemon.schema.tenant import valid_tenant
 from daemon.settings_rules import queue_region
 from daemon.telemetry.metrics import Metrics
 from daemon.telemetry.redaction import describe, describe_with_type, safe_message
@@ -71,6 +72,7 @@ class ReceivedMessage:
     receive_count: int  # ApproximateReceiveCount, including this delivery
     sent_at: float  # Unix time
     leased_at: float  # monotonic: when the receive was *sent*, the earliest possible start of the lease
+    tenant: str | None = None  # the message group ID
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +185,7 @@ class Queue:
                 MaxNumberOfMessages=min(max_messages, MAX_MESSAGES_PER_RECEIVE),
                 WaitTimeSeconds=self._wait_seconds,
                 VisibilityTimeout=self._visibility_seconds,
-                MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
+                MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp", "MessageGroupId"],
                 MessageAttributeNames=["All"],
             )
         received = [_received(message, leased_at) for message in response.get("Messages", [])]
@@ -222,16 +224,19 @@ class Queue:
         if "ErrorCode" not in attributes:
             body, attributes = shortened(message.body, message.attributes, failure, MAX_MESSAGE_BYTES)
         try:
-            await self._send_dead_letter(body, attributes)
+            await self._send_dead_letter(body, attributes, message.tenant)
         except QueueRefused as error:
             if "InvalidParameterValue" not in _code(error) or message_bytes(body, attributes) <= OLDER_MESSAGE_BYTES:
                 raise
             # The dead-letter queue has the older limit, and the job queue the newer one.
-            await self._send_dead_letter(*shortened(message.body, message.attributes, failure, OLDER_MESSAGE_BYTES))
+            shorter = shortened(message.body, message.attributes, failure, OLDER_MESSAGE_BYTES)
+            await self._send_dead_letter(*shorter, message.tenant)
 
-    async def _send_dead_letter(self, body: str, attributes: dict[str, Any]) -> None:
+    async def _send_dead_letter(self, body: str, attributes: dict[str, Any], tenant: str | None) -> None:
         with translate_errors("SendMessage"):
-            await self._client.send_message(QueueUrl=self._dlq_url, MessageBody=body, MessageAttributes=attributes)
+            await self._client.send_message(
+                QueueUrl=self._dlq_url, MessageBody=body, MessageAttributes=attributes, **in_group(tenant)
+            )
 
     async def ping(self) -> None:
         """Check that the queue and the credentials work. Raises QueueUnavailable."""
@@ -264,6 +269,11 @@ class Queue:
             await self._client.change_message_visibility(
                 QueueUrl=self._queue_url, ReceiptHandle=message.receipt_handle, VisibilityTimeout=round(seconds)
             )
+
+
+def in_group(tenant: str | None) -> dict[str, Any]:
+    """Return the parameters of SendMessage that keep a message in its tenant's group."""
+    return {"MessageGroupId": tenant} if tenant else {}
 
 
 async def find_queue(client: "SQSClient", url: str) -> None:
@@ -309,6 +319,7 @@ def _received(message: Any, leased_at: float) -> ReceivedMessage | None:
             receive_count=int(message["Attributes"]["ApproximateReceiveCount"]),
             sent_at=int(message["Attributes"]["SentTimestamp"]) / 1000,
             leased_at=leased_at,
+            tenant=_tenant(message),
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         log.error(
@@ -316,6 +327,15 @@ def _received(message: Any, leased_at: float) -> ReceivedMessage | None:
             extra={"message_id": message.get("MessageId"), "error": describe_with_type(error)},
         )
         return None
+
+
+def _tenant(message: Any) -> str | None:
+    group_id = message["Attributes"].get("MessageGroupId")
+    tenant = valid_tenant(group_id)
+    if group_id is not None and tenant is None:
+        # SQS itself never returns one, and would refuse it on the dead letter.
+        log.warning("message group ID ignored", extra={"message_id": message["MessageId"], "error": "SQS forbids it"})
+    return tenant
 
 
 @contextmanager

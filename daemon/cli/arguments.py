@@ -35,6 +35,7 @@ def _add_dlq(parser: argparse.ArgumentParser) -> None:
     listing = actions.add_parser("list", help="list the messages, one per line")
     listing.add_argument("--reason", metavar="CODE", help="only messages with this error code")
     listing.add_argument("--job", metavar="ID", help="only messages of this job")
+    listing.add_argument("--tenant", metavar="NAME", help="only messages with this MessageGroupId")
     listing.add_argument("--json", action="store_true", help="print one JSON object per line")
     show = actions.add_parser("show", help="show all details of a message or of a job's messages")
     show.add_argument("id", metavar="ID", help="message ID, at least its first 8 characters, or job ID")
@@ -73,6 +74,7 @@ def _add_dlq(parser: argparse.ArgumentParser) -> None:
 def _add_selection(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("ids", nargs="*", metavar="ID", help="message IDs, or job IDs to select all messages of a job")
     parser.add_argument("--reason", metavar="CODE", help="messages with this error code")
+    parser.add_argument("--tenant", metavar="NAME", help="messages with this MessageGroupId")
     parser.add_argument(
         "--older-than", type=duration, metavar="AGE", help="messages older than this: 90s, 30m, 12h, 7d"
     )
@@ -97,6 +99,9 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--end", type=duration, metavar="TIME", help="transcribe up to this time of the recording")
     parser.add_argument("--job-id", metavar="ID", help="default: generated from the name of the recording")
+    parser.add_argument(
+        "--tenant", metavar="NAME", help="whose job it is: the message's MessageGroupId, for fair queues"
+    )
     parser.add_argument("--bucket", help="bucket for the upload; default: the first of TRANSCRIPTD_INPUT_BUCKETS")
     parser.add_argument("--queue-url", metavar="URL", help="default: TRANSCRIPTD_QUEUE_URL")
     parser.add_argument("--watch", action="store_true", help="follow the job, then print its transcript")

@@ -17,11 +17,12 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from rich.console import Console
 
-from daemon.aws.sqs import refuse_garbage
+from daemon.aws.sqs import in_group, refuse_garbage
 from daemon.config import Settings, read_settings, variable
 from daemon.errors import ConfigError
 from daemon.jobs.validation import parse_job
 from daemon.schema.job import JOB_ID, Job
+from daemon.schema.tenant import RULE, valid_tenant
 from daemon.settings_rules import queue_region
 from daemon.telemetry.redaction import describe
 
@@ -183,9 +184,16 @@ def read_object(s3: "S3Client", bucket: str, key: str) -> bytes | None:
     return body
 
 
-def send(sqs: "SQSClient", queue_url: str, body: str, attributes: dict[str, Any]) -> str:
+def require_tenant(name: str | None) -> None:
+    """Raise UsageError if SQS would refuse the name as a message group ID."""
+    if name is not None and valid_tenant(name) is None:
+        raise UsageError(f"--tenant {name[:130]!r} is not a message group ID: use {RULE}")
+
+
+def send(sqs: "SQSClient", queue_url: str, body: str, attributes: dict[str, Any], tenant: str | None = None) -> str:
     """Send a message and return its ID, which confirms that SQS has stored it."""
-    sent: dict[str, Any] = {**sqs.send_message(QueueUrl=queue_url, MessageBody=body, MessageAttributes=attributes)}
+    call: dict[str, Any] = {"QueueUrl": queue_url, "MessageBody": body, "MessageAttributes": attributes}
+    sent: dict[str, Any] = {**sqs.send_message(**call, **in_group(tenant))}
     if not sent.get("MessageId"):
         raise ToolError("SendMessage returned no message ID: the endpoint is not SQS", EXIT_AWS)
     return str(sent["MessageId"])

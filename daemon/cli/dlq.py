@@ -52,6 +52,8 @@ def list_letters(arguments: Namespace) -> int:
         letters = [letter for letter in letters if letter.reason == arguments.reason]
     if arguments.job:
         letters = [letter for letter in letters if letter.job_id == arguments.job]
+    if arguments.tenant:
+        letters = [letter for letter in letters if letter.tenant == arguments.tenant]
     if arguments.json:
         for letter in letters:
             print(json.dumps(_summary(letter)))
@@ -94,7 +96,8 @@ def redrive(arguments: Namespace) -> int:
                 if _must_stop(letter, leased, stop):
                     break
                 try:
-                    new_id = send(sqs, queue_url, bodies[letter.message_id], letter.original_attributes)
+                    body = bodies[letter.message_id]
+                    new_id = send(sqs, queue_url, body, letter.original_attributes, letter.tenant)
                 except (ParamValidationError, ClientError) as error:
                     if not _is_refusal(error):
                         raise
@@ -148,9 +151,9 @@ def _lease_messages(arguments: Namespace) -> Iterator[tuple[LeasedMessages, Stop
 
 def _check_selection(arguments: Namespace) -> None:
     """Require exactly one of IDs, conditions or --all, so that a typo cannot select more than intended."""
-    conditions = arguments.reason is not None or arguments.older_than is not None
+    conditions = any(given is not None for given in (arguments.reason, arguments.tenant, arguments.older_than))
     if [bool(arguments.ids), conditions, arguments.all].count(True) != 1:
-        raise UsageError("select messages by ID, by --reason and --older-than, or with --all")
+        raise UsageError("select messages by ID, by --reason, --tenant and --older-than, or with --all")
 
 
 def _choose(arguments: Namespace, leased: LeasedMessages, stop: Stop) -> list[DeadLetter]:
@@ -161,6 +164,8 @@ def _choose(arguments: Namespace, leased: LeasedMessages, stop: Stop) -> list[De
     chosen = _named(arguments.ids, letters, leased) if arguments.ids else letters
     if arguments.reason is not None:
         chosen = [letter for letter in chosen if letter.reason == arguments.reason]
+    if arguments.tenant is not None:
+        chosen = [letter for letter in chosen if letter.tenant == arguments.tenant]
     if arguments.older_than is not None:
         chosen = [letter for letter in chosen if letter.age_seconds > arguments.older_than]
     ids = {letter.message_id for letter in chosen}
@@ -277,6 +282,7 @@ def _summary(letter: DeadLetter) -> dict[str, Any]:
     return {
         "message_id": letter.message_id,
         "job_id": letter.job_id,
+        "tenant": letter.tenant,
         "reason": letter.reason,
         "message": letter.explanation,
         "attempt": failure.get("attempt"),
@@ -312,6 +318,7 @@ def _everything(letter: DeadLetter) -> Iterator[str]:
     traceback = str(failure.pop("traceback", ""))
     yield f"message      {letter.message_id}"
     yield f"job          {letter.job_id or '–'}"
+    yield f"tenant       {letter.tenant or '–'}"
     yield f"sent         {_utc(letter.sent_at)}, {age(letter.age_seconds)} ago"
     yield f"reason       {letter.reason}: {letter.explanation}"
     for name, value in failure.items():

@@ -12,6 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from daemon.aws.dead_letter import original_attributes, parse_failure
 from daemon.cli.command import Stop, err
 from daemon.jobs.validation import peek_job_id
+from daemon.schema.tenant import valid_tenant
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -65,6 +66,11 @@ class DeadLetter:
     @property
     def job_id(self) -> str | None:
         return peek_job_id(self.body)
+
+    @property
+    def tenant(self) -> str | None:
+        """The message group ID, whether a daemon or SQS moved the message here."""
+        return valid_tenant(self.system.get("MessageGroupId"))
 
     @property
     def sent_at(self) -> float:

@@ -27,6 +27,7 @@ def started_event(accepted: Accepted, delivery: LiveDelivery) -> WebhookEvent:
         accepted.job,
         "started",
         id=_event_id(message.message_id, str(message.receive_count), "started", repr(None)),
+        tenant=message.tenant,
         attempt=accepted.attempt,
         durations_seconds=delivery.timings_seconds,
         trace=delivery.span.context,
@@ -39,6 +40,7 @@ def progress_event(accepted: Accepted, delivery: LiveDelivery, view: ProgressVie
         accepted.job,
         "progress",
         id=_event_id(message.message_id, str(message.receive_count), "progress", repr(view)),
+        tenant=message.tenant,
         attempt=accepted.attempt,
         durations_seconds=delivery.timings_seconds,
         progress=EventProgress(
@@ -58,6 +60,7 @@ def completed_event(published: Published, delivery: LiveDelivery) -> WebhookEven
         job,
         "completed",
         id=_event_id(job.output_bucket, job.output_prefix, "completed"),
+        tenant=delivery.message.tenant,
         attempt=delivery.reached.attempt,
         durations_seconds=manifest.timings_seconds,
         warnings=tuple(manifest.warnings),
@@ -73,6 +76,7 @@ def past_completion(manifest: Manifest, bucket: str, prefix: str) -> WebhookEven
     return WebhookEvent(
         id=_event_id(bucket, prefix, "completed"),
         job_id=manifest.job_id,
+        tenant=manifest.tenant,
         status="completed",
         attempt=manifest.attempt,
         input=Input(
@@ -100,6 +104,7 @@ def past_end(status: JobStatus, bucket: str, prefix: str) -> WebhookEvent | None
     return WebhookEvent(
         id=_event_id(status.message_id, status.state),
         job_id=status.job_id,
+        tenant=status.tenant,
         status=status.state,
         attempt=status.attempt,
         output=EventOutput(bucket=bucket, prefix=prefix),
@@ -121,6 +126,7 @@ def cancelled_event(error: TranscriptdError, delivery: LiveDelivery) -> WebhookE
         job,
         "cancelled",
         id=_event_id(message.message_id, "cancelled"),
+        tenant=message.tenant,
         attempt=delivery.reached.attempt,
         durations_seconds=delivery.timings_seconds,
         error=EventError(code=error.code, message=error.message),
@@ -141,6 +147,7 @@ def failed_event(error: TranscriptdError, delivery: LiveDelivery, settings: Sett
         id=_event_id(message.message_id, "failed"),
         refused=job is None,
         job_id=job.job_id if job else peek_job_id(message.body),
+        tenant=message.tenant,
         status="failed",
         attempt=delivery.reached.attempt,
         input=known.input,

@@ -2,7 +2,7 @@
 
 import time
 
-from daemon.jobs.delivery import Claim, DeliveryResult
+from daemon.jobs.delivery import Accepted, Claim, DeliveryResult
 from daemon.telemetry.metrics import Metrics
 from daemon.telemetry.spans import error_code
 
@@ -18,10 +18,20 @@ def count_receive(claim: Claim, metrics: Metrics) -> None:
         span.ended("queue wait", wait_seconds)
 
 
+def count_start(accepted: Accepted, metrics: Metrics) -> None:
+    """Count the start of a job, unless an earlier delivery started it."""
+    message = accepted.claim.message
+    if not accepted.earlier.deliveries:
+        wait_seconds = max(0.0, time.time() - message.sent_at)
+        metrics.tenants.queue_wait_seconds.labels(metrics.tenants.label(message.tenant)).observe(wait_seconds)
+
+
 def count_end(ended: DeliveryResult, metrics: Metrics) -> None:
     # A published result exists even if its message remains. Any other outcome that was not carried out did not happen.
     outcome = ended.outcome if ended.settled or ended.outcome == "published" else "unsettled"
     metrics.deliveries.labels(outcome, ended.reason).inc()
+    if outcome != "ignored":  # a notification without a recording is no job
+        metrics.tenants.deliveries.labels(metrics.tenants.label(ended.delivery.message.tenant), outcome).inc()
     metrics.job_duration_seconds.labels(outcome).observe(ended.duration_seconds, ended.delivery.span.exemplar)
     if not ended.settled and ended.outcome != "unsettled":
         metrics.outcome_call_failures.labels(ended.outcome).inc()

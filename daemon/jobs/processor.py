@@ -25,7 +25,7 @@ from daemon.jobs.job_status import StatusWriter
 from daemon.jobs.late_outcomes import LateOutcomes
 from daemon.jobs.lease import Lease
 from daemon.jobs.notifications import progress_event, started_event
-from daemon.jobs.observers import count_end, count_receive, mark_span
+from daemon.jobs.observers import count_end, count_receive, count_start, mark_span
 from daemon.jobs.publisher import Publisher
 from daemon.jobs.receive_limiter import WorkEstimate
 from daemon.jobs.result_store import ResultStore
@@ -100,9 +100,10 @@ class Processor:
 
     async def process(self, message: ReceivedMessage, interrupt: asyncio.Event, estimate: WorkEstimate) -> None:
         """Bring one delivery to exactly one outcome. Never raises for a failing job or dependency."""
+        known = {"tenant": message.tenant} if message.tenant else {}
         with (
             self._span(message) as span,
-            log_context(message_id=message.message_id, receive_count=message.receive_count, **span.log_fields),
+            log_context(message_id=message.message_id, receive_count=message.receive_count, **known, **span.log_fields),
         ):
             claim = self._claim(message, span)
             delivery = LiveDelivery(claim, estimate)
@@ -226,6 +227,7 @@ class Processor:
             raise CrashSuspect(
                 f"{died} deliveries of this job started but recorded no outcome; the job was not attempted again"
             )
+        count_start(accepted, self._metrics)
         log.info("job started", extra={"attempt": accepted.attempt})
         self._events.send(job.webhook_url, started_event(accepted, delivery))
         return accepted
@@ -267,6 +269,7 @@ class Processor:
             "messaging.destination.name": self._queue_name,
             "messaging.message.id": message.message_id,
             "transcriptd.receive_count": message.receive_count,
+            "transcriptd.tenant": message.tenant,
         }
         return self._tracer.span(f"process {self._queue_name}", from_attributes(message.attributes), "consumer", about)
 

@@ -38,7 +38,7 @@ class Publisher:
                 delivery.claim.lease.require,
             )
         if ours:
-            self._count(transcribed, delivery)
+            self._count(transcribed, delivery, manifest.usage)
         else:
             require_same_work(job, delivery.message.message_id, manifest)
         return Published(job, manifest, ours)
@@ -54,7 +54,8 @@ class Publisher:
         return Manifest(
             job_id=job.job_id,
             completed_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            message_id=transcribed.accepted.claim.message.message_id,
+            message_id=delivery.message.message_id,
+            tenant=delivery.message.tenant,
             worker_id=self._worker_id,
             attempt=transcribed.accepted.attempt,
             input=transcribed.recording,
@@ -83,8 +84,12 @@ class Publisher:
             price=round(price, 8) if self._price_per_hour else None,
         )
 
-    def _count(self, transcribed: Transcribed, delivery: LiveDelivery) -> None:
+    def _count(self, transcribed: Transcribed, delivery: LiveDelivery, usage: Usage | None) -> None:
         metrics, transcript, audio_seconds = self._metrics, transcribed.transcript, transcribed.audio_seconds
+        if usage is not None:
+            tenant = metrics.tenants.label(delivery.message.tenant)
+            metrics.tenants.audio_seconds.labels(tenant).inc(usage.audio_seconds)
+            metrics.tenants.device_seconds.labels(tenant).inc(sum(usage.device_seconds.values()))
         metrics.observe_published(transcript.language, transcript.avg_logprob)
         metrics.audio_seconds.inc(audio_seconds)
         if audio_seconds > 0:

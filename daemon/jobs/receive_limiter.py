@@ -44,14 +44,17 @@ class ReceiveLimiter:
         batch_size: int,
         devices: Callable[[], int] = lambda: 1,
         jobs_waiting: Callable[[], int] = lambda: 0,
+        jobs_at_limit: Callable[[], int] = lambda: 0,
     ) -> None:
         """`max_jobs` limits the messages held at once. `devices` returns the number of working devices, `jobs_waiting` the
-        number of jobs waiting for runner memory."""
+        number of jobs waiting for runner memory, and `jobs_at_limit` the number of messages of tenants at their limit, which
+        leave the minimum of each device to the other tenants."""
         self._max_jobs = max_jobs
         self._devices = devices
         self._batch_size = batch_size
         self._useful = BATCHES_PER_DEVICE * batch_size  # chunks of one job: it is on one device
         self._jobs_waiting = jobs_waiting
+        self._jobs_at_limit = jobs_at_limit
         self._held: list[WorkEstimate] = []
         self._recent: deque[int] = deque(maxlen=MAX_RECENT)  # chunks of jobs that ended
 
@@ -73,7 +76,8 @@ class ReceiveLimiter:
             return 0
         usual, devices = self._typical_chunks, self._devices()
         missing = self._useful * devices - sum(self._chunks_left(usual))
-        wanted = max(math.ceil(missing / usual), JOBS_PER_DEVICE * devices - len(self._held))
+        others = len(self._held) - self._jobs_at_limit()
+        wanted = max(math.ceil(missing / usual), JOBS_PER_DEVICE * devices - others)
         return max(0, min(wanted, self._max_jobs - len(self._held)))
 
     @property

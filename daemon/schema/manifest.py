@@ -58,6 +58,7 @@ class Manifest(_Model):
     job_id: str
     completed_at: str
     message_id: str  # of the SQS message whose delivery published the result
+    tenant: str | None = Field(None, description="MessageGroupId of that message; null if it has none")
     worker_id: str
     attempt: int
     input: InputObject

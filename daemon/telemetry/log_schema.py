@@ -44,6 +44,7 @@ JOB = {
     "job_id": Field("string", "job ID from the message"),
     "message_id": Field("string", "SQS's ID of the message; a redriven message has a new ID"),
     "receive_count": Field("integer", "SQS's receive count of the message, including this delivery"),
+    "tenant": Field("string", "MessageGroupId of the message; absent if it has none"),
     "trace_id": Field(
         "string",
         "trace ID of the delivery, 32 hexadecimal digits; present if the message has a `traceparent` or tracing is enabled",

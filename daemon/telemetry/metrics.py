@@ -15,6 +15,7 @@ from daemon.errors import ConfigError, OnFailure, all_errors
 from daemon.protocol.events import STAGES as RUNNER_STAGES
 from daemon.schema.catalog import LANGUAGES
 from daemon.schema.notifications import Ignored
+from daemon.telemetry.tenant_metrics import TenantMetrics
 
 PREFIX = "transcriptd_"
 
@@ -68,7 +69,8 @@ class OpenMetrics(Collector):
 class Metrics:
     """The metrics of one daemon. Attributes have the names of the metrics, without prefix and `_total`."""
 
-    def __init__(self) -> None:
+    def __init__(self, tenants: tuple[str, ...] = ()) -> None:
+        """`tenants` are those that may be labels."""
         registry = self.registry = CollectorRegistry()
 
         def counter(name: str, meaning: str, *labels: str) -> Counter:
@@ -163,6 +165,9 @@ class Metrics:
             "download_parts_repeated",
             "Parts of recordings that were requested again because the answer broke off, was too short or was another part.",
         )
+
+        # Does each tenant get its share?
+        self.tenants = TenantMetrics(registry, PREFIX, tenants)
 
         # Is the output right?
         self.warnings = counter("warnings", "Degradations in published transcripts, by warning code.", "code")

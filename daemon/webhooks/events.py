@@ -90,6 +90,7 @@ class WebhookEvent(_Model):
     refused: bool = Field(False, exclude=True)
 
     job_id: str | None = Field(description="null if the message has no valid job_id")
+    tenant: str | None = Field(None, description="MessageGroupId of the message; null if it has none")
     status: EventStatus
     attempt: int
     input: Input | None = None
@@ -115,7 +116,8 @@ class WebhookEvent(_Model):
 
     @property
     def log_fields(self) -> dict[str, str | None]:
-        return {"job_id": self.job_id, **({"trace_id": self.trace.trace_id} if self.trace else {})}
+        tenant = {"tenant": self.tenant} if self.tenant else {}
+        return {"job_id": self.job_id, **tenant, **({"trace_id": self.trace.trace_id} if self.trace else {})}
 
     @property
     def exemplar(self) -> dict[str, str] | None:

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING
 
 from aiobotocore.config import AioConfig
 
-from daemon.aws.sqs import CONNECT_TIMEOUT_SECONDS, Depth, find_queue, open_client, read_depth, translate_errors
+from daemon.aws.sqs import (
+    CONNECT_TIMEOUT_SECONDS,
+    Depth,
+    find_queue,
+    in_group,
+    open_client,
+    read_depth,
+    translate_errors,
+)
 from daemon.clock import SYSTEM_CLOCK, Clock
 from daemon.config import MAX_LEASE_SECONDS, Settings
 from daemon.errors import ObjectRefused, QueueUnavailable, StorageRefused, StorageUnavailable, WebhookNotAllowed
@@ -99,6 +107,7 @@ class Outbox:
                 MessageBody=body,
                 DelaySeconds=min(MAX_DELAY_SECONDS, math.ceil((due - now).total_seconds())),
                 MessageAttributes=self._seal.attributes(body) | (event.trace.attributes() if event.trace else {}),
+                **in_group(event.tenant),
             )
         self._metrics.outbox_events.labels(sink_of(url), "stored").inc()
 

@@ -123,6 +123,11 @@ variable "max_receive_count" {
     condition     = var.max_receive_count >= 10 && var.max_receive_count <= 1000 && floor(var.max_receive_count) == var.max_receive_count
     error_message = "max_receive_count must be a whole number from 10 to 1000: interrupted jobs are received more often than they are attempted."
   }
+
+  validation {
+    condition     = lookup(var.environment, "TRANSCRIPTD_MAX_JOBS_PER_TENANT", "0") == "0" || var.max_receive_count >= 100
+    error_message = "TRANSCRIPTD_MAX_JOBS_PER_TENANT needs a max_receive_count of 100 or more: SQS counts each time that a message is returned."
+  }
 }
 
 variable "message_retention_seconds" {

@@ -37,7 +37,8 @@ class Seen:
     ended_at: float
 
     def look(self, **values: Any) -> Look:
-        chosen = {"environment": PRODUCTION, "model": ["scripted"], "instance": [KEPT, SPOT], **values}
+        chosen = {"environment": PRODUCTION, "model": ["scripted"], "instance": [KEPT, SPOT]}
+        chosen |= {"tenant": ["acme", "other", "none"], **values}
         return Look(chosen, self.ended_at - self.began_at, STEP_SECONDS, self.fleet.prometheus.scrape_seconds)
 
     def asked(self, query: DashboardQuery, look: Look) -> list[Series]:
@@ -129,6 +130,20 @@ def test_variables_offer_existing_values(seen: Seen) -> None:
     assert offered("instance") == {KEPT, SPOT}
     assert offered("instance", environment=STAGING, model=["scripted"]) == set()
     assert offered("instance", environment=STAGING, model=sorted(offered("model", environment=STAGING))) == {REAL}
+
+
+def test_tenants_are_those_that_the_setting_lists(seen: Seen) -> None:
+    queries = {query.title: query.expression for query in queries_of(DASHBOARDS["transcriptd-tenants"])}
+    series, label = seen.look().label_values(queries["variable tenant"])
+    assert set(seen.fleet.prometheus.label_values(series, label)) == {"acme", "other", "none"}
+    published = {
+        each.labels["tenant"]
+        for each in panel(seen, "transcriptd-tenants", "Published, per minute")
+        if each.points[-1][1] >= 0
+    }
+    assert published == {"acme", "other", "none"}
+    only = panel(seen, "transcriptd-tenants", "Jobs in progress", tenant=["acme"])
+    assert {each.labels["tenant"] for each in only} == {"acme"}
 
 
 def panel(seen: Seen, uid: str, title: str, **chosen: Any) -> list[Series]:

@@ -41,6 +41,7 @@ from daemon.jobs.processor import Processor
 from daemon.jobs.publisher import Publisher
 from daemon.jobs.receive_limiter import ReceiveLimiter, WorkEstimate
 from daemon.jobs.result_store import ResultStore
+from daemon.jobs.tenant_limit import TenantLimit
 from daemon.jobs.tracker import JobTracker
 from daemon.jobs.transcriber import ProgressHandler, Transcriber
 from daemon.outputs import OutputFile
@@ -133,8 +134,10 @@ class DeliveryMonitor:
         stored = self.sqs.receipts[message.receipt_handle].message
         # SQS may refuse the older handle of a message that it delivered twice: to that delivery the message is gone.
         gone = "(retry |release )?" if stored.disturbed else ""
+        # A message of a tenant at its limit may be recalled, as long as it is hidden.
+        recalled = "retry release |" if message.tenant and "extend" not in account.calls else ""
         if not re.fullmatch(
-            rf"(extend )*(publish )?(extend )*((delete )*|(retry )*|(release )*|{gone}(dead )+(delete )*)",
+            rf"(extend )*(publish )?(extend )*({recalled}(delete )*|(retry )*|(release )*|{gone}(dead )+(delete )*)",
             " ".join([*account.calls, ""]),
         ):
             self.broken.append(f"{story}: more than one outcome, or work after an outcome")
@@ -190,7 +193,10 @@ class WatchedQueue(Queue):
         await self._watched(message, "release", super().release(message))
 
     async def retry(self, message: ReceivedMessage, delay_seconds: float) -> None:
+        sent_at = self._watch.clock.now
         await self._watched(message, "retry", super().retry(message, delay_seconds))
+        # A message of a tenant at its limit can be recalled up to then; no other message is used after its outcome.
+        self._watch.accounts[message.receipt_handle].proven_until = sent_at + delay_seconds
 
     async def delete(self, message: ReceivedMessage) -> None:
         await self._watched(message, "delete", super().delete(message))
@@ -311,7 +317,8 @@ class Worker:
     def __init__(self, world: "DeliveryModel", name: str) -> None:
         self.world = world
         self.name = name
-        self.settings = settings_of_workers().model_copy(update={"worker_id": name})
+        limit = {"max_jobs_per_tenant": world.max_jobs_per_tenant}
+        self.settings = settings_of_workers().model_copy(update={"worker_id": name, **limit})
         self.machine = Machine(world.clock, on_death=lambda: world.watch.fell_silent(self), pause=self.pause)
         self.stop, self.drain_seconds = asyncio.Event(), 0.0
         self.loop = world.clock.open_loop()
@@ -342,7 +349,10 @@ class Worker:
         )
         processor.watch = self.world.watch
         limiter = ReceiveLimiter(self.settings.max_jobs_in_flight, batch_size=self.settings.batch_size)
-        poller = Poller(self.settings, queue, processor, self.world.metrics, lambda: None, limiter, self.world.clock)
+        tenants = TenantLimit(self.settings.max_jobs_per_tenant, queue, self.world.metrics, 10, self.world.clock)
+        poller = Poller(
+            self.settings, queue, processor, self.world.metrics, lambda: None, limiter, tenants, self.world.clock
+        )
         polling, stopping = asyncio.create_task(poller.run()), asyncio.create_task(self.stop.wait())
         await asyncio.wait((polling, stopping), return_when=asyncio.FIRST_COMPLETED)
         poller.stop_receiving()
@@ -372,6 +382,9 @@ class Worker:
 class DeliveryModel(RuleBasedStateMachine):
     """Rules: events of producers, hosts, network, SQS and S3. Teardown: all faults end, and every message must reach
     its outcome."""
+
+    tenant: str | None = None
+    max_jobs_per_tenant = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -403,12 +416,12 @@ class DeliveryModel(RuleBasedStateMachine):
     def send_job(self, kind: Kind, seconds: float) -> None:
         job_id = f"{kind}-{len(self.jobs)}"
         self.jobs[job_id] = kind, seconds
-        self.sqs.send(self._body(job_id))
+        self.sqs.send(self._body(job_id), self.tenant)
 
     @precondition(lambda self: self.jobs)
     @rule(which=st.integers(0, 9))
     def send_again(self, which: int) -> None:
-        self.sqs.send(self._body(list(self.jobs)[which % len(self.jobs)]))
+        self.sqs.send(self._body(list(self.jobs)[which % len(self.jobs)]), self.tenant)
 
     @precondition(lambda self: self.jobs)
     @rule(which=st.integers(0, 9), then=MOMENTS)
@@ -605,6 +618,21 @@ def test_every_delivery_ends_in_exactly_one_outcome() -> None:
     run_state_machine_as_test(
         DeliveryModel,
         settings=settings(stateful_step_count=25, suppress_health_check=list(HealthCheck)),
+    )
+
+
+class OneTenantModel(DeliveryModel):
+    """The same guarantees, while each worker may work on one message only and returns the others."""
+
+    tenant = "acme"
+    max_jobs_per_tenant = 1
+
+
+@pytest.mark.usefixtures("_stopped_receiving")
+def test_every_message_of_a_tenant_at_its_limit_ends_in_exactly_one_outcome() -> None:
+    run_state_machine_as_test(
+        OneTenantModel,
+        settings=settings(stateful_step_count=25, max_examples=50, suppress_health_check=list(HealthCheck)),
     )
 
 

@@ -18,6 +18,7 @@ BASE_UNITS = ("_seconds", "_bytes", "_ratio", "_celsius", "_timestamp_seconds", 
 WITHOUT_UNIT = {  # counts, and values without a base unit
     "transcriptd_queue_messages",
     "transcriptd_jobs_in_flight",
+    "transcriptd_tenant_jobs_in_flight",
     "transcriptd_receive_capacity",
     "transcriptd_brake_engaged",
     "transcriptd_decoder_sandbox_layer",

@@ -9,6 +9,7 @@ import pytest
 from daemon.aws.sqs import ReceivedMessage
 from daemon.config import Settings
 from daemon.jobs.receive_limiter import ReceiveLimiter, WorkEstimate
+from daemon.jobs.tenant_limit import TenantLimit
 from daemon.poller import Poller
 from daemon.telemetry.metrics import Metrics
 from tests.support.aws.fakes import FakeQueue, received
@@ -69,8 +70,15 @@ def poller_of(
     gate: Callable[[], str | None] = lambda: None,
     jobs_waiting: Callable[[], int] = lambda: 0,
 ) -> Poller:
-    limiter = ReceiveLimiter(settings.max_jobs_in_flight, batch_size=settings.batch_size, jobs_waiting=jobs_waiting)
-    return Poller(settings, queue, processor, Metrics(), gate, limiter, virtual_time())  # type: ignore[arg-type]
+    metrics, clock = Metrics(), virtual_time()
+    tenants = TenantLimit(settings.max_jobs_per_tenant, queue, metrics, settings.queue_timeout_seconds, clock)
+    limiter = ReceiveLimiter(
+        settings.max_jobs_in_flight,
+        batch_size=settings.batch_size,
+        jobs_waiting=jobs_waiting,
+        jobs_at_limit=lambda: tenants.jobs_at_limit,
+    )
+    return Poller(settings, queue, processor, metrics, gate, limiter, tenants, clock)  # type: ignore[arg-type]
 
 
 @in_virtual_time

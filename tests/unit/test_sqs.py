@@ -59,6 +59,46 @@ async def test_age_of_a_message_counts_from_when_it_was_sent(make_settings: Make
     assert (sqs.calls[0]["MaxNumberOfMessages"], sqs.calls[0]["VisibilityTimeout"]) == (10, 120)
 
 
+@pytest.mark.parametrize(
+    ("group_id", "tenant"),
+    [
+        ("acme", "acme"),
+        ("!" * 128, "!" * 128),
+        ('a"b\\c', 'a"b\\c'),
+        ("!" * 129, None),
+        ("", None),
+        ("two words", None),
+        ("línea", None),
+        ("a\nb", None),
+        ("acme\n", None),
+        (7, None),
+        (None, None),
+    ],
+)
+async def test_tenant_is_a_group_id_that_sqs_accepts(
+    make_settings: MakeSettings, caplog: pytest.LogCaptureFixture, group_id: Any, tenant: str | None
+) -> None:
+    message = {
+        "MessageId": "m",
+        "ReceiptHandle": "r",
+        "Body": "{}",
+        "Attributes": {"ApproximateReceiveCount": "1", "SentTimestamp": "1", "MessageGroupId": group_id},
+    }
+    sqs = RecordingSqs(message)
+    (found,) = await queue_of(sqs, make_settings()).receive(1)
+    assert found.tenant == tenant
+    assert "MessageGroupId" in sqs.calls[0]["MessageSystemAttributeNames"]
+    ignored = [line.message for line in caplog.records]
+    assert ignored == (["message group ID ignored"] if group_id is not None and tenant is None else [])
+
+
+@pytest.mark.parametrize("tenant", ["acme", None])
+async def test_dead_letter_is_in_the_group_of_its_message(make_settings: MakeSettings, tenant: str | None) -> None:
+    sqs = RecordingSqs()
+    await queue_of(sqs, make_settings()).dead_letter(received(tenant=tenant), RunnerCrashed("it died"), attempt=1)
+    assert sqs.calls[0].get("MessageGroupId", "absent") == (tenant or "absent")
+
+
 async def test_dead_letter_has_the_start_of_the_message_and_the_end_of_the_traceback(
     make_settings: MakeSettings,
 ) -> None:

@@ -123,6 +123,7 @@ async def test_completed_event_arrives_complete_and_signed() -> None:
     done = WebhookEvent.of(
         job(),
         "completed",
+        tenant="acme",
         attempt=2,
         output=EventOutput(
             bucket="results",
@@ -142,6 +143,7 @@ async def test_completed_event_arrives_complete_and_signed() -> None:
         "timestamp": done.at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "data": {
             "job_id": "job-1",
+            "tenant": "acme",
             "status": "completed",
             "attempt": 2,
             "input": {
@@ -189,6 +191,7 @@ def test_payload_is_bounded() -> None:
     largest = event(
         "failed",
         job_id="j" * 128,
+        tenant='"' * 128,
         metadata={"m": "x" * (16 * 1024 - 9)},
         input={"bucket": "b" * 63, "key": "k" * 1024, "version_id": "v" * 1024},
         output=EventOutput(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 NO_HANDLE = "transcriptd-check"
 LEAST_RECEIVES = 10  # docs/delivery.md
+LEAST_RECEIVES_WITH_LIMIT = 100  # of messages per tenant: docs/publishing.md
 RECEIVES_PER_TRY = 2  # a long wait on the outbox takes more than one receive
 LOOK = "sqs:GetQueueAttributes"
 NOT_TRIED = "The first job shows whether it works; the role needs it (deploy/terraform/iam.tf)."
@@ -115,10 +116,10 @@ async def redrive(settings: Settings) -> AsyncGenerator[CheckResult, None]:
     if receives <= settings.max_attempts:
         yield failed(
             f"{found}: SQS moves jobs first, without a reason",
-            f"Raise maxReceiveCount to {_wanted(settings)} or more: interruptions count too.",
+            f"Raise maxReceiveCount to {_wanted(settings)} or more: {_others(settings)} count too.",
         )
     elif receives < _wanted(settings):
-        yield warned(found, f"Raise maxReceiveCount to {_wanted(settings)} or more: interruptions count too.")
+        yield warned(found, f"Raise maxReceiveCount to {_wanted(settings)} or more: {_others(settings)} count too.")
     else:
         yield passed(found)
     if target != ours:
@@ -131,7 +132,14 @@ async def redrive(settings: Settings) -> AsyncGenerator[CheckResult, None]:
 def _wanted(settings: Settings) -> int:
     """Return the lowest maxReceiveCount that is well above the daemon's own limits."""
     own = settings.max_attempts + settings.max_crashed_deliveries
-    return max(LEAST_RECEIVES, own + own // 2)
+    return max(LEAST_RECEIVES_WITH_LIMIT if settings.max_jobs_per_tenant else LEAST_RECEIVES, own + own // 2)
+
+
+def _others(settings: Settings) -> str:
+    """Name the receives that are no attempts."""
+    return "interruptions" + (
+        ", and returns because of TRANSCRIPTD_MAX_JOBS_PER_TENANT," if settings.max_jobs_per_tenant else ""
+    )
 
 
 @check(

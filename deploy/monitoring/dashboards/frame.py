@@ -8,7 +8,9 @@ RUNBOOKS = "https://runbooks.example.com"
 TAG = "transcriptd"
 SCHEMA_VERSION = 41  # Grafana 11.6; newer ones migrate
 
-FLEET, PIPELINE, INSTANCE, DELIVERY = (f"transcriptd-{name}" for name in ("fleet", "pipeline", "instance", "delivery"))
+FLEET, PIPELINE, INSTANCE, DELIVERY, TENANTS = (
+    f"transcriptd-{name}" for name in ("fleet", "pipeline", "instance", "delivery", "tenants")
+)
 
 # Label selectors of the queries. `deployment` is the name of the Terraform module; each environment has one.
 IN_ENVIRONMENT = 'deployment="$environment"'
@@ -33,8 +35,11 @@ def newly(metric: str, by: str, select: str = "") -> str:
     return f"sum by ({by}) ({now} - last_over_time({now}[1h] offset $__rate_interval) >= 0 or {now})"
 
 
-def dashboard(uid: str, title: str, about: str, panels: Sequence[Json], *, by_instance: bool) -> Json:
-    """Build a dashboard. With `by_instance` it has variables for instance and model, and its panels select by ON_INSTANCES."""
+def dashboard(
+    uid: str, title: str, about: str, panels: Sequence[Json], *, by_instance: bool, by_tenant: bool = False
+) -> Json:
+    """Build a dashboard. With `by_instance` it has variables for instance and model, and its panels select by ON_INSTANCES.
+    With `by_tenant` it has a variable for the tenant."""
     return {
         "uid": uid,
         "title": title,
@@ -47,20 +52,23 @@ def dashboard(uid: str, title: str, about: str, panels: Sequence[Json], *, by_in
         "timezone": "browser",
         "time": {"from": "now-3h", "to": "now"},
         "refresh": "30s",
-        "templating": {"list": _variables(by_instance=by_instance)},
+        "templating": {"list": _variables(by_instance=by_instance, by_tenant=by_tenant)},
         "annotations": {"list": _annotations()},
         "links": _links(),
         "panels": laid_out(panels),
     }
 
 
-def _variables(*, by_instance: bool) -> list[Json]:
+def _variables(*, by_instance: bool, by_tenant: bool) -> list[Json]:
     datasource: Json = {"type": "datasource", "name": "datasource", "label": "Data source", "query": "prometheus"}
     environment = _variable("environment", "Environment", "label_values(transcriptd_build_info, deployment)")
+    several = {"multi": True, "includeAll": True, "current": {"text": ["All"], "value": ["$__all"]}}
+    if by_tenant:
+        tenants = f"label_values(transcriptd_tenant_jobs_in_flight{{{IN_ENVIRONMENT}}}, tenant)"
+        return [datasource, environment, _variable("tenant", "Tenant", tenants) | several]
     if not by_instance:
         return [datasource, environment]
     of_environment = f"instance:transcriptd_model:info{{{IN_ENVIRONMENT}"
-    several = {"multi": True, "includeAll": True, "current": {"text": ["All"], "value": ["$__all"]}}
     return [
         datasource,
         environment,

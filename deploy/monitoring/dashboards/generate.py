@@ -3,14 +3,14 @@
 import json
 from pathlib import Path
 
-from deploy.monitoring.dashboards import delivery, fleet, instance, pipeline
+from deploy.monitoring.dashboards import delivery, fleet, instance, pipeline, tenants
 from deploy.monitoring.dashboards.panels import Json
 
 FOLDER = Path(__file__).parent
 
 
 def dashboards() -> list[Json]:
-    return [module.dashboard() for module in (fleet, pipeline, instance, delivery)]
+    return [module.dashboard() for module in (fleet, pipeline, instance, delivery, tenants)]
 
 
 def dashboard_path(dashboard: Json) -> Path:

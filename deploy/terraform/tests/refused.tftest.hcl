@@ -417,6 +417,16 @@ run "not_a_block" {
   expect_failures = [var.egress_cidr_blocks]
 }
 
+run "a_limit_per_tenant_that_sqs_would_end" {
+  command = plan
+
+  variables {
+    environment = { TRANSCRIPTD_MAX_JOBS_PER_TENANT = "2" }
+  }
+
+  expect_failures = [var.max_receive_count]
+}
+
 run "recordings_among_the_results" {
   command = plan
 

@@ -19,17 +19,24 @@ from tests.support.time.virtual import EPOCH, VirtualTime
 
 
 def received(
-    body: str = "{}", *, receive_count: int = 1, leased_at: float | None = None, **attributes: Any
+    body: str = "{}",
+    *,
+    receive_count: int = 1,
+    leased_at: float | None = None,
+    tenant: str | None = None,
+    message_id: str = "m-1",
+    **attributes: Any,
 ) -> ReceivedMessage:
     """Return a message received just now."""
     return ReceivedMessage(
-        message_id="m-1",
+        message_id=message_id,
         receipt_handle="r-1",
         body=body,
         attributes=attributes,
         receive_count=receive_count,
         sent_at=time.time(),
         leased_at=time.monotonic() if leased_at is None else leased_at,
+        tenant=tenant,
     )
 
 
@@ -167,6 +174,7 @@ class StoredMessage:
     visible_at: float
     receive_count: int = 0
     owner: str | None = None  # the most recent receipt handle
+    group: str | None = None
     deleted: bool = False
     disturbed: bool = False  # SQS delivered it again, or let another consumer take it, during its lease
 
@@ -195,8 +203,8 @@ class FakeSqs:
     dead: list[dict[str, Any]] = field(default_factory=list)  # SendMessage requests to the dead-letter queue
     receipts: dict[str, Receipt] = field(default_factory=dict)
 
-    def send(self, body: str) -> StoredMessage:
-        message = StoredMessage(f"m-{len(self.messages)}", body, EPOCH + self.clock.now, self.clock.now)
+    def send(self, body: str, group: str | None = None) -> StoredMessage:
+        message = StoredMessage(f"m-{len(self.messages)}", body, EPOCH + self.clock.now, self.clock.now, group=group)
         self.messages.append(message)
         return message
 
@@ -262,6 +270,7 @@ class FakeSqs:
             "Attributes": {
                 "ApproximateReceiveCount": str(message.receive_count),
                 "SentTimestamp": str(round(message.sent_at * 1000)),
+                **({"MessageGroupId": message.group} if message.group else {}),
             },
         }
 

@@ -32,6 +32,7 @@ SETTINGS = {
     "runner_restart_base_seconds": "0.05",
     "max_device_failures": "99",  # the tests provoke them
     "max_jobs_in_flight": "3",
+    "metrics_tenants": "acme",
     "instance_price_per_hour": "1.01",
     "webhook_hosts": "127.0.0.1",
     "webhook_attempts": "2",
@@ -82,12 +83,12 @@ class Fleet:
 
     def publish_troubles(self) -> None:
         """Publish one job for each way a job can fail or almost fail."""
-        done = self.publish("warn")
+        done = self.publish("warn", tenant="acme")
         self.world.wait_for(done, "job.completed")
         self.publish("warn", job_id=done)  # a duplicate
         self.world.send("{")
         self.publish(key="missing.wav")
-        self.publish(key="noise.wav")
+        self.publish(key="noise.wav", tenant="globex")
         for prompt in ("raise", "cuda", "sigkill", "sigkill"):
             self.publish(prompt)
         for _ in range(2):
