@@ -143,6 +143,13 @@ class JobIdConflict(InvalidJob):
     )
 
 
+class TranscriptUnavailable(InvalidJob):
+    """The stored transcript of a finished job cannot be used."""
+
+    code = "transcript_unavailable"
+    hint = "The earlier job has no usable transcript.json: it is not finished, had no `json` among its formats, or the file was removed or changed. Send the recording as a new job with `json` among the formats."
+
+
 class OutputOccupied(InvalidJob):
     """An object that transcriptd did not write has the key of one of the job's results."""
 

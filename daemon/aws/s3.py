@@ -129,8 +129,15 @@ class Storage:
             end_seconds=source.end_seconds,
         )
 
-    async def read(self, bucket: str, key: str, max_bytes: int = MAX_READ_BYTES) -> StoredObject | None:
-        """Return a small object, or None if it does not exist. Raises StorageUnavailable if it is too large."""
+    async def read(
+        self,
+        bucket: str,
+        key: str,
+        max_bytes: int = MAX_READ_BYTES,
+        *,
+        too_large: type[TranscriptdError] = StorageUnavailable,
+    ) -> StoredObject | None:
+        """Return a small object, or None if it does not exist. Raises `too_large` if it has more than `max_bytes`."""
         where = f"s3://{bucket}/{key}"
         try:
             with self._track_outage(where):
@@ -142,7 +149,7 @@ class Storage:
                     async for chunk in stream.iter_chunks(CHUNK_BYTES):
                         body += chunk
                         if len(body) > max_bytes:  # while reading: anyone with write access may have replaced it
-                            raise StorageUnavailable(f"{where} is larger than {max_bytes} bytes; remove it")
+                            raise too_large(f"{where} is larger than {max_bytes} bytes; remove it")
                     return StoredObject(bytes(body), etag, response.get("Metadata", {}))
         except ObjectMissing as error:
             if _code(error) == "NoSuchBucket":

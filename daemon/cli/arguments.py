@@ -11,7 +11,7 @@ Subcommand = Callable[[argparse.Namespace], int]
 
 
 def add_tools(commands: Any) -> None:
-    """Declare `check`, `dlq`, `submit`, `watch`, `jobs`, `cancel` and `webhook`."""
+    """Declare `check`, `dlq`, `submit`, `watch`, `jobs`, `cancel`, `render` and `webhook`."""
     _add_check(
         commands.add_parser("check", help="check whether the daemon can run here, and report how to fix problems")
     )
@@ -20,6 +20,7 @@ def add_tools(commands: Any) -> None:
     _add_watch(commands.add_parser("watch", help="follow a job to its end and fetch its transcript"))
     _add_jobs(commands.add_parser("jobs", help="list the jobs whose results are in the bucket, newest first"))
     _add_cancel(commands.add_parser("cancel", help="cancel a job that waits or runs"))
+    _add_render(commands.add_parser("render", help="write a finished job's transcript in other formats"))
     _add_webhook(commands.add_parser("webhook", help="send a signed test event, or the events of ended jobs again"))
 
 
@@ -132,6 +133,38 @@ def _add_cancel(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(call=_cancel)
 
 
+def _add_render(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source",
+        metavar="JOB_ID | FILE",
+        help="a finished job, or a transcript.json on this machine, which needs no AWS",
+    )
+    parser.add_argument(
+        "--format",
+        action="append",
+        required=True,
+        dest="formats",
+        metavar="NAME",
+        help="output format; repeat it for several",
+    )
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        dest="options",
+        metavar="KEY=VALUE",
+        help="rendering option, e.g. subtitles.max_lines=1; VALUE is JSON, or plain text if it does not parse",
+    )
+    parser.add_argument(
+        "--save",
+        metavar="DIR",
+        help="write the files to this new or empty directory; otherwise those of a job are added to its result, and one of a "
+        "FILE is printed",
+    )
+    _add_place(parser)
+    parser.set_defaults(call=_render)
+
+
 def _add_webhook(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     send = actions.add_parser("send", help="send a signed test event (job.test)")
@@ -230,6 +263,13 @@ def _cancel(arguments: argparse.Namespace) -> int:
     from daemon.cli.command import run
 
     return run("cancel", lambda: cancel(arguments))
+
+
+def _render(arguments: argparse.Namespace) -> int:
+    from daemon.cli.command import run
+    from daemon.cli.render import render
+
+    return run("render", lambda: render(arguments))
 
 
 def _webhook(action: str) -> Subcommand:

@@ -3,12 +3,13 @@
 from daemon.errors import JobIdConflict
 from daemon.schema.job import Job
 from daemon.schema.manifest import Manifest
+from daemon.schema.options import RENDERING_OPTIONS
 
 
 def require_same_work(job: Job, message_id: str, earlier: Manifest) -> None:
     """Raise JobIdConflict unless the finished job with this job_id had the same recording and the same options.
 
-    The errors say nothing about the earlier job, which may belong to someone else. A message is never in conflict with
+    Rendering options may differ: they change how its transcript is written (late_outputs.py). The errors say nothing about the earlier job, which may belong to someone else. A message is never in conflict with
     itself because of its options: the deployment's defaults may have changed since it was published.
     """
     same = (earlier.input.bucket, earlier.input.key) == (job.input.bucket, job.input.key)
@@ -17,7 +18,7 @@ def require_same_work(job: Job, message_id: str, earlier: Manifest) -> None:
     options = job.options.model_dump(mode="json")
     # An option that only one of the two releases knows is no difference.
     if message_id != earlier.message_id and any(
-        earlier.options.get(name, value) != value for name, value in options.items()
+        earlier.options.get(name, value) != value for name, value in options.items() if name not in RENDERING_OPTIONS
     ):
         raise _conflict(job, "other options")
 

@@ -71,7 +71,7 @@ class Settlement:
         )
         match disposition:
             case Delete(published):
-                return end("published" if published.ours else "duplicate", manifest=published.manifest)
+                return end(published.reason, manifest=published.manifest)
             case Ignore(reason):
                 return end(reason.value)
             case Retry(error) | Release(error) | DeadLetter(error) | Abandon(error) | Cancel(error):

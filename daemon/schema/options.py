@@ -13,6 +13,10 @@ PersonalData = Literal["email", "phone", "card", "iban", "ssn", "url"]
 SpeakerBound = Literal["num_speakers", "min_speakers", "max_speakers"]
 Format = Literal["json", "md", "txt", "srt", "vtt", "ass", "tsv", "html"]
 
+# Options that only shape how a transcript is written. A finished job may be sent again with others of these: its files are
+# rendered from the stored transcript. Every other option needs the recording, so it makes another job.
+RENDERING_OPTIONS = frozenset({"formats", "subtitles", "audio_url"})
+
 MAX_SPEAKERS = 64
 MAX_TERMS = 100
 MAX_CHOICES = 16  # items of a list of names

@@ -7,6 +7,7 @@ misses the first event of a series that is created by it.
 
 from collections.abc import Iterator
 from itertools import chain
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric, ProcessCollector
 from prometheus_client.registry import Collector
@@ -15,6 +16,7 @@ from daemon.errors import ConfigError, OnFailure, all_errors
 from daemon.protocol.events import STAGES as RUNNER_STAGES
 from daemon.schema.catalog import LANGUAGES
 from daemon.schema.notifications import Ignored
+from daemon.schema.options import Format
 
 PREFIX = "transcriptd_"
 
@@ -117,8 +119,8 @@ class Metrics:
         self.deliveries = counter(
             "deliveries",
             "Deliveries by outcome (published, ignored, retried, released, dead_lettered, cancelled, abandoned, or unsettled if "
-            "the outcome could not be carried out) and reason: an error code, published, duplicate, or why a notification is "
-            "no job (test_event, other_event, empty_object, own_object).",
+            "the outcome could not be carried out) and reason: an error code, published, rendered (outputs were added to an earlier "
+            "result), duplicate, or why a notification is no job (test_event, other_event, empty_object, own_object).",
             "outcome",
             "reason",
         )
@@ -171,6 +173,9 @@ class Metrics:
             "transcripts",
             "Published transcripts by language: a Whisper language code, none (no speech) or other.",
             "language",
+        )
+        self.late_outputs = counter(
+            "late_outputs", "Outputs added to finished jobs from their stored transcripts, by format.", "format"
         )
         self.transcript_avg_logprob = histogram(
             "transcript_avg_logprob",
@@ -376,7 +381,9 @@ class Metrics:
             self.trace_spans.labels(result)
         for result in OUTBOX_RESULTS:
             self.webhook_outbox.labels(result)
-        for reason in ("published", "duplicate"):
+        for name in get_args(Format):
+            self.late_outputs.labels(name)
+        for reason in ("published", "rendered", "duplicate"):
             self.deliveries.labels("published", reason)
         for ignored in Ignored:
             self.deliveries.labels("ignored", ignored.value)
