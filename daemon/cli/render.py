@@ -9,9 +9,7 @@ import sys
 import uuid
 from argparse import Namespace
 from pathlib import Path
-from typing import Any, get_args
-
-from pydantic import ValidationError
+from typing import Any
 
 from daemon.aws.s3 import open_storage
 from daemon.cli.command import (
@@ -20,6 +18,7 @@ from daemon.cli.command import (
     EXIT_OK,
     ToolError,
     UsageError,
+    check_message,
     contract_settings,
     err,
     printable,
@@ -31,20 +30,20 @@ from daemon.cli.watch import check_target
 from daemon.config import Settings
 from daemon.errors import InvalidJob, ObjectMissing, TranscriptdError
 from daemon.jobs.late_outputs import LateOutputs, Wanted, read_transcript
-from daemon.jobs.option_defaults import check_audio_url
-from daemon.jobs.refusal import refusal
 from daemon.jobs.result_store import ResultStore
+from daemon.jobs.validation import ANY
 from daemon.outputs import OutputFile, Presentation
 from daemon.outputs import render as render_files
 from daemon.schema.job import Place
-from daemon.schema.options import RENDERING_OPTIONS, Format, Options
+from daemon.schema.options import RENDERING_OPTIONS, Format, JobOptions
 from daemon.schema.stored_transcript import MAX_TRANSCRIPT_BYTES, parse_transcript
 from daemon.schema.wording import clip, nearest
 
 
 def render(arguments: Namespace) -> int:
     """Render a job's or a file's transcript. Validates all arguments first."""
-    formats, presentation = _formats(arguments.formats), _presentation(arguments.options)
+    options = _options(arguments.formats, arguments.options)
+    formats, presentation = options.formats, Presentation(options.subtitles, options.audio_url)
     check_target(arguments)
     file = Path(arguments.source)
     if "/" in arguments.source or file.is_file():
@@ -60,37 +59,23 @@ def render(arguments: Namespace) -> int:
         raise ToolError(f"{error.message} ({error.code}){hint}", status) from error
 
 
-def _formats(names: list[str]) -> list[Format]:
-    known: tuple[Format, ...] = get_args(Format)
-    for name in names:
-        if name not in known:
-            raise UsageError(f"--format {clip(name)} is not a format; {nearest(name, known)}")
-    return list(dict.fromkeys(name for name in known if name in names))
-
-
-def _presentation(texts: list[str]) -> Presentation:
-    """Return the rendering options that the arguments set, with the defaults of a job for the others."""
+def _options(formats: list[str], texts: list[str]) -> JobOptions:
+    """Return a job's options with these formats and rendering options. Raises UsageError by the daemon's rules."""
     given: dict[str, Any] = {}
     try:
         apply([setting(text) for text in texts], given)
     except ValueError as error:
         raise UsageError(f"--option {error}") from error
-    allowed = RENDERING_OPTIONS - {"formats"}
     for name in given:
-        if name not in allowed:
-            raise UsageError(f"--option {clip(name)} does not change how a transcript is written; use {_either(allowed)}")
+        if name not in RENDERING_OPTIONS - {"formats"}:
+            raise UsageError(
+                f"--option {clip(name)} does not change how a transcript is written; {nearest(name, sorted(RENDERING_OPTIONS - {"formats"}))}"
+            )
+    message = {**ANY, "options": {**given, "formats": formats}}
     try:
-        options = Options.model_validate(given)
-        url = None if options.audio_url is None else check_audio_url(options.audio_url)
-    except ValidationError as error:
-        raise UsageError(f"--option {refusal(error, 'options').message}") from error
+        return check_message(message, contract_settings(input_buckets=("*",))).options
     except InvalidJob as error:
-        raise UsageError(error.message) from error
-    return Presentation(options.subtitles, url)
-
-
-def _either(names: frozenset[str]) -> str:
-    return " or ".join(sorted(names))
+        raise UsageError(f"{error.message} ({error.code})") from error
 
 
 # --- a file ----------------------------------------------------------------------------------------------------------
@@ -134,7 +119,9 @@ async def _render_job(place: Place, formats: list[Format], presentation: Present
         results = ResultStore(storage)
         found = await results.find_result(place)
         if found is None:
-            raise ToolError(f"job {place.job_id} is not finished: s3://{place.bucket}/{place.prefix} has no manifest.json")
+            raise ToolError(
+                f"job {place.job_id} is not finished: s3://{place.bucket}/{place.prefix} has no manifest.json"
+            )
         manifest, _ = found
         if save is not None:
             transcript = await read_transcript(storage, place, manifest)
