@@ -120,13 +120,23 @@ class Storage:
             )
         self._metrics.downloads_proved.labels(done.checksum or "none").inc()
         return InputObject(
-            bucket=source.bucket,
-            key=source.key,
-            version_id=done.version_id,
+            **source.model_dump() | {"version_id": done.version_id},
             etag=done.etag.strip('"'),
             size_bytes=done.size_bytes,
-            start_seconds=source.start_seconds,
-            end_seconds=source.end_seconds,
+        )
+
+    async def describe(self, source: Input) -> InputObject:
+        """Return what identifies the object, as `fetch` does, without its content. Raises ObjectMissing, AccessDenied, StorageUnavailable."""
+        request: dict[str, Any] = {"Bucket": source.bucket, "Key": source.key}
+        if source.version_id is not None:
+            request["VersionId"] = source.version_id
+        where = f"s3://{source.bucket}/{source.key}"
+        with self._track_outage(where):
+            found = await self._client.head_object(**request)
+        return InputObject(
+            **source.model_dump() | {"version_id": found.get("VersionId")},
+            etag=_etag(found, where).strip('"'),
+            size_bytes=found["ContentLength"],
         )
 
     async def read(

@@ -97,6 +97,11 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
         "--start", type=duration, metavar="TIME", help="transcribe from this time of the recording, e.g. 90s or 1.5h"
     )
     parser.add_argument("--end", type=duration, metavar="TIME", help="transcribe up to this time of the recording")
+    parser.add_argument(
+        "--words-of",
+        metavar="JOB_ID",
+        help="keep the words of this finished job of the recording, and only find speakers or redact again",
+    )
     parser.add_argument("--job-id", metavar="ID", help="default: generated from the name of the recording")
     parser.add_argument("--bucket", help="bucket for the upload; default: the first of TRANSCRIPTD_INPUT_BUCKETS")
     parser.add_argument("--queue-url", metavar="URL", help="default: TRANSCRIPTD_QUEUE_URL")

@@ -66,11 +66,11 @@ def _options(formats: list[str], texts: list[str]) -> JobOptions:
         apply([setting(text) for text in texts], given)
     except ValueError as error:
         raise UsageError(f"--option {error}") from error
+    allowed = sorted(RENDERING_OPTIONS - {"formats"})
     for name in given:
-        if name not in RENDERING_OPTIONS - {"formats"}:
-            raise UsageError(
-                f"--option {clip(name)} does not change how a transcript is written; {nearest(name, sorted(RENDERING_OPTIONS - {"formats"}))}"
-            )
+        if name not in allowed:
+            problem = f"--option {clip(name)} does not change how a transcript is written"
+            raise UsageError(f"{problem}; {nearest(name, allowed)}")
     message = {**ANY, "options": {**given, "formats": formats}}
     try:
         return check_message(message, contract_settings(input_buckets=("*",))).options

@@ -75,6 +75,7 @@ class Transcribed:
     recording: InputObject
     audio_seconds: float
     transcript: Transcript
+    earlier: Transcript | None = None  # the one whose words were kept
 
 
 @dataclass(frozen=True, slots=True)

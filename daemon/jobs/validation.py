@@ -55,7 +55,7 @@ def parse_job(body: str, settings: Settings) -> Job:
         input=message.input,
         output_bucket=output_bucket,
         output_prefix=_place(message, settings),
-        options=fill_in(message.options, settings, _clip(message.input)),
+        options=fill_in(message.options, settings, _clip(message.input), message.input.words_of),
         webhook_url=_webhook_url(message.webhook, settings),
         metadata=message.metadata,
     )

@@ -31,6 +31,7 @@ class InputObject(_Model):
     size_bytes: int
     start_seconds: float | None = None  # of the part that the message named
     end_seconds: float | None = None
+    words_of: str | None = None  # the job whose words were kept
 
 
 class StoredOutput(_Model):

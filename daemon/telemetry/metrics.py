@@ -177,6 +177,9 @@ class Metrics:
         self.late_outputs = counter(
             "late_outputs", "Outputs added to finished jobs from their stored transcripts, by format.", "format"
         )
+        self.results_with_kept_words = counter(
+            "results_with_kept_words", "Results with the words of earlier jobs, by work: diarize, redact.", "work"
+        )
         self.transcript_avg_logprob = histogram(
             "transcript_avg_logprob",
             "Mean log-probability of Whisper's tokens in a published transcript, weighted by segment length; closer to 0 is more "
@@ -383,6 +386,8 @@ class Metrics:
             self.webhook_outbox.labels(result)
         for name in get_args(Format):
             self.late_outputs.labels(name)
+        for work in ("diarize", "redact"):
+            self.results_with_kept_words.labels(work)
         for reason in ("published", "rendered", "duplicate"):
             self.deliveries.labels("published", reason)
         for ignored in Ignored:

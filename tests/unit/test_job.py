@@ -524,9 +524,9 @@ def test_same_work_is_no_conflict() -> None:
 
 def test_message_is_not_in_conflict_with_itself_after_the_defaults_changed() -> None:
     job = parse_job(a_message(), SETTINGS)
-    require_same_work(job, "m-1", earlier(job, formats=["srt"]))
+    require_same_work(job, "m-1", earlier(job, min_speakers=7))
     with pytest.raises(JobIdConflict, match="other options"):
-        require_same_work(job, "m-2", earlier(job, formats=["srt"]))
+        require_same_work(job, "m-2", earlier(job, min_speakers=7))
 
 
 @pytest.mark.parametrize("source", [{"key": "b.wav"}, {"bucket": "other"}, {"key": "a.wav", "version_id": "v2"}])
