@@ -36,7 +36,7 @@ def parse_transcript(body: bytes, where: str) -> Transcript:
 
 def _problems(found: Transcript) -> Iterator[str]:
     """Yield what the types allow and no pipeline writes."""
-    if max(found.start_seconds, found.duration_seconds) > MAX_SECONDS or found.start_seconds < 0:
+    if not all(0 <= seconds <= MAX_SECONDS for seconds in (found.start_seconds, found.duration_seconds)):
         yield "its length is impossible"
     if len(found.speakers) > MAX_SPEAKERS:
         yield f"it has {len(found.speakers)} speakers"

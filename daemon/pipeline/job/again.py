@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 
@@ -80,9 +79,15 @@ def relabelled(earlier: Transcript, timeline: Timeline) -> tuple[list[Segment], 
             parts.append(_as_sentence(passage[0], timeline))
     segments, names = build_segments(parts, with_words=True)
     for index, segment in wordless.items():
-        same: dict[str, Any] = {"words": [], "text": segment.text, "confidence": segment.confidence}
-        segments[index] = segments[index].model_copy(update=same)
-    return segments, names
+        segments[index] = segments[index].model_copy(update={"words": [], "text": segment.text})
+    # Computed again from rounded scores, the confidence of the same words could differ in its last digit.
+    known = {_span(segment): segment.confidence for segment in earlier.segments}
+    kept = [each.model_copy(update={"confidence": known.get(_span(each), each.confidence)}) for each in segments]
+    return kept, names
+
+
+def _span(segment: Segment) -> tuple[float, float, str]:
+    return segment.start, segment.end, segment.text
 
 
 def _passages(segments: Sequence[Segment]) -> Iterator[list[Segment]]:
