@@ -66,7 +66,7 @@ def some_segment(text: str, start: float, **changes: Any) -> Segment:
     ]
     fields: dict[str, Any] = {
         "start": start,
-        "end": start + len(words),
+        "end": words[-1].end,
         "text": text,
         "speaker": "SPEAKER_00",
         "overlap": None,
