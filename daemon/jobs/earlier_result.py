@@ -15,7 +15,7 @@ from daemon.aws.s3 import Storage
 from daemon.errors import InvalidSpeakers, RecordingChanged, TranscriptdError, TranscriptUnavailable
 from daemon.jobs.late_outputs import read_transcript
 from daemon.jobs.result_store import ResultStore
-from daemon.schema.job import Input, Job, Place
+from daemon.schema.job import MAX_BODY_CHARACTERS, Input, Job, Place
 from daemon.schema.manifest import InputObject, Manifest
 from daemon.schema.options import OPTIONS_AFTER_WORDS, JobOptions
 from daemon.schema.transcript import Transcript
@@ -85,12 +85,16 @@ def _resolved(job: Job, manifest: Manifest) -> Job:
     known = {key: value for key, value in manifest.options.items() if key in JobOptions.model_fields}
     taken: dict[str, Any] = own | known | {key: value for key, value in own.items() if key in after}
     try:
-        options = JobOptions.model_validate_json(json.dumps(taken))
+        text = json.dumps(taken, allow_nan=False)
+        if len(text) > MAX_BODY_CHARACTERS:
+            raise ValueError("more than a message can have")
+        options = JobOptions.model_validate_json(text)
         part = {"start_seconds": source.start_seconds, "end_seconds": source.end_seconds}
         recording = Input.model_validate({**wanted.model_dump(), **part, "version_id": source.version_id})
-    except ValidationError as error:
+    except ValueError as error:  # also pydantic's, whose message would quote the content
+        count = error.error_count() if isinstance(error, ValidationError) else "some"
         raise TranscriptUnavailable(
-            f"the manifest of job {name} has options that this release cannot use: {error.error_count()} are missing or wrong"
+            f"the manifest of job {name} has options that this release cannot use: {count} are missing or wrong"
         ) from None
     if options.channels == "split" and options.diarize:
         raise InvalidSpeakers(

@@ -58,6 +58,7 @@ class LateOutputs:
     def __init__(self, storage: Storage, results: ResultStore) -> None:
         self._storage = storage
         self._results = results
+        self._rendering = asyncio.Semaphore(1)  # bounds memory: a transcript may take several times its size
 
     async def add(self, place: Place, wanted: Wanted, proceed: Callable[[], None]) -> Manifest:
         """Write the outputs and update the manifest. Return the manifest.
@@ -70,8 +71,9 @@ class LateOutputs:
 
     async def _add(self, place: Place, wanted: Wanted, proceed: Callable[[], None]) -> Manifest:
         manifest, etag = await self._find(place)
-        transcript = await read_transcript(self._storage, place, manifest)
-        files = await asyncio.to_thread(render, transcript, wanted.formats, wanted.presentation)
+        async with self._rendering:
+            transcript = await read_transcript(self._storage, place, manifest)
+            files = await asyncio.to_thread(render, transcript, wanted.formats, wanted.presentation)
         added = await asyncio.gather(*(self._put(place, file, manifest) for file in files))
         rendering = Rendering(
             message_id=wanted.message_id,

@@ -81,6 +81,7 @@ def past_completion(manifest: Manifest, bucket: str, prefix: str) -> WebhookEven
             version_id=source.version_id,
             start_seconds=source.start_seconds,
             end_seconds=source.end_seconds,
+            words_of=source.words_of,
         ),
         output=_results(manifest, bucket, prefix),
         metadata=manifest.metadata,

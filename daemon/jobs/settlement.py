@@ -142,6 +142,8 @@ class Settlement:
                 if obstacle is None:
                     obstacle, webhook = await self._notify(failed_event(error, delivery, self._settings), delivery)
                     obstacle = obstacle or await self._delete(delivery)
+                    if isinstance(accepted := delivery.reached, Accepted) and accepted.finished:
+                        await self._remove_unfinished(accepted.job, delivery)  # only its result remains
             case Cancel(error):
                 obstacle, webhook = await self._cancel(error, delivery)
         return obstacle, webhook

@@ -158,6 +158,8 @@ def test_transcript_that_is_not_there_or_not_the_same_is_not_rendered(world: Wor
         "the result keeps its record"
     )
     assert json.loads(world.outputs("no-json")["status.json"])["state"] == "completed"
+    left = {"manifest.json", "status.json", "transcript.txt", "webhook.json"}
+    wait_for(lambda: set(world.outputs("no-json")) == left, "nothing else is left")
 
     complete(world, "altered", options={"formats": ["json"]})
     key = "transcripts/altered/transcript.json"

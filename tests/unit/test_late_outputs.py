@@ -43,7 +43,8 @@ class Bucket(MemoryStorage):
         self.put(MANIFEST, a_manifest(a_job(), outputs=outputs).model_dump_json().encode())
 
     async def read(self, *arguments: Any, **named: Any) -> StoredObject | None:
-        found = self._call("before") or await super().read(*arguments, **named)
+        self._call("before")
+        found = await super().read(*arguments, **named)
         self._call("after")
         await asyncio.sleep(0)
         return found

@@ -93,7 +93,9 @@ def test_large_file_is_refused_before_it_is_parsed() -> None:
     assert "is larger than" in refused(b" " * (MAX_TRANSCRIPT_BYTES + 1))
 
 
-VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just([]) | st.just({})
+VALUES: st.SearchStrategy[Any] = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just([]) | st.just({})
+)
 
 
 @given(st.data())
