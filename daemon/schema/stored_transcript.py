@@ -9,7 +9,7 @@ from daemon.errors import TranscriptUnavailable
 from daemon.schema.transcript import Segment, Transcript, Word
 
 MAX_TRANSCRIPT_BYTES = 64 * 1024 * 1024  # a day of speech has less
-# Far more than a pipeline writes: a segment is a sentence of one speaker. Some formats take time that grows with its square.
+# Far more than a pipeline writes: a segment is a sentence of one speaker, which subtitles lay out as a whole.
 MAX_SEGMENT_WORDS = 2_000
 MAX_SEGMENT_CHARACTERS = 20_000
 MAX_LABEL_CHARACTERS = 100
