@@ -138,9 +138,7 @@ class WebhookNotAllowed(InvalidJob):
 
 class JobIdConflict(InvalidJob):
     code = "job_id_conflict"
-    hint = (
-        "Use a different job_id for each recording and choice of options: a finished job with this job_id has others."
-    )
+    hint = "Use a different job_id for each recording and choice of options: a finished job with this job_id has others. Only formats, subtitles and audio_url may differ."
 
 
 class TranscriptUnavailable(InvalidJob):

@@ -224,7 +224,11 @@ def test_job_keeps_the_words_of_another(world: World, daemon: DaemonProcess) -> 
     assert [word[1:] for word in words_of(world, "redacted")] == [word[1:] for word in words_of(world, "first")]
 
     # What is redacted stays so, also in the words that a third job takes from it.
-    complete(world, "third", input={**source, "words_of": "redacted"}, options={"num_speakers": 2})
+    wishes = ("--words-of", "redacted", "--job-id", "third", "--option", "num_speakers=2")
+    sent = run_tool(world.aws.environment, "submit", "s3://media/call.wav", *wishes)
+    assert sent.returncode == 0, sent.stderr
+    world.wait_for("third", "job.completed")
+    world.wait_until_empty()
     assert words_of(world, "third") == words_of(world, "redacted")
     metrics = scraped(daemon.get("/metrics"))
     assert metrics[asr] == counted, "nothing was transcribed again"
