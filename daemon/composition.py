@@ -16,6 +16,7 @@ from daemon.jobs.brake import Brake, Probe
 from daemon.jobs.cancellation import Cancellation
 from daemon.jobs.delivery import Resource
 from daemon.jobs.job_status import StatusWriter
+from daemon.jobs.late_outputs import LateOutputs
 from daemon.jobs.processor import Processor
 from daemon.jobs.publisher import Publisher
 from daemon.jobs.receive_limiter import ReceiveLimiter
@@ -245,6 +246,7 @@ def _build_processor(
         results=results,
         transcriber=transcriber,
         publisher=Publisher(settings, results, metrics, lambda: runners.devices),
+        late_outputs=LateOutputs(infra.storage, results),
         status=job_status,
         cancellation=Cancellation(settings, infra.storage, job_status),
         events=events,

@@ -138,9 +138,24 @@ class WebhookNotAllowed(InvalidJob):
 
 class JobIdConflict(InvalidJob):
     code = "job_id_conflict"
-    hint = (
-        "Use a different job_id for each recording and choice of options: a finished job with this job_id has others."
-    )
+    hint = "Use a different job_id for each recording and choice of options: a finished job with this job_id has others. Only formats, subtitles and audio_url may differ."
+
+
+class TranscriptUnavailable(InvalidJob):
+    """The stored transcript of a finished job cannot be used."""
+
+    code = "transcript_unavailable"
+    hint = "The earlier job has no usable transcript.json: it is not finished, had no `json` among its formats, or the file was removed or changed. Send the recording as a new job with `json` among the formats."
+
+
+class NeedsTranscription(InvalidJob):
+    code = "needs_transcription"
+    hint = "input.words_of keeps the words of an earlier job: remove the option that would change them, or remove words_of to transcribe again."
+
+
+class RecordingChanged(InvalidJob):
+    code = "recording_changed"
+    hint = "The recording is not the one of the job that input.words_of names: name the same object and version, or remove words_of to transcribe it."
 
 
 class OutputOccupied(InvalidJob):

@@ -150,17 +150,20 @@ class Runner:
         audio_seconds: float,
         result: Path,
         checkpoints: Path,
+        words: Path | None = None,
     ) -> None:
         """Run one job and write its transcript to `result`. Cancelling this call cancels the job.
 
         `audio` has one file per channel, as media.Audio does; `audio_seconds` is their total length. Parts that have a file
-        in the folder `checkpoints` are not repeated; each part that finishes is added there and reported.
+        in the folder `checkpoints` are not repeated; each part that finishes is added there and reported. If `words` names a
+        transcript, its words are kept and only its speakers are found again.
 
         Raises the error the runner reported, RunnerCrashed, RunnerStalled, DeviceFault or DeviceLost.
         """
         paths = [str(path) for path in audio]
         wishes = options.model_dump(mode="json")
-        order = Run(job_id, paths, str(result), str(checkpoints), wishes, {"job_id": job_id, **log_fields()})
+        fields = {"job_id": job_id, **log_fields()}
+        order = Run(job_id, paths, str(result), str(checkpoints), wishes, fields, str(words) if words else None)
         alone = False
         while True:
             try:

@@ -105,6 +105,7 @@ class Runners:
         audio_seconds: float,
         result: Path,
         checkpoints: Path,
+        words: Path | None = None,
     ) -> None:
         """Run one job on one of the devices, as Runner.run does. If that device is given up, use another one.
 
@@ -122,6 +123,7 @@ class Runners:
                         audio_seconds=audio_seconds,
                         result=result,
                         checkpoints=checkpoints,
+                        words=words,
                     )
                 except DeviceLost:
                     log.warning("job lost its device")

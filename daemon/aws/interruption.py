@@ -72,7 +72,7 @@ class InterruptionMonitor:
             if await self._metadata.get("events/recommendations/rebalance") is not None:
                 self._notice(InterruptionNotice(InterruptionKind.REBALANCE))
         except MetadataUnavailable as error:
-            self._metrics.imds_poll_failures.inc()
+            self._metrics.machine.imds_poll_failures.inc()
             self._outage.failed(str(error))
         else:
             self._outage.worked()
@@ -90,7 +90,7 @@ class InterruptionMonitor:
         if notice.kind in self.notices:
             return
         self.notices[notice.kind] = notice
-        self._metrics.interruptions.labels(notice.kind.value).inc()
+        self._metrics.machine.interruptions.labels(notice.kind.value).inc()
         ends_at = None if notice.ends_at is None else datetime.fromtimestamp(notice.ends_at, UTC).isoformat()
         log.warning("interruption noticed", extra={"kind": notice.kind.value, "ends_at": ends_at})
         self.noticed.set()

@@ -120,17 +120,34 @@ class Storage:
             )
         self._metrics.downloads_proved.labels(done.checksum or "none").inc()
         return InputObject(
-            bucket=source.bucket,
-            key=source.key,
-            version_id=done.version_id,
+            **source.model_dump() | {"version_id": done.version_id},
             etag=done.etag.strip('"'),
             size_bytes=done.size_bytes,
-            start_seconds=source.start_seconds,
-            end_seconds=source.end_seconds,
         )
 
-    async def read(self, bucket: str, key: str, max_bytes: int = MAX_READ_BYTES) -> StoredObject | None:
-        """Return a small object, or None if it does not exist. Raises StorageUnavailable if it is too large."""
+    async def describe(self, source: Input) -> InputObject:
+        """Return what identifies the object, as `fetch` does, without its content. Raises ObjectMissing, AccessDenied, StorageUnavailable."""
+        request: dict[str, Any] = {"Bucket": source.bucket, "Key": source.key}
+        if source.version_id is not None:
+            request["VersionId"] = source.version_id
+        where = f"s3://{source.bucket}/{source.key}"
+        with self._track_outage(where):
+            found = await self._client.head_object(**request)
+        return InputObject(
+            **source.model_dump() | {"version_id": found.get("VersionId")},
+            etag=_etag(found, where).strip('"'),
+            size_bytes=found["ContentLength"],
+        )
+
+    async def read(
+        self,
+        bucket: str,
+        key: str,
+        max_bytes: int = MAX_READ_BYTES,
+        *,
+        too_large: type[TranscriptdError] = StorageUnavailable,
+    ) -> StoredObject | None:
+        """Return a small object, or None if it does not exist. Raises `too_large` if it has more than `max_bytes`."""
         where = f"s3://{bucket}/{key}"
         try:
             with self._track_outage(where):
@@ -142,7 +159,7 @@ class Storage:
                     async for chunk in stream.iter_chunks(CHUNK_BYTES):
                         body += chunk
                         if len(body) > max_bytes:  # while reading: anyone with write access may have replaced it
-                            raise StorageUnavailable(f"{where} is larger than {max_bytes} bytes; remove it")
+                            raise too_large(f"{where} is larger than {max_bytes} bytes; remove it")
                     return StoredObject(bytes(body), etag, response.get("Metadata", {}))
         except ObjectMissing as error:
             if _code(error) == "NoSuchBucket":

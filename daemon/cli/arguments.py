@@ -11,7 +11,7 @@ Subcommand = Callable[[argparse.Namespace], int]
 
 
 def add_tools(commands: Any) -> None:
-    """Declare `check`, `dlq`, `submit`, `watch`, `jobs`, `cancel` and `webhook`."""
+    """Declare `check`, `dlq`, `submit`, `watch`, `jobs`, `cancel`, `render` and `webhook`."""
     _add_check(
         commands.add_parser("check", help="check whether the daemon can run here, and report how to fix problems")
     )
@@ -20,6 +20,7 @@ def add_tools(commands: Any) -> None:
     _add_watch(commands.add_parser("watch", help="follow a job to its end and fetch its transcript"))
     _add_jobs(commands.add_parser("jobs", help="list the jobs whose results are in the bucket, newest first"))
     _add_cancel(commands.add_parser("cancel", help="cancel a job that waits or runs"))
+    _add_render(commands.add_parser("render", help="write a finished job's transcript in other formats"))
     _add_webhook(commands.add_parser("webhook", help="send a signed test event, or the events of ended jobs again"))
 
 
@@ -98,6 +99,11 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
         "--start", type=duration, metavar="TIME", help="transcribe from this time of the recording, e.g. 90s or 1.5h"
     )
     parser.add_argument("--end", type=duration, metavar="TIME", help="transcribe up to this time of the recording")
+    parser.add_argument(
+        "--words-of",
+        metavar="JOB_ID",
+        help="keep the words of this finished job of the recording, and only find speakers or redact again",
+    )
     parser.add_argument("--job-id", metavar="ID", help="default: generated from the name of the recording")
     parser.add_argument(
         "--tenant", metavar="NAME", help="whose job it is: the message's MessageGroupId, for fair queues"
@@ -135,6 +141,38 @@ def _add_cancel(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("job_id", metavar="JOB_ID")
     _add_place(parser)
     parser.set_defaults(call=_cancel)
+
+
+def _add_render(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source",
+        metavar="JOB_ID | FILE",
+        help="a finished job, or a transcript.json on this machine, which needs no AWS",
+    )
+    parser.add_argument(
+        "--format",
+        action="append",
+        required=True,
+        dest="formats",
+        metavar="NAME",
+        help="output format; repeat it for several",
+    )
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        dest="options",
+        metavar="KEY=VALUE",
+        help="rendering option, e.g. subtitles.max_lines=1; VALUE is JSON, or plain text if it does not parse",
+    )
+    parser.add_argument(
+        "--save",
+        metavar="DIR",
+        help="write the files to this new or empty directory; otherwise those of a job are added to its result, and one of a "
+        "FILE is printed",
+    )
+    _add_place(parser)
+    parser.set_defaults(call=_render)
 
 
 def _add_webhook(parser: argparse.ArgumentParser) -> None:
@@ -235,6 +273,13 @@ def _cancel(arguments: argparse.Namespace) -> int:
     from daemon.cli.command import run
 
     return run("cancel", lambda: cancel(arguments))
+
+
+def _render(arguments: argparse.Namespace) -> int:
+    from daemon.cli.command import run
+    from daemon.cli.render import render
+
+    return run("render", lambda: render(arguments))
 
 
 def _webhook(action: str) -> Subcommand:

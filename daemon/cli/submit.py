@@ -45,6 +45,10 @@ def submit(arguments: Namespace) -> int:
     name = _plain((file or Path(arguments.source)).name)
     job_id = arguments.job_id or f"{Path(name).stem[:MAX_NAME_CHARS]}-{uuid.uuid4().hex[:12]}"
     bucket, key = _split(arguments.source) if file is None else (_upload_bucket(arguments), _unique_key(name))
+    if file is not None and arguments.words_of is not None:
+        raise UsageError(
+            "--words-of needs the recording of that job, s3://BUCKET/KEY; a file would be another recording"
+        )
     watching = arguments.watch or arguments.save is not None or arguments.format is not None
     if watching:  # otherwise only the daemon needs it
         required(arguments.output_bucket, "output_bucket")
@@ -66,7 +70,11 @@ def submit(arguments: Namespace) -> int:
 
 def _message(arguments: Namespace, job_id: str, bucket: str, key: str) -> dict[str, Any]:
     times = {"start_seconds": arguments.start, "end_seconds": arguments.end}
-    source = {"bucket": bucket, "key": key} | {name: value for name, value in times.items() if value is not None}
+    source: dict[str, Any] = {"bucket": bucket, "key": key} | {
+        name: value for name, value in times.items() if value is not None
+    }
+    if arguments.words_of is not None:
+        source["words_of"] = arguments.words_of
     message: dict[str, Any] = {"job_id": job_id, "input": source}
     if arguments.format is not None:
         message["options"] = {"formats": list(dict.fromkeys(("json", arguments.format)))}

@@ -60,6 +60,7 @@ class Accepted:
     claim: Claim
     job: Job
     earlier: DeliveryLog  # the job's other deliveries
+    finished: bool = False  # the job has a result, to which this delivery adds outputs
 
     @property
     def attempt(self) -> int:
@@ -75,6 +76,7 @@ class Transcribed:
     recording: InputObject
     audio_seconds: float
     transcript: Transcript
+    earlier: Transcript | None = None  # the one whose words were kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,11 @@ class Published:
     manifest: Manifest
     ours: bool  # this delivery wrote the manifest
     receiver_knows: bool = False  # an earlier delivery's webhook is known to have arrived
+    rendered: bool = False  # this delivery added outputs to an earlier result
+
+    @property
+    def reason(self) -> str:
+        return "published" if self.ours else "rendered" if self.rendered else "duplicate"
 
 
 @dataclass(slots=True)
@@ -162,7 +169,7 @@ class DeliveryResult:
 
     delivery: LiveDelivery
     outcome: str  # from disposition.py, or `unsettled`
-    reason: str  # an error's code, `published` or `duplicate`
+    reason: str  # an error's code, `published`, `rendered` or `duplicate`
     settled: bool  # False: the outcome could not be carried out, and SQS delivers the message again
     error: TranscriptdError | None = None
     failed_in: str | None = None  # stage

@@ -63,6 +63,8 @@ class StatusWriter:
             self._start(self._write_completed(ended.manifest, delivery))
         elif not ended.settled or ended.outcome not in _STATES or ended.error is None:
             return
+        elif isinstance(reached, Accepted) and reached.finished:
+            return  # the job stays completed
         elif isinstance(reached, Accepted) and not isinstance(ended.error, JobIdConflict):
             state = _STATES[ended.outcome]
             error = None if state == "interrupted" else ended.error

@@ -54,12 +54,12 @@ def progress_event(accepted: Accepted, delivery: LiveDelivery, view: ProgressVie
 
 
 def completed_event(published: Published, delivery: LiveDelivery) -> WebhookEvent:
-    """Build the event of a published result. Its ID is the same for all deliveries of the job."""
+    """Build the event of a published result. Its ID is the same for all deliveries of the job, until outputs are added."""
     job, manifest = published.job, published.manifest
     return WebhookEvent.of(
         job,
         "completed",
-        id=_event_id(job.output_bucket, job.output_prefix, "completed"),
+        id=completion_id(manifest, job.output_bucket, job.output_prefix),
         tenant=delivery.message.tenant,
         attempt=delivery.reached.attempt,
         durations_seconds=manifest.timings_seconds,
@@ -74,7 +74,7 @@ def past_completion(manifest: Manifest, bucket: str, prefix: str) -> WebhookEven
     """Build the event of a result published earlier at `prefix` (`<prefix><job_id>/`). It has the ID of the first one."""
     source = manifest.input
     return WebhookEvent(
-        id=_event_id(bucket, prefix, "completed"),
+        id=completion_id(manifest, bucket, prefix),
         job_id=manifest.job_id,
         tenant=manifest.tenant,
         status="completed",
@@ -85,6 +85,7 @@ def past_completion(manifest: Manifest, bucket: str, prefix: str) -> WebhookEven
             version_id=source.version_id,
             start_seconds=source.start_seconds,
             end_seconds=source.end_seconds,
+            words_of=source.words_of,
         ),
         output=_results(manifest, bucket, prefix),
         metadata=manifest.metadata,
@@ -139,13 +140,14 @@ def failed_event(error: TranscriptdError, delivery: LiveDelivery, settings: Sett
 
     If the message was refused, the event has what could be read of it.
     """
-    message, job = delivery.message, delivery.reached.job
+    message, job, reached = delivery.message, delivery.reached.job, delivery.reached
     known = peek_parts(message.body, settings) if job is None else parts_of(job)
     # After a conflict, the results there belong to another job, and so does the record of its final event.
     place = None if isinstance(error, JobIdConflict) else known.place
     return WebhookEvent(
         id=_event_id(message.message_id, "failed"),
-        refused=job is None,
+        # The record next to a result is that of its completion.
+        refused=job is None or (isinstance(reached, Accepted) and reached.finished),
         job_id=job.job_id if job else peek_job_id(message.body),
         tenant=message.tenant,
         status="failed",
@@ -157,6 +159,11 @@ def failed_event(error: TranscriptdError, delivery: LiveDelivery, settings: Sett
         error=EventError(code=error.code, message=error.message, traceback=error.detail),
         trace=delivery.span.context,
     )
+
+
+def completion_id(manifest: Manifest, bucket: str, prefix: str) -> str:
+    """Return the ID of the event that the result is complete. Added outputs are news, so they make another ID."""
+    return _event_id(bucket, prefix, "completed", *(each.message_id for each in manifest.renderings[-1:]))
 
 
 def _event_id(*fact: str) -> str:

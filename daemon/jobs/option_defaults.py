@@ -8,6 +8,7 @@ from daemon.errors import (
     InvalidJob,
     InvalidSpeakers,
     LanguageConflict,
+    NeedsTranscription,
     UnknownFormat,
     UnknownLanguage,
     UnknownModel,
@@ -15,12 +16,17 @@ from daemon.errors import (
 )
 from daemon.media.clip import WHOLE, Clip
 from daemon.schema.catalog import CANNOT_TRANSLATE, LANGUAGES, is_english_only, model_name
-from daemon.schema.options import URL, Format, JobOptions, Options, SpeakerBound
+from daemon.schema.options import OPTIONS_AFTER_WORDS, URL, Format, JobOptions, Options, SpeakerBound
 from daemon.schema.wording import clip, nearest
 
 
-def fill_in(options: Options, settings: Settings, part: Clip = WHOLE) -> JobOptions:
-    """Fill in the deployment's defaults and the part of the recording. Raises an InvalidJob subclass for unsupported options."""
+def fill_in(options: Options, settings: Settings, part: Clip = WHOLE, words_of: str | None = None) -> JobOptions:
+    """Fill in the deployment's defaults and the part of the recording. Raises an InvalidJob subclass for unsupported options.
+
+    With `words_of`, options that shape the words are refused. Those of the earlier job apply (earlier_result.py).
+    """
+    if words_of is not None:
+        _require_kept_words(options, part)
     default_model = model_name(settings.model)
     model = options.model or default_model
     offered = tuple(dict.fromkeys((default_model, *map(model_name, settings.models))))
@@ -44,7 +50,7 @@ def fill_in(options: Options, settings: Settings, part: Clip = WHOLE) -> JobOpti
         task=options.task,
         language=language,
         languages=languages,
-        diarize=_diarize(options, settings),
+        diarize=_diarize(options, settings) if words_of is None else _diarize_again(options),
         num_speakers=options.num_speakers,
         min_speakers=minimum,
         max_speakers=maximum,
@@ -65,7 +71,33 @@ def fill_in(options: Options, settings: Settings, part: Clip = WHOLE) -> JobOpti
         multilingual=options.multilingual,
         clip_start_seconds=part.start_seconds,
         clip_end_seconds=part.end_seconds,
+        words_of=words_of,
     )
+
+
+def _require_kept_words(options: Options, part: Clip) -> None:
+    """Raise NeedsTranscription for what would change the words of the earlier job."""
+    fields = type(options).model_fields
+    changed = [
+        f"options.{name}"
+        for name in fields
+        if name not in OPTIONS_AFTER_WORDS
+        and getattr(options, name) != fields[name].get_default(call_default_factory=True)
+    ]
+    if part != WHOLE:
+        changed.append("input.start_seconds or input.end_seconds")
+    if changed:
+        raise NeedsTranscription(
+            f"{', '.join(changed)} cannot be combined with input.words_of, which keeps the words of the earlier job; remove "
+            "one of the two"
+        )
+
+
+def _diarize_again(options: Options) -> bool:
+    """Return whether the job labels the speakers again. The deployment's default does not apply: speakers are kept by default."""
+    if options.diarize is not None:
+        return options.diarize
+    return options.speaker_embeddings or any(getattr(options, name) is not None for name in get_args(SpeakerBound))
 
 
 def _languages(options: Options, model: str) -> tuple[str | None, list[str]]:

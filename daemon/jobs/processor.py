@@ -9,6 +9,7 @@ import traceback
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 
 from daemon.aws.sqs import Queue, ReceivedMessage
@@ -23,13 +24,15 @@ from daemon.jobs.delivery_log import DeliveryLog
 from daemon.jobs.disposition import Delete, Disposition, Ignore, choose_disposition, is_last_delivery
 from daemon.jobs.job_status import StatusWriter
 from daemon.jobs.late_outcomes import LateOutcomes
+from daemon.jobs.late_outputs import LateOutputs, Wanted
 from daemon.jobs.lease import Lease
-from daemon.jobs.notifications import progress_event, started_event
+from daemon.jobs.notifications import completion_id, progress_event, started_event
 from daemon.jobs.observers import count_end, count_receive, count_start, mark_span
 from daemon.jobs.publisher import Publisher
 from daemon.jobs.receive_limiter import WorkEstimate
 from daemon.jobs.result_store import ResultStore
 from daemon.jobs.settlement import Settlement
+from daemon.jobs.stages import timed_stage
 from daemon.jobs.summary import log_finished
 from daemon.jobs.tracker import JobTracker
 from daemon.jobs.transcriber import ProgressHandler, Transcriber
@@ -59,6 +62,7 @@ class Processor:
         results: ResultStore,
         transcriber: Transcriber,
         publisher: Publisher,
+        late_outputs: LateOutputs,
         status: StatusWriter,
         cancellation: Cancellation,
         events: EventSender,
@@ -74,6 +78,7 @@ class Processor:
         self._results = results
         self._transcriber = transcriber
         self._publisher = publisher
+        self._late_outputs = late_outputs
         self._status = status
         self._cancellation = cancellation
         self._events = events
@@ -179,6 +184,8 @@ class Processor:
                     published = await self._publisher.publish(transcribed, delivery)
             else:
                 published = accepted
+            if not published.ours:
+                published = await self._add_outputs(published, valid, delivery)
             await self._remove_checkpoints(published.job, delivery)
             return published
 
@@ -204,33 +211,58 @@ class Processor:
 
     async def _accept(self, valid: Valid, delivery: LiveDelivery) -> Accepted | Published:
         """Record the start of the delivery, unless an earlier one has published the job's result, or it is cancelled."""
-        claim, job, message = valid.claim, valid.job, valid.claim.message
+        job, message = valid.job, valid.claim.message
         # At the same time, because each answer takes a while.
         manifest, is_cancelled = await asyncio.gather(
             self._results.find_manifest(job), self._cancellation.requested(job, message)
         )
         if manifest:
             require_same_work(job, message.message_id, manifest)
-            known = await self._results.webhook_delivered(job)
-            return Published(job, manifest, ours=False, receiver_knows=known)
+            return Published(job, manifest, ours=False)
         if is_cancelled:
             raise cancelled(job)
-        delivery.reached = Accepted(
-            claim, job, DeliveryLog()
-        )  # set first: the call may be interrupted after it took effect
+        accepted = await self._record_start(valid, delivery)
+        count_start(accepted, self._metrics)
+        log.info("job started", extra={"attempt": accepted.attempt})
+        self._events.send(job.webhook_url, started_event(accepted, delivery))
+        return accepted
+
+    async def _record_start(self, valid: Valid, delivery: LiveDelivery, *, finished: bool = False) -> Accepted:
+        """Record the start of the delivery. Raises CrashSuspect if too many earlier ones have crashed."""
+        claim, job, message = valid.claim, valid.job, valid.claim.message
+        # Set first: the call may be interrupted after it took effect.
+        delivery.reached = Accepted(claim, job, DeliveryLog(), finished)
         await self.late_outcomes.record(job.job_id)  # the log must be complete before it is judged
         earlier = await self._results.begin(job, message.message_id, message.receive_count, self._settings.worker_id)
-        accepted = delivery.reached = Accepted(claim, job, earlier)
+        accepted = delivery.reached = Accepted(claim, job, earlier, finished)
         if self._stopping:  # record_interruptions() may have found no record yet
             await self._settlement.record_interruption(delivery)
         if (died := earlier.crashed_deliveries(message.message_id)) >= self._settings.max_crashed_deliveries:
             raise CrashSuspect(
                 f"{died} deliveries of this job started but recorded no outcome; the job was not attempted again"
             )
-        count_start(accepted, self._metrics)
-        log.info("job started", extra={"attempt": accepted.attempt})
-        self._events.send(job.webhook_url, started_event(accepted, delivery))
         return accepted
+
+    async def _add_outputs(self, published: Published, valid: Valid, delivery: LiveDelivery) -> Published:
+        """Add the outputs that the message wants and the result of an earlier delivery lacks. No runner is needed."""
+        job, manifest, message_id = published.job, published.manifest, delivery.message.message_id
+        wanted = Wanted.by(message_id, job.options).missing_in(manifest)
+        if wanted is None:
+            known = await self._results.webhook_delivered(
+                job, completion_id(manifest, job.output_bucket, job.output_prefix)
+            )
+            return replace(published, receiver_knows=known)
+        if isinstance(delivery.reached, Accepted):  # another delivery has just published the result
+            delivery.reached = replace(delivery.reached, finished=True)
+        else:
+            await self._record_start(valid, delivery, finished=True)
+        delivery.estimate.update(0.0)  # it uses no device
+        async with self._time_limit():
+            with timed_stage(delivery, "publish", delivery.span, self._metrics):
+                manifest = await self._late_outputs.add(job.place, wanted, delivery.claim.lease.require)
+        for name in wanted.formats:
+            self._metrics.late_outputs.labels(name).inc()
+        return replace(published, manifest=manifest, rendered=True)
 
     @asynccontextmanager
     async def _time_limit(self) -> AsyncIterator[None]:

@@ -24,7 +24,8 @@ MAX_FINISHED = 100
 
 def planned_stages(options: JobOptions) -> tuple[str, ...]:
     """Return the runner's stages that a job with these options has."""
-    skipped = {"align": options.align == "off", "diarize": not options.diarize}
+    kept = options.words_of is not None
+    skipped = {"vad": kept, "asr": kept, "align": kept or options.align == "off", "diarize": not options.diarize}
     return tuple(stage for stage in STAGES if not skipped.get(stage, False))
 
 

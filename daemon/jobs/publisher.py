@@ -12,6 +12,7 @@ from daemon.jobs.stages import timed_stage
 from daemon.outputs import OutputFile, Presentation, render
 from daemon.protocol.events import STAGES
 from daemon.schema.manifest import Manifest, StoredOutput, Usage
+from daemon.schema.transcript import Transcript, TranscriptWarning
 from daemon.telemetry.metrics import Metrics
 
 
@@ -90,12 +91,24 @@ class Publisher:
             tenant = metrics.tenants.label(delivery.message.tenant)
             metrics.tenants.audio_seconds.labels(tenant).inc(usage.audio_seconds)
             metrics.tenants.device_seconds.labels(tenant).inc(sum(usage.device_seconds.values()))
+        if (earlier := transcribed.earlier) is not None:  # the words were counted when they were transcribed
+            work = "diarize" if transcribed.accepted.job.options.diarize else "redact"
+            metrics.results_with_kept_words.labels(work).inc()
+            self._count_content(transcript, earlier.redactions, set(earlier.warnings))
+            return
         metrics.observe_published(transcript.language, transcript.avg_logprob)
         metrics.audio_seconds.inc(audio_seconds)
         if audio_seconds > 0:
             factor = sum(transcript.timings_seconds.values()) / audio_seconds
             metrics.real_time_factor.observe(factor, delivery.span.exemplar)
+        self._count_content(transcript, {}, set())
+
+    def _count_content(
+        self, transcript: Transcript, redacted: Mapping[str, int], warned: set[TranscriptWarning]
+    ) -> None:
+        """Count warnings and redactions without those of an earlier job."""
         for warning in transcript.warnings:
-            metrics.warnings.labels(warning.code).inc()
+            if warning not in warned:
+                self._metrics.warnings.labels(warning.code).inc()
         for kind, count in transcript.redactions.items():
-            metrics.redactions.labels(kind).inc(count)
+            self._metrics.redactions.labels(kind).inc(count - redacted.get(kind, 0))

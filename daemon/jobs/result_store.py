@@ -1,7 +1,7 @@
 """A job's objects in S3: its results, its manifest, and its state until it is finished.
 
 <prefix><job_id>/transcript.json …     outputs
-<prefix><job_id>/manifest.json         written last and once; its existence means that the job is finished
+<prefix><job_id>/manifest.json         written last; its existence means that the job is finished
 <prefix><job_id>/webhook.json          result of the final webhook
 <prefix><job_id>/status.json           state for readers (job_status.py)
 <prefix><job_id>/cancel                request to cancel the job (cancellation.py)
@@ -34,8 +34,8 @@ from daemon.errors import (
 )
 from daemon.jobs.delivery_log import DeliveryLog, DeliveryRecord
 from daemon.jobs.fingerprint import FINGERPRINT
-from daemon.outputs import OUTPUT_NAMES, OutputFile
-from daemon.schema.job import CHECKPOINTS, Job
+from daemon.outputs import OUTPUT_NAME, OutputFile
+from daemon.schema.job import CHECKPOINTS, Job, Place
 from daemon.schema.job_status import CANCEL_NAME, STATUS_NAME
 from daemon.schema.manifest import MANIFEST_NAME, Manifest, StoredOutput
 from daemon.webhooks.events import WebhookEvent
@@ -61,7 +61,7 @@ WRITE_ROUNDS = 5
 
 # The names of a job's objects, whatever its prefix, and of the objects of probes and checks.
 _RESULT_NAME = re.compile(
-    rf"(.*/)?({'|'.join(map(re.escape, (MANIFEST_NAME, STATUS_NAME, WEBHOOK_NAME, DELIVERY_LOG_NAME, *OUTPUT_NAMES)))}"
+    rf"(.*/)?({'|'.join(map(re.escape, (MANIFEST_NAME, STATUS_NAME, WEBHOOK_NAME, DELIVERY_LOG_NAME)))}|{OUTPUT_NAME.pattern}"
     rf"|[^/]+/{CANCEL_NAME}|{CHECKPOINTS}{_CHECKPOINT_PATH.pattern}|\.transcriptd-[^/]*)",
     re.DOTALL,
 )
@@ -103,18 +103,19 @@ class ResultStore:
         self._own_prefix = own_prefix
 
     @contextmanager
-    def _attribute_errors(self, job: Job) -> Iterator[None]:
+    def attribute_errors(self, place: Place) -> Iterator[None]:
+        """Raise OutputRefused for what S3 refuses in the deployment's own location: the deployment is at fault, not the job."""
         try:
             yield
         except ObjectMissing as error:  # the bucket is missing: a missing object raises nothing here
-            if job.output_bucket != self._own_bucket:
+            if place.bucket != self._own_bucket:
                 raise
             raise OutputRefused(
-                f"the output bucket {job.output_bucket} does not exist; correct TRANSCRIPTD_OUTPUT_BUCKET or create it"
+                f"the output bucket {place.bucket} does not exist; correct TRANSCRIPTD_OUTPUT_BUCKET or create it"
             ) from error
         except (AccessDenied, ObjectRefused) as error:
             # The job may have chosen a prefix that the role may not write to.
-            if job.output_bucket != self._own_bucket or not job.output_prefix.startswith(self._own_prefix):
+            if place.bucket != self._own_bucket or not place.prefix.startswith(self._own_prefix):
                 raise
             raise OutputRefused(error.message) from error
 
@@ -133,18 +134,23 @@ class ResultStore:
 
     async def find_manifest(self, job: Job) -> Manifest | None:
         """Return the manifest if the job is already finished, otherwise None."""
-        key = job.output_key(MANIFEST_NAME)
-        with self._attribute_errors(job):
-            stored = await self._storage.read(job.output_bucket, key)
+        found = await self.find_result(job.place)
+        return found and found[0]
+
+    async def find_result(self, place: Place) -> tuple[Manifest, str] | None:
+        """Return the manifest at this place with its ETag, or None if there is none."""
+        key = place.prefix + MANIFEST_NAME
+        with self.attribute_errors(place):
+            stored = await self._storage.read(place.bucket, key)
         if stored is None:
             return None
         try:
-            return Manifest.model_validate_json(stored.body)
+            return Manifest.model_validate_json(stored.body), stored.etag
         except ValidationError as error:
             # Publishing would fail later, so fail now. pydantic's message would quote the content.
             problem = f"is not a manifest: {error.error_count()} fields are missing or wrong"
             raise OutputOccupied(
-                f"s3://{job.output_bucket}/{key} {problem}; remove it, or change prefix or job_id"
+                f"s3://{place.bucket}/{key} {problem}; remove it, or change prefix or job_id"
             ) from None
 
     async def publish(
@@ -162,7 +168,7 @@ class ResultStore:
         conditional: only if there is no object, or over the same object that was there when no manifest existed. The first
         output acts as a lock: a delivery that finds one waits for the manifest of the delivery that wrote it.
         """
-        with self._attribute_errors(job):
+        with self.attribute_errors(job.place):
             return await self._publish(job, files, make_manifest, proceed)
 
     async def _publish(
@@ -187,10 +193,8 @@ class ResultStore:
         found = await self.find_manifest(job)
         if found is None:
             raise StorageUnavailable(f"s3://{job.output_bucket}/{key} could not be created, but does not exist")
-        return (
-            found,
-            found == manifest,
-        )  # equal: this delivery's own write; the client retried it after losing the response
+        # Equal: this delivery's own write; the client retried it after losing the response.
+        return found, found == manifest
 
     async def _put(self, job: Job, file: OutputFile, wait_seconds: float = 0) -> StoredOutput:
         """Write one output. Raises _ConcurrentPublish if a manifest exists."""
@@ -202,10 +206,10 @@ class ResultStore:
             if await self._storage.write(
                 job.output_bucket, key, file.body, file.content_type, metadata=metadata, **conditions
             ):
-                return _describe(job, file)
+                return describe_output(job.place, file)
             there = await self._storage.read(job.output_bucket, key)
             if there is not None and there.metadata.get("delivery") == token:
-                return _describe(job, file)  # this delivery's own write; its response was lost
+                return describe_output(job.place, file)  # this delivery's own write; its response was lost
             if there is not None and "delivery" not in there.metadata:
                 raise occupied(job.output_bucket, key)
             await self._wait_for_concurrent_writer(job, wait_seconds)
@@ -222,11 +226,11 @@ class ResultStore:
                 return
             await asyncio.sleep(CONCURRENT_WRITER_POLL_SECONDS)
 
-    async def webhook_delivered(self, job: Job) -> bool:
-        """Return whether the job's receiver is recorded as having the event of its completion."""
-        with self._attribute_errors(job):
+    async def webhook_delivered(self, job: Job, event_id: str) -> bool:
+        """Return whether the job's receiver is recorded as having this event of its completion."""
+        with self.attribute_errors(job.place):
             record, _ = await self._webhook_record(job.output_bucket, job.output_prefix)
-        expected = {"type": "job.completed", "result": "delivered", "receiver": _receiver(job.webhook_url)}
+        expected = {"event_id": event_id, "result": "delivered", "receiver": _receiver(job.webhook_url)}
         return record.items() >= expected.items()
 
     async def record_webhook(self, url: str, event: WebhookEvent, result: str, status: int | None) -> None:
@@ -284,7 +288,7 @@ class ResultStore:
 
         On the first receive, no log is expected, so this takes only one request.
         """
-        with self._attribute_errors(job):
+        with self.attribute_errors(job.place):
             return await self._begin(job, message_id, receive_count, worker_id)
 
     async def _begin(self, job: Job, message_id: str, receive_count: int, worker_id: str) -> DeliveryLog:
@@ -310,7 +314,7 @@ class ResultStore:
         consumes_attempt: bool,
     ) -> None:
         """Record the outcome of a delivery. If the log no longer exists, the job is finished and nothing is recorded."""
-        with self._attribute_errors(job):
+        with self.attribute_errors(job.place):
             await self._update(
                 job,
                 lambda history: history.end(
@@ -404,11 +408,12 @@ def _is_ours(path: str) -> bool:
     return CHECKPOINTS + path == DELIVERY_LOG_NAME or bool(_CHECKPOINT_PATH.fullmatch(path))
 
 
-def _describe(job: Job, file: OutputFile) -> StoredOutput:
+def describe_output(place: Place, file: OutputFile) -> StoredOutput:
     return StoredOutput(
         format=file.format,
-        key=job.output_key(file.name),
+        key=place.prefix + file.name,
         content_type=file.content_type,
         size_bytes=len(file.body),
         sha256=hashlib.sha256(file.body).hexdigest(),
+        rendered_with=file.rendered_with,
     )

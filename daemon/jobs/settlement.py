@@ -78,7 +78,7 @@ class Settlement:
         )
         match disposition:
             case Delete(published):
-                return end("published" if published.ours else "duplicate", manifest=published.manifest)
+                return end(published.reason, manifest=published.manifest)
             case Ignore(reason):
                 return end(reason.value)
             case Retry(error) | Release(error) | DeadLetter(error) | Abandon(error) | Cancel(error):
@@ -149,6 +149,8 @@ class Settlement:
                 if obstacle is None:
                     obstacle, status = await self._notify(failed_event(error, delivery, self._settings), delivery)
                     obstacle = obstacle or await self._delete(delivery)
+                    if isinstance(accepted := delivery.reached, Accepted) and accepted.finished:
+                        await self._remove_unfinished(accepted.job, delivery)  # only its result remains
             case Cancel(error):
                 obstacle, status = await self._cancel(error, delivery)
         return obstacle, status

@@ -130,7 +130,8 @@ def _kind(delivery: LiveDelivery) -> Hashable:
     if delivery.reached.job is None:
         return None
     options = delivery.reached.job.options
-    return options.model, options.task, options.align, options.diarize, options.channels
+    again = options.words_of is not None
+    return options.model, options.task, options.align, options.diarize, options.channels, again
 
 
 def _redacted(reason: str, message: str) -> str:

@@ -4,12 +4,14 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from daemon.aws.s3 import Storage
 from daemon.config import Settings
 from daemon.errors import MediaUnreadable, TranscriptdError
 from daemon.jobs.delivery import Accepted, LiveDelivery, Transcribed
+from daemon.jobs.earlier_result import EarlierResult, find_earlier
 from daemon.jobs.fingerprint import checkpoint_fingerprint
 from daemon.jobs.result_store import ResultStore
 from daemon.jobs.runner_events import RunnerEvents
@@ -61,12 +63,29 @@ class Transcriber:
         )
 
     async def transcribe(self, accepted: Accepted, delivery: LiveDelivery, on_progress: ProgressHandler) -> Transcribed:
+        if accepted.job.options.words_of is None:
+            return await self._transcribe(accepted, delivery, on_progress, None)
+        earlier = await find_earlier(self._storage, self._results, accepted.job)
+        accepted = replace(accepted, job=earlier.job)
+        if earlier.job.options.diarize:
+            return await self._transcribe(accepted, delivery, on_progress, earlier)
+        delivery.estimate.update(0.0)  # it uses no device
+        found = await self._storage.describe(earlier.job.input)
+        earlier.require_same_recording(found)
+        transcript = await asyncio.to_thread(self._protect, earlier.with_its_speakers(), earlier.job)
+        return Transcribed(accepted, found, 0.0, transcript, earlier.transcript)
+
+    async def _transcribe(
+        self, accepted: Accepted, delivery: LiveDelivery, on_progress: ProgressHandler, earlier: EarlierResult | None
+    ) -> Transcribed:
         job = accepted.job
         with job_directory(self._scratch) as directory:
             source, pcm, result = directory / "input", directory / "audio.f32", directory / "result.json"
             with delivery.span.child("stage in") as staging:
                 with timed_stage(delivery, "download", staging, self._metrics):
                     found = await self._storage.fetch(job.input, source)
+                if earlier is not None:
+                    earlier.require_same_recording(found)
                 delivery.input_bytes = found.size_bytes
                 self._metrics.input_bytes.observe(found.size_bytes)
                 with timed_stage(delivery, "decode", staging, self._metrics):
@@ -81,10 +100,16 @@ class Transcriber:
             self._require_whole(audio)
             delivery.progress.audio_seconds = audio.duration_seconds
             source.unlink()
-            await self._run(job, delivery, found, on_progress, directory, audio, result)
+            words = None
+            if earlier is not None:
+                words = directory / "words.json"
+                await asyncio.to_thread(earlier.write, words)
+            await self._run(job, delivery, found, on_progress, directory, audio, result, words)
             # A long transcript is megabytes of JSON; parsing it here would delay heartbeats.
-            transcript = await asyncio.to_thread(self._read, result, job, audio)
-        return Transcribed(accepted, found, audio.duration_seconds, transcript)
+            transcript = await asyncio.to_thread(self._read, result, job, audio, earlier)
+        return Transcribed(
+            accepted, found, audio.duration_seconds, transcript, None if earlier is None else earlier.transcript
+        )
 
     def _require_whole(self, audio: Audio) -> None:
         """Raise MediaUnreadable if a part of the recording could not be read and the settings forbid that."""
@@ -93,17 +118,24 @@ class Transcriber:
                 if warning.code == MEDIA_INCOMPLETE:
                     raise MediaUnreadable(f"a part of the recording cannot be read: {warning.message}")
 
-    def _read(self, result: Path, job: Job, audio: Audio) -> Transcript:
+    def _read(self, result: Path, job: Job, audio: Audio, earlier: EarlierResult | None) -> Transcript:
         """Read the runner's result, with redaction and masking applied, and with the times of the recording.
 
         No later step sees the original.
         The decoder's warnings come first: they concern everything else.
         """
         transcript = Transcript.model_validate_json(result.read_bytes())
+        if earlier is not None:
+            earlier.require_same_words(transcript)
+            known = list(dict.fromkeys([*audio.warnings, *transcript.warnings]))
+            return self._protect(transcript.model_copy(update={"warnings": known}), job)
         if start_seconds := job.options.clip_start_seconds:
             transcript = transcript.moved(start_seconds)
         own = [_with_tracks(warning, audio.tracks) for warning in transcript.warnings]
         transcript = transcript.model_copy(update={"warnings": [*audio.warnings, *own]})
+        return self._protect(transcript, job)
+
+    def _protect(self, transcript: Transcript, job: Job) -> Transcript:
         unwanted = self._settings.profanity_words if job.options.profanity == "mask" else ()
         return protect(transcript, job.options.redact, unwanted) if job.options.redact or unwanted else transcript
 
@@ -116,6 +148,7 @@ class Transcriber:
         directory: Path,
         audio: Audio,
         result: Path,
+        words: Path | None,
     ) -> None:
         """Run the job on a runner: continue from the checkpoints of earlier deliveries, and store new ones."""
         checkpoints = directory / "checkpoints"
@@ -151,6 +184,7 @@ class Transcriber:
                 audio_seconds=audio_seconds,
                 result=result,
                 checkpoints=checkpoints,
+                words=words,
             )
             delivery.estimate.update(0.0)
         except Exception as error:

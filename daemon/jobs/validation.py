@@ -42,6 +42,8 @@ def parse_job(body: str, settings: Settings) -> Job:
     message = _validate(job_fields(read_form(body), settings))
     _check_metadata(message.metadata)
     _check_key(message.input.key)
+    if message.input.words_of == message.job_id:
+        raise InvalidJob("input.words_of is the job itself; name the finished job whose words to keep")
     input_bucket = message.input.bucket
     if not allows(settings.input_buckets, input_bucket):
         raise BucketNotAllowed(f'input.bucket "{input_bucket}" is not a bucket that this deployment reads from')
@@ -55,7 +57,7 @@ def parse_job(body: str, settings: Settings) -> Job:
         input=message.input,
         output_bucket=output_bucket,
         output_prefix=_place(message, settings),
-        options=fill_in(message.options, settings, _clip(message.input)),
+        options=fill_in(message.options, settings, _clip(message.input), message.input.words_of),
         webhook_url=_webhook_url(message.webhook, settings),
         metadata=message.metadata,
     )

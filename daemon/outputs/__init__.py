@@ -3,6 +3,9 @@
 To add a format, write a module with a `render` function and add a line to the registry below.
 """
 
+import hashlib
+import json
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -21,11 +24,18 @@ class OutputFile:
     name: str
     content_type: str
     body: bytes
+    rendered_with: str | None = None  # StoredOutput.rendered_with
+
+    @property
+    def later_name(self) -> str:
+        """Its name if another file has `name`: one for each content, so that no file is ever overwritten."""
+        stem, _, suffix = self.name.rpartition(".")
+        return f"{stem}-{hashlib.sha256(self.body).hexdigest()[:LATER_DIGITS]}.{suffix}"
 
 
 @dataclass(frozen=True, slots=True)
 class Presentation:
-    """A job's presentation options for its outputs."""
+    """The rendering options (RENDERING_OPTIONS) of a job, except its formats."""
 
     subtitles: SubtitleOptions = field(default_factory=SubtitleOptions)
     audio_url: str | None = None  # of the recording, for the page's player
@@ -36,6 +46,7 @@ class _Renderer:
     name: str
     content_type: str
     render: Callable[[Transcript, Presentation], str]
+    shaped_by: str | None = None  # the field of Presentation that it reads
 
 
 def _document(name: str, content_type: str, render: Callable[[Transcript], str]) -> _Renderer:
@@ -43,7 +54,7 @@ def _document(name: str, content_type: str, render: Callable[[Transcript], str])
 
 
 def _subtitles(name: str, content_type: str, render: Callable[[Transcript, SubtitleOptions], str]) -> _Renderer:
-    return _Renderer(name, content_type, lambda transcript, wanted: render(transcript, wanted.subtitles))
+    return _Renderer(name, content_type, lambda transcript, wanted: render(transcript, wanted.subtitles), "subtitles")
 
 
 def _page(transcript: Transcript, wanted: Presentation) -> str:
@@ -59,10 +70,24 @@ _RENDERERS: dict[Format, _Renderer] = {
     "vtt": _subtitles("transcript.vtt", "text/vtt; charset=utf-8", vtt.render),
     "ass": _subtitles("transcript.ass", "text/x-ssa; charset=utf-8", ass.render),
     "tsv": _document("transcript.tsv", "text/tab-separated-values; charset=utf-8", tsv.render),
-    "html": _Renderer("transcript.html", "text/html; charset=utf-8", _page),
+    "html": _Renderer("transcript.html", "text/html; charset=utf-8", _page, "audio_url"),
 }
 
-OUTPUT_NAMES = tuple(renderer.name for renderer in _RENDERERS.values())
+LATER_DIGITS = 12
+OUTPUT_NAME = re.compile(rf"transcript(-[0-9a-f]{{{LATER_DIGITS}}})?\.({'|'.join(_RENDERERS)})")
+
+
+def rendered_with(name: Format, wanted: Presentation) -> str | None:
+    """Return the digest of the options that shape this format; None if none does.
+
+    A digest, because the URL of the recording may be a secret.
+    """
+    option = _RENDERERS[name].shaped_by
+    if option is None:
+        return None
+    value = getattr(wanted, option)
+    text = value.model_dump_json() if isinstance(value, SubtitleOptions) else json.dumps(value)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def render(
@@ -74,6 +99,12 @@ def render(
     transcript = without_direction_controls(transcript)
     renderers = {name: _RENDERERS[name] for name in formats}
     return [
-        OutputFile(name, renderer.name, renderer.content_type, renderer.render(transcript, wanted).encode())
+        OutputFile(
+            format=name,
+            name=renderer.name,
+            content_type=renderer.content_type,
+            body=renderer.render(transcript, wanted).encode(),
+            rendered_with=rendered_with(name, wanted),
+        )
         for name, renderer in renderers.items()
     ]

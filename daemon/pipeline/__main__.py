@@ -41,6 +41,7 @@ from daemon.protocol.messages import (
     encode,
 )
 from daemon.schema.options import JobOptions
+from daemon.schema.transcript import Transcript
 from daemon.telemetry.logs import configure, log_context, take_stdout
 from daemon.telemetry.memory import resident_bytes
 from daemon.telemetry.redaction import describe_with_type
@@ -216,13 +217,13 @@ def _serve(run: Run, pipeline: Any, reporter: JobReporter) -> Done | Failed | Fa
     try:
         reporter.check_cancelled()
         audio = [np.memmap(path, dtype="<f4", mode="r") for path in run.audio_paths]
-        transcript = pipeline.run(
-            run.job_id,
-            audio,
-            JobOptions.model_validate(run.options),
-            reporter,
-            Checkpoints(Path(run.checkpoint_dir), lambda name: reporter.emit(CheckpointSaved(name))),
-        )
+        options = JobOptions.model_validate(run.options)
+        checkpoints = Checkpoints(Path(run.checkpoint_dir), lambda name: reporter.emit(CheckpointSaved(name)))
+        if run.words_path is None:
+            transcript = pipeline.run(run.job_id, audio, options, reporter, checkpoints)
+        else:
+            words = Transcript.model_validate_json(Path(run.words_path).read_bytes())
+            transcript = pipeline.diarize_again(run.job_id, audio, words, options, reporter, checkpoints)
         Path(run.result_path).write_bytes(transcript.model_dump_json().encode())
     except DeviceFault as error:
         log.warning("device fault", exc_info=True)

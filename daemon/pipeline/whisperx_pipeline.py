@@ -105,13 +105,8 @@ class WhisperXPipeline:
         Interrupted when the job is cancelled, OutOfMemory when not even one chunk fits into memory, DeviceFault when
         CUDA is broken in this process, ModelUnavailable when the job's model cannot be loaded.
         """
-        if self._stages is None:
-            raise SetupFailed("run() was called before load()")
+        stages = self._begin()
         from daemon.pipeline.job.run import JobRun
-        from daemon.pipeline.runtime.device import free_memory
-
-        free_memory()  # left over from the previous job: the frames of a failed one are released only now
-        stages = self._stages
 
         def transcribe(audio: np.ndarray, reporter: Reporter, checkpoints: Checkpoints) -> Transcript:
             return JobRun(stages, job_id, audio, options, reporter, checkpoints).transcript()
@@ -120,3 +115,31 @@ class WhisperXPipeline:
             return transcribe_channels(audio, transcribe, reporter, checkpoints, stages.device.compute_type)
         (mix,) = audio
         return transcribe(mix, reporter, checkpoints)
+
+    def diarize_again(
+        self,
+        job_id: str,
+        audio: Sequence[np.ndarray],
+        earlier: Transcript,
+        options: JobOptions,
+        reporter: Reporter,
+        checkpoints: Checkpoints,
+    ) -> Transcript:
+        """Return the earlier transcript of the same audio with new speakers. Its words and their times stay the same.
+
+        Raises what `run` raises.
+        """
+        stages = self._begin()
+        from daemon.pipeline.job.again import diarize_again
+
+        (mix,) = audio
+        return diarize_again(stages, job_id, mix, earlier, options, reporter, checkpoints)
+
+    def _begin(self) -> Stages:
+        """Return the loaded stages for a job. Raises SetupFailed."""
+        if self._stages is None:
+            raise SetupFailed("run() was called before load()")
+        from daemon.pipeline.runtime.device import free_memory
+
+        free_memory()  # left over from the previous job: the frames of a failed one are released only now
+        return self._stages

@@ -15,9 +15,9 @@ PASSAGE_PAUSE_SECONDS = 5.0
 def protect(transcript: Transcript, kinds: Sequence[PersonalData], unwanted_words: Sequence[str]) -> Transcript:
     """Return the transcript with personal data replaced by `[EMAIL]`, `[PHONE]` … and unwanted words by `d***`.
 
-    Its `redactions` count the findings by kind. One word replaces each finding and keeps its times.
+    Its `redactions` count the findings by kind, with those of earlier calls. One word replaces each finding and keeps its times.
     """
-    counts: Counter[str] = Counter()
+    counts = Counter(transcript.redactions)
     segments: list[Segment] = []
     for passage in _passages(transcript.segments):
         text = " ".join(segment.text for segment in passage)

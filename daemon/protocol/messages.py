@@ -36,6 +36,7 @@ class Run:
     checkpoint_dir: str  # has the checkpoints of earlier deliveries; new ones are added
     options: dict[str, Any]  # job.JobOptions
     log_fields: dict[str, Any]  # for every log line about the job: logs.log_fields()
+    words_path: str | None = None  # a Transcript whose words to keep: only the speakers are found again
 
 
 @dataclass(frozen=True, slots=True)

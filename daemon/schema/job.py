@@ -42,6 +42,12 @@ class Input(ContractModel):
     end_seconds: float | None = Field(
         None, gt=0, le=MAX_CLIP_SECONDS, description="transcribe up to this time of the recording; null is its end"
     )
+    words_of: str | None = Field(
+        None,
+        pattern=f"^{JOB_ID.pattern}$",
+        description="job_id of a finished job of this recording, with its results at the same output: keep its words, and only "
+        "diarize or redact again",
+    )
 
 
 class Output(ContractModel):

@@ -1,8 +1,9 @@
-"""The manifest: written last and only once. A result is complete exactly when its manifest exists.
+"""The manifest: written last. A result is complete exactly when its manifest exists; later only outputs are added to it.
 
 docs/manifest.schema.json is generated from this module.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -10,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from daemon.schema.transcript import Models, Seconds, TranscriptWarning
 
 MANIFEST_NAME = "manifest.json"
+
+# Far more than a job gets. Bounds what repeated messages can add.
+MAX_RENDERINGS = 32
 
 
 class _Model(BaseModel):
@@ -27,6 +31,7 @@ class InputObject(_Model):
     size_bytes: int
     start_seconds: float | None = None  # of the part that the message named
     end_seconds: float | None = None
+    words_of: str | None = None  # the job whose words were kept
 
 
 class StoredOutput(_Model):
@@ -35,6 +40,20 @@ class StoredOutput(_Model):
     content_type: str
     size_bytes: int
     sha256: str
+    rendered_with: str | None = Field(
+        None, description="digest of the rendering options that shape this format; null if none does"
+    )
+
+
+class Rendering(_Model):
+    """Outputs that were added after the job had finished, rendered from the stored transcript."""
+
+    message_id: str = Field(
+        description="ID of the SQS message that asked for them, or a random ID of `transcriptd render`"
+    )
+    at: str = Field(description="UTC, as in 2026-11-22T13:24:05+00:00")
+    formats: list[str]
+    subtitles: dict[str, JsonValue]
 
 
 class Usage(_Model):
@@ -73,4 +92,27 @@ class Manifest(_Model):
     warnings: list[TranscriptWarning]
     redactions: dict[str, int] = {}
     usage: Usage | None = None  # null in manifests of earlier releases
+    renderings: list[Rendering] = Field(
+        [], description=f"outputs that were added later, oldest first; the last {MAX_RENDERINGS}"
+    )
     metadata: dict[str, JsonValue]
+
+    def output(self, name: str) -> StoredOutput | None:
+        """Return the output in this format, if there is one."""
+        return next((output for output in self.outputs if output.format == name), None)
+
+    def honors(self, message_id: str) -> bool:
+        """Return whether this message made the result, or asked for outputs that were added to it."""
+        return message_id in (self.message_id, *(each.message_id for each in self.renderings))
+
+    def with_outputs(self, added: Sequence[StoredOutput], rendering: Rendering) -> "Manifest":
+        """Return the manifest with outputs that take the place of those in the same formats."""
+        outputs = {output.format: output for output in (*self.outputs, *added)}
+        output_bytes = sum(output.size_bytes for output in outputs.values())
+        return self.model_copy(
+            update={
+                "outputs": list(outputs.values()),
+                "renderings": [*self.renderings, rendering][-MAX_RENDERINGS:],
+                "usage": self.usage and self.usage.model_copy(update={"output_bytes": output_bytes}),
+            }
+        )

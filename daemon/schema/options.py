@@ -13,6 +13,22 @@ PersonalData = Literal["email", "phone", "card", "iban", "ssn", "url"]
 SpeakerBound = Literal["num_speakers", "min_speakers", "max_speakers"]
 Format = Literal["json", "md", "txt", "srt", "vtt", "ass", "tsv", "html"]
 
+# Options that only shape how a transcript is written. A finished job may be sent again with others of these: its files are
+# rendered from the stored transcript. Every other option needs the recording, so it makes another job.
+RENDERING_OPTIONS = frozenset({"formats", "subtitles", "audio_url"})
+
+# Options of a job that keeps the words of an earlier one (`input.words_of`). All others shape the words, so they are those of
+# the earlier job.
+OPTIONS_AFTER_WORDS = RENDERING_OPTIONS | {
+    "diarize",
+    "num_speakers",
+    "min_speakers",
+    "max_speakers",
+    "speaker_embeddings",
+    "redact",
+    "profanity",
+}
+
 MAX_SPEAKERS = 64
 MAX_TERMS = 100
 MAX_CHOICES = 16  # items of a list of names
@@ -144,6 +160,8 @@ class JobOptions(ContractModel):
     languages: list[str] = []  # that detection may find; empty for all
     clip_start_seconds: float = 0.0  # the part of the recording, from the message's input
     clip_end_seconds: float | None = None
+    # The finished job whose words this one keeps, from the message's input. `diarize` then says whether to diarize again.
+    words_of: str | None = None
 
     def digest(self) -> str:
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()

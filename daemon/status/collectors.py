@@ -27,8 +27,8 @@ Depths = Mapping[str, Callable[[], Awaitable[Depth]]]
 
 def measure_when_scraped(settings: Settings, metrics: Metrics, runners: Runners) -> None:
     """Set the constant metrics, and register functions for the metrics that are read at each scrape."""
-    metrics.instance_price_per_hour.set(settings.instance_price_per_hour)
-    metrics.scratch_min_free_bytes.set(settings.min_free_bytes)
+    metrics.machine.instance_price_per_hour.set(settings.instance_price_per_hour)
+    metrics.machine.scratch_min_free_bytes.set(settings.min_free_bytes)
     metrics.audio_in_flight_seconds.set_function(lambda: runners.audio_seconds)
     metrics.jobs_waiting.set_function(lambda: runners.jobs_waiting)
 
@@ -61,14 +61,14 @@ async def watch_loop(metrics: Metrics) -> None:
     while True:
         due_at = loop.time() + LAG_PERIOD_SECONDS
         await asyncio.sleep(LAG_PERIOD_SECONDS)
-        metrics.event_loop_lag_seconds.observe(max(0.0, loop.time() - due_at))
+        metrics.machine.event_loop_lag_seconds.observe(max(0.0, loop.time() - due_at))
 
 
 async def watch_machine(settings: Settings, metrics: Metrics, runners: Runners) -> None:
     while True:
         disk = shutil.disk_usage(settings.scratch_dir)
-        metrics.scratch_free_bytes.set(disk.free)
-        metrics.scratch_size_bytes.set(disk.total)
+        metrics.machine.scratch_free_bytes.set(disk.free)
+        metrics.machine.scratch_size_bytes.set(disk.total)
         for runner in runners.each:
             held = resident_bytes(runner.pid) if runner.pid else None
             if held is not None:

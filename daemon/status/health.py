@@ -21,7 +21,8 @@ from daemon.runner_pool import Runners
 from daemon.status.connections import Connections
 from daemon.status.hosts import reject_unknown_hosts
 from daemon.supervisor.state import RunnerState
-from daemon.telemetry.metrics import Metrics, OpenMetrics
+from daemon.telemetry.metrics import Metrics
+from daemon.telemetry.openmetrics import OpenMetrics
 
 PING_PERIOD_SECONDS = 10.0
 PING_TIMEOUT_SECONDS = 5.0

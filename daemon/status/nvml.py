@@ -76,7 +76,7 @@ class Gpus:
         }
         self._events = nvml.nvmlEventSetCreate()
         for gpu, handle in self._handles.items():
-            metrics.gpu_query_failures.labels(gpu)
+            metrics.machine.gpu_query_failures.labels(gpu)
             with suppress(nvml.NVMLError):  # some virtual GPUs support no events, only samples
                 nvml.nvmlDeviceRegisterEvents(handle, nvml.nvmlEventTypeXidCriticalError, self._events)
 
@@ -99,7 +99,7 @@ class Gpus:
                 self._sample(gpu, handle)
             except self._nvml.NVMLError as error:
                 self._outages[gpu].failed(str(error))
-                self._metrics.gpu_query_failures.labels(gpu).inc()
+                self._metrics.machine.gpu_query_failures.labels(gpu).inc()
                 for gauge in self._gauges():
                     _forget(gauge, gpu)
             else:
@@ -114,12 +114,12 @@ class Gpus:
         rates = self._ask(lambda: nvml.nvmlDeviceGetUtilizationRates(handle))
         celsius = self._ask(lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
         if memory is not None:
-            metrics.gpu_memory_used_bytes.labels(gpu).set(memory.used)
-            metrics.gpu_memory_size_bytes.labels(gpu).set(memory.total)
+            metrics.machine.gpu_memory_used_bytes.labels(gpu).set(memory.used)
+            metrics.machine.gpu_memory_size_bytes.labels(gpu).set(memory.total)
         if rates is not None:
-            metrics.gpu_utilisation_ratio.labels(gpu).set(rates.gpu / 100)
+            metrics.machine.gpu_utilisation_ratio.labels(gpu).set(rates.gpu / 100)
         if celsius is not None:
-            metrics.gpu_temperature_celsius.labels(gpu).set(celsius)
+            metrics.machine.gpu_temperature_celsius.labels(gpu).set(celsius)
 
     def _ask(self, question: Callable[[], Any]) -> Any:
         """Return the result of a query; None if the GPU does not support it."""
@@ -139,16 +139,16 @@ class Gpus:
             return False
         xid = int(event.eventData)
         log.error("GPU error", extra={"gpu": gpu, "xid": xid})
-        self._metrics.gpu_xid_errors.labels(gpu, str(xid) if xid <= MAX_XID else "other").inc()
+        self._metrics.machine.gpu_xid_errors.labels(gpu, str(xid) if xid <= MAX_XID else "other").inc()
         return True
 
     def _gauges(self) -> list[Any]:
         metrics = self._metrics
         return [
-            metrics.gpu_memory_used_bytes,
-            metrics.gpu_memory_size_bytes,
-            metrics.gpu_utilisation_ratio,
-            metrics.gpu_temperature_celsius,
+            metrics.machine.gpu_memory_used_bytes,
+            metrics.machine.gpu_memory_size_bytes,
+            metrics.machine.gpu_utilisation_ratio,
+            metrics.machine.gpu_temperature_celsius,
         ]
 
 

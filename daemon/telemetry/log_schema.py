@@ -56,7 +56,7 @@ SUMMARY = {
     "outcome": Field("string", "outcome of the delivery, as in `transcriptd_deliveries_total`"),
     "reason": Field(
         "string",
-        "reason of the outcome: a code of errors.md, `published` or `duplicate`; on other lines why something ended or waits",
+        "reason of the outcome: a code of errors.md, `published`, `rendered` or `duplicate`; on other lines why something ended or waits",
     ),
     "settled": Field("boolean", "whether the outcome call succeeded; if not, the message is redelivered"),
     "attempt": Field("integer", "number of the attempt, from 1; interruptions do not count"),

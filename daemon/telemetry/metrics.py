@@ -5,16 +5,17 @@ never an ID, a key or a text from a message. Series with known label values are 
 misses the first event of a series that is created by it.
 """
 
-from collections.abc import Iterator
 from itertools import chain, product
+from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric, ProcessCollector
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
 from daemon.errors import ConfigError, OnFailure, all_errors
 from daemon.protocol.events import STAGES as RUNNER_STAGES
 from daemon.schema.catalog import LANGUAGES
 from daemon.schema.notifications import Ignored
+from daemon.schema.options import Format
+from daemon.telemetry.machine_metrics import MachineMetrics
 from daemon.telemetry.tenant_metrics import TenantMetrics
 
 PREFIX = "transcriptd_"
@@ -27,7 +28,6 @@ MARGIN_BUCKETS = (1, 2, 5, 10, 20, 30, 45, 60, 90, 120, 240, 600)
 RECEIVES_BUCKETS = (1, 2, 3, 4, 5, 7, 10, 20, 50)
 RATIO_BUCKETS = (0.0625, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1)
 LOGPROB_BUCKETS = (-1.5, -1.2, -1, -0.8, -0.6, -0.5, -0.4, -0.3, -0.2, -0.1, 0)  # Whisper decodes again below -1
-LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 OUTBOX_AGE_BUCKETS = (30, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
 
 # The trace of an observation, if it is recorded; exposed only in the OpenMetrics format.
@@ -51,19 +51,6 @@ INPUT_CHECKSUMS = tuple("CRC32 SHA1 SHA256 CRC64NVME CRC32C none".split())
 RESOURCES = ("storage", "output", "queue", "dead_letter_queue", "outbox")
 SINKS = ("webhook", "event_bus")
 EVENTS = ("job.started", "job.progress", "job.completed", "job.failed", "job.cancelled")
-
-
-class OpenMetrics(Collector):
-    """A registry adapted to OpenMetrics, where a histogram without `_sum` must not have `_count` either."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
-
-    def collect(self) -> Iterator[Metric]:
-        for family in self._registry.collect():
-            if family.type == "histogram" and not any(sample.name.endswith("_sum") for sample in family.samples):
-                family.samples = [sample for sample in family.samples if not sample.name.endswith("_count")]
-            yield family
 
 
 class Metrics:
@@ -121,8 +108,8 @@ class Metrics:
         self.deliveries = counter(
             "deliveries",
             "Deliveries by outcome (published, ignored, retried, released, dead_lettered, cancelled, abandoned, or unsettled if "
-            "the outcome could not be carried out) and reason: an error code, published, duplicate, or why a notification is "
-            "no job (test_event, other_event, empty_object, own_object).",
+            "the outcome could not be carried out) and reason: an error code, published, rendered (outputs were added to an earlier "
+            "result), duplicate, or why a notification is no job (test_event, other_event, empty_object, own_object).",
             "outcome",
             "reason",
         )
@@ -178,6 +165,12 @@ class Metrics:
             "transcripts",
             "Published transcripts by language: a Whisper language code, none (no speech) or other.",
             "language",
+        )
+        self.late_outputs = counter(
+            "late_outputs", "Outputs added to finished jobs from their stored transcripts, by format.", "format"
+        )
+        self.results_with_kept_words = counter(
+            "results_with_kept_words", "Results with the words of earlier jobs, by work: diarize, redact.", "work"
         )
         self.transcript_avg_logprob = histogram(
             "transcript_avg_logprob",
@@ -303,8 +296,9 @@ class Metrics:
         )
         self.outbox_events = counter(
             "outbox_events",
-            "Final events in the outbox by sink (unknown if the entry cannot be used) and result: stored, deferred (not due, or failed), delivered, gone, exhausted, "
-            "refused, malformed, untrusted (no seal of this webhook secret), known (already delivered by one of the first attempts).",
+            "Final events in the outbox by sink (unknown if the entry cannot be used) and result: stored, deferred (not due, or "
+            "failed), delivered, gone, exhausted, refused, malformed, untrusted (no seal of this webhook secret), known (already "
+            "delivered by one of the first attempts).",
             "sink",
             "result",
         )
@@ -314,27 +308,10 @@ class Metrics:
             OUTBOX_AGE_BUCKETS,
         )
 
-        # Is the machine healthy? A value that NVML does not report is absent, not zero.
-        self.event_loop_lag_seconds = histogram(
-            "event_loop_lag_seconds", "Delay of a timer in the poller's event loop, sampled.", LAG_BUCKETS
-        )
-        self.scratch_free_bytes = gauge("scratch_free_bytes", "Free space on the disk of the scratch directory.")
-        self.scratch_size_bytes = gauge("scratch_size_bytes", "Size of the disk of the scratch directory.")
-        self.scratch_min_free_bytes = gauge(
-            "scratch_min_free_bytes", "Free space below which the daemon does not receive: TRANSCRIPTD_MIN_FREE_BYTES."
-        )
-        self.gpu_memory_used_bytes = gauge("gpu_memory_used_bytes", "GPU memory in use by all processes.", "gpu")
-        self.gpu_memory_size_bytes = gauge("gpu_memory_size_bytes", "Size of the GPU's memory.", "gpu")
-        self.gpu_utilisation_ratio = gauge(
-            "gpu_utilisation_ratio", "Share of NVML's last sample period in which a kernel was running.", "gpu"
-        )
-        self.gpu_temperature_celsius = gauge("gpu_temperature_celsius", "Temperature of the GPU.", "gpu")
-        self.gpu_xid_errors = counter(
-            "gpu_xid_errors", "Errors reported by the GPU driver, by NVIDIA's Xid number.", "gpu", "xid"
-        )
-        self.gpu_query_failures = counter(
-            "gpu_query_failures", "Failed NVML queries for a GPU that was found at start-up.", "gpu"
-        )
+        # Is the machine healthy, will it be interrupted, and what does it cost?
+        self.machine = MachineMetrics(registry, PREFIX)
+
+        # Is the daemon itself healthy?
         self.trace_spans = counter(
             "trace_spans",
             "Trace spans by result: exported, lost (not accepted by the collector). Zero if tracing is off.",
@@ -348,18 +325,6 @@ class Metrics:
         )
         ProcessCollector(registry=registry)  # process_resident_memory_bytes and others, of the poller process
 
-        # Will the instance be interrupted, and what does it cost?
-        self.interruptions = counter(
-            "interruptions", "Announced interruptions of the instance: spot, termination, rebalance.", "kind"
-        )
-        self.imds_poll_failures = counter(
-            "imds_poll_failures", "Polls in which EC2's instance metadata service did not respond."
-        )
-
-        self.instance_price_per_hour = gauge(
-            "instance_price_per_hour",
-            "Price of the instance per hour: TRANSCRIPTD_INSTANCE_PRICE_PER_HOUR; 0 if unknown.",
-        )
         self.build = Info(PREFIX + "build", "Version of transcriptd.", registry=registry)
 
         self._initialize_series()
@@ -379,8 +344,6 @@ class Metrics:
             self.downloads_proved.labels(checksum)
         for result in ("kept", "rejected", "rescan_rejected"):
             self.asr_chunks.labels(result)
-        for kind in ("spot", "termination", "rebalance"):
-            self.interruptions.labels(kind)
         for event in EVENTS:
             for sink, result in product(SINKS, ("delivered", "retried", "failed", "refused")):
                 self.event_attempts.labels(sink, event, result)
@@ -390,7 +353,11 @@ class Metrics:
             self.outbox_events.labels(sink, result)
         for result in UNUSABLE_ENTRIES:
             self.outbox_events.labels("unknown", result)
-        for reason in ("published", "duplicate"):
+        for name in get_args(Format):
+            self.late_outputs.labels(name)
+        for work in ("diarize", "redact"):
+            self.results_with_kept_words.labels(work)
+        for reason in ("published", "rendered", "duplicate"):
             self.deliveries.labels("published", reason)
         for ignored in Ignored:
             self.deliveries.labels("ignored", ignored.value)

@@ -86,7 +86,7 @@ class WebhookEvent(_Model):
     id: str = Field(default_factory=lambda: f"msg_{uuid4().hex}", pattern=r"^[A-Za-z0-9_-]{1,128}$", exclude=True)
     at: datetime = Field(default_factory=lambda: datetime.now(UTC), exclude=True)
     trace: TraceContext | None = Field(None, exclude=True)  # sent as headers
-    # The message was refused, so the place in `output` is what it asks for: the results there may be those of another job.
+    # The message was refused, or asked a finished job for more in vain: the results at `output` are not those of this event.
     refused: bool = Field(False, exclude=True)
 
     job_id: str | None = Field(description="null if the message has no valid job_id")

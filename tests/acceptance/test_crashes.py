@@ -34,6 +34,12 @@ CALLS = {
     "notified": ("sqs:DeleteMessage", Moment.BEFORE),
     "settled": ("sqs:DeleteMessage", Moment.AFTER),
 }
+CALLS_OF_A_LATE_OUTPUT = {
+    "srt": ("s3:PUT:deliveries.json", Moment.AFTER),
+    "vtt": ("s3:PUT:transcript.vtt", Moment.AFTER),
+    "txt": ("s3:PUT:manifest.json", Moment.AFTER),
+    "tsv": ("sqs:DeleteMessage", Moment.BEFORE),
+}
 CALLS_OF_A_FAILURE = {
     "decided": ("sqs:SendMessage", Moment.BEFORE),
     "dead-lettered": ("sqs:SendMessage", Moment.AFTER),
@@ -138,6 +144,22 @@ def test_job_survives_a_crash_between_its_download_and_its_end_in_the_runner(
     check_completed(world, "decoded")
     supervised.daemon.stop()
     assert world.scratch_files() == []
+
+
+def test_output_that_is_added_survives_a_crash_at_every_call(world: World, supervised: Supervised) -> None:
+    world.publish("grows", "call.wav")
+    check_completed(world, "grows")
+    for number, (name, (calls, moment)) in enumerate(CALLS_OF_A_LATE_OUTPUT.items(), 1):
+        supervised.proxy.trap(calls, moment)
+        world.publish("grows", "call.wav", options={"formats": ["json", name]})
+        supervised.wait_for_death()
+        supervised.start()
+        check_completed(world, "grows")
+        manifest = json.loads(world.outputs("grows")["manifest.json"])
+        assert [each["formats"] for each in manifest["renderings"]][-1] == [name]
+        assert len(manifest["renderings"]) == number
+        told = {seen.id for seen in world.events("grows") if seen.event["type"] == "job.completed"}
+        assert len(told) == 1 + number, "an event for each change"
 
 
 def test_failing_job_survives_a_crash_at_every_call(world: World, supervised: Supervised) -> None:

@@ -124,14 +124,14 @@ async def test_final_event_is_recorded_for_its_receiver(aws: EmbeddedAws) -> Non
     event = WebhookEvent.of(job, "completed", attempt=1)
     async with storage_on(aws) as storage:
         results = ResultStore(storage)
-        assert not await results.webhook_delivered(job)
+        assert not await results.webhook_delivered(job, event.id)
         await results.record_webhook(theirs, event, "delivered", 204)
-        assert not await results.webhook_delivered(job)
+        assert not await results.webhook_delivered(job, event.id)
         assert (await results.webhook_known(theirs, event), await results.webhook_known(ours, event)) == (True, False)
         await results.record_webhook(ours, event, "delivered", 204)
-        assert await results.webhook_delivered(job)
+        assert await results.webhook_delivered(job, event.id)
         await results.record_webhook(ours, event, "gone", 410)
-        assert not await results.webhook_delivered(job)
+        assert not await results.webhook_delivered(job, event.id)
         stored = await storage.read("results", job.output_key("webhook.json"))
         assert stored is not None
         assert b"planted" not in stored.body

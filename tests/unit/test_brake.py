@@ -312,7 +312,11 @@ async def test_only_the_deployments_own_location_is_blamed(
     storage: Any = Refusing(error)
     results, job = ResultStore(storage, own_bucket="results", own_prefix="transcripts/"), job_at(**output)
     expected = OutputRefused if ours else type(error)
-    for call in (results.find_manifest(job), results.webhook_delivered(job), results.begin(job, "m-1", 1, "w")):
+    for call in (
+        results.find_manifest(job),
+        results.webhook_delivered(job, "msg_1"),
+        results.begin(job, "m-1", 1, "w"),
+    ):
         with pytest.raises(TranscriptdError) as raised:
             await call
         assert type(raised.value) is expected

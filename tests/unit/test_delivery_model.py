@@ -36,6 +36,7 @@ from daemon.jobs.brake import Brake
 from daemon.jobs.cancellation import Cancellation
 from daemon.jobs.delivery import Accepted, DeliveryResult, LiveDelivery, Transcribed
 from daemon.jobs.job_status import StatusWriter
+from daemon.jobs.late_outputs import LateOutputs
 from daemon.jobs.lease import MARGIN_SHARE
 from daemon.jobs.processor import Processor
 from daemon.jobs.publisher import Publisher
@@ -338,6 +339,7 @@ class Worker:
             results=results,
             transcriber=ScriptedTranscriber(self),
             publisher=publisher,
+            late_outputs=LateOutputs(storage, results),
             status=status,
             cancellation=Cancellation(self.settings, storage, status),
             events=EventSender(self.settings, clock=self.world.clock),

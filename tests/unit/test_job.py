@@ -16,13 +16,14 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from daemon.config import Settings
-from daemon.errors import InvalidJob, JobIdConflict, OnFailure, PrefixNotAllowed
+from daemon.errors import InvalidJob, JobIdConflict, NeedsTranscription, OnFailure, PrefixNotAllowed
 from daemon.jobs.conflict import require_same_work
+from daemon.jobs.progress import planned_stages
 from daemon.jobs.refusal import EARLIER_NAMES
 from daemon.jobs.validation import parse_job, peek_job_id, peek_parts, peek_webhook_url
 from daemon.schema.job import Job
 from daemon.schema.manifest import Manifest
-from daemon.schema.options import SubtitleOptions
+from daemon.schema.options import OPTIONS_AFTER_WORDS, Options, SubtitleOptions
 from tests.support.builders import a_manifest, a_message, some_settings
 
 MIGRATING = (Path(__file__).parents[2] / "docs/migrating.md").read_text()
@@ -524,9 +525,9 @@ def test_same_work_is_no_conflict() -> None:
 
 def test_message_is_not_in_conflict_with_itself_after_the_defaults_changed() -> None:
     job = parse_job(a_message(), SETTINGS)
-    require_same_work(job, "m-1", earlier(job, formats=["srt"]))
+    require_same_work(job, "m-1", earlier(job, min_speakers=7))
     with pytest.raises(JobIdConflict, match="other options"):
-        require_same_work(job, "m-2", earlier(job, formats=["srt"]))
+        require_same_work(job, "m-2", earlier(job, min_speakers=7))
 
 
 @pytest.mark.parametrize("source", [{"key": "b.wav"}, {"bucket": "other"}, {"key": "a.wav", "version_id": "v2"}])
@@ -649,3 +650,81 @@ def test_the_event_of_a_refused_message_has_what_could_be_read() -> None:
     assert peek_parts(a_message(input={"bucket": "media"}, metadata={"a": 1}), SETTINGS) == (None, bad.place, {"a": 1})
     assert peek_parts(a_message(output={"bucket": "elsewhere"}), SETTINGS).place is None
     assert peek_parts("[", SETTINGS) == (None, None, {})
+
+
+# --- kept words -------------------------------------------------------------------------------------------------------
+
+
+def kept(**fields: Any) -> str:
+    source = {"bucket": "media", "key": "a.wav", "words_of": "job-0", **fields.pop("input", {})}
+    return a_message(input=source, **fields)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "diarize"),
+    [
+        ({}, False),
+        ({"redact": ["email"], "profanity": "mask"}, False),
+        ({"formats": ["srt"], "subtitles": {"max_lines": 1}, "audio_url": "a.wav"}, False),
+        ({"diarize": True}, True),
+        ({"num_speakers": 2}, True),
+        ({"min_speakers": 2}, True),
+        ({"max_speakers": 2}, True),
+        ({"speaker_embeddings": True}, True),
+        ({"diarize": False, "num_speakers": 2}, False),
+        ({"task": "transcribe", "vocabulary": [], "language": None}, False),  # said, but as by default
+    ],
+)
+def test_job_that_keeps_words_diarizes_only_if_it_says_so(wishes: dict[str, Any], diarize: bool) -> None:
+    found = parse_job(kept(options=wishes), some_settings(diarize=True))
+    assert (found.options.words_of, found.options.diarize) == ("job-0", diarize)
+    assert planned_stages(found.options) == (("diarize",) if diarize else ())
+
+
+VALUES_THAT_CHANGE_WORDS = {
+    "model": "tiny.en",
+    "task": "translate",
+    "language": "de",
+    "languages": ["de"],
+    "align": "off",
+    "channels": "split",
+    "audio_track": 0,
+    "initial_prompt": "x",
+    "hotwords": "x",
+    "vocabulary": ["x"],
+    "suppress_numerals": True,
+    "multilingual": True,
+}
+
+
+def test_every_option_is_either_kept_or_free() -> None:
+    assert set(Options.model_fields) == VALUES_THAT_CHANGE_WORDS.keys() | OPTIONS_AFTER_WORDS
+
+
+@pytest.mark.parametrize("name", VALUES_THAT_CHANGE_WORDS)
+def test_option_that_would_change_kept_words_is_refused(name: str) -> None:
+    with pytest.raises(NeedsTranscription, match=rf"options\.{name} cannot be combined"):
+        parse_job(kept(options={name: VALUES_THAT_CHANGE_WORDS[name]}), SETTINGS)
+
+
+@pytest.mark.parametrize("times", [{"start_seconds": 1}, {"end_seconds": 1}])
+def test_part_of_kept_words_is_refused(times: dict[str, float]) -> None:
+    with pytest.raises(NeedsTranscription, match=r"input\.start_seconds or input\.end_seconds"):
+        parse_job(kept(input=times), SETTINGS)
+
+
+@pytest.mark.parametrize("name", ["../job-0", "", "job-1", 7])
+def test_words_of_no_other_job_are_refused(name: Any) -> None:
+    with pytest.raises(InvalidJob, match=r"input\.words_of"):
+        parse_job(kept(input={"words_of": name}), SETTINGS)
+
+
+def test_repeated_job_with_kept_words_is_the_same_work() -> None:
+    """Its manifest has the other options of the earlier job, which its message does not know."""
+    job = parse_job(kept(options={"num_speakers": 2, "redact": ["email"]}), SETTINGS)
+    require_same_work(job, "m-2", earlier(job, language="de", model="large-v3", vocabulary=["x"]))
+    for name, value in {"num_speakers": 3, "redact": [], "words_of": "job-9", "profanity": "mask"}.items():
+        with pytest.raises(JobIdConflict):
+            require_same_work(job, "m-2", earlier(job, **{name: value}))
+    with pytest.raises(JobIdConflict):
+        require_same_work(parse_job(a_message(), SETTINGS), "m-2", earlier(job))

@@ -242,6 +242,7 @@ async def test_delivery_ended_by_an_internal_error_has_its_summary(
         results=nobody,
         transcriber=nobody,
         publisher=nobody,
+        late_outputs=nobody,
         status=status,
         cancellation=Cancellation(settings, nobody, status),
         events=nobody,

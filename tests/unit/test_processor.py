@@ -38,6 +38,7 @@ def a_processor(queue: FakeQueue, metrics: Metrics, record: JobTracker, brake: t
         results=nobody,
         transcriber=nobody,
         publisher=nobody,
+        late_outputs=nobody,
         status=status,
         cancellation=Cancellation(settings, nobody, status),
         events=nobody,

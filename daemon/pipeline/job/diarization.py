@@ -8,10 +8,12 @@ from daemon.pipeline.stages import Stages
 from daemon.pipeline.types import Diarization
 
 
-def diarize(stages: Stages, work: JobWork, speech: vad.Speech | None) -> Diarization | None:
+def diarize(
+    stages: Stages, work: JobWork, speech: vad.Speech | None, consequence: str = "the speakers are unknown"
+) -> Diarization | None:
     """Load the speaker turns from a checkpoint, or compute and save them.
 
-    Raises Interrupted or DeviceFault. On any other failure, add a warning and return None.
+    Raises Interrupted or DeviceFault. On any other failure, add a warning, which names the `consequence`, and return None.
     """
     diarizer, fallback = stages.diarizer, work.fallback
     with stages.diarizer_lock.held(work.timer), work.timer.stage("diarize"):
@@ -21,14 +23,14 @@ def diarize(stages: Stages, work: JobWork, speech: vad.Speech | None) -> Diariza
         if found is not None:
             fallback.repeat(found.warnings)
             return found.restore()
-        diarized = _compute(stages, work, speech)
+        diarized = _compute(stages, work, speech, consequence)
         if diarized is not None:
             part = SavedTurns.of(diarizer.name, diarized, fallback.warnings())
             saved.save(work.checkpoints, "diarize.json", part)
         return diarized
 
 
-def _compute(stages: Stages, work: JobWork, speech: vad.Speech | None) -> Diarization | None:
+def _compute(stages: Stages, work: JobWork, speech: vad.Speech | None, consequence: str) -> Diarization | None:
     options, diarizer, progress = work.options, stages.diarizer, work.timer.progress_callback("diarize")
 
     def compute(size: int) -> Diarization:
@@ -45,6 +47,6 @@ def _compute(stages: Stages, work: JobWork, speech: vad.Speech | None) -> Diariz
         lambda: work.fallback.with_memory("diarize", diarizer.batch_size, compute),
         "diarization_failed",
         "diarize",
-        "the speakers are unknown",
+        consequence,
         memory_matters=False,  # prefer a transcript without speakers to a retry that may fail the same way
     )

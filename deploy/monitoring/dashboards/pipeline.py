@@ -42,7 +42,7 @@ def _failures() -> list[Json]:
         ),
         graph(
             "Succeeded, per minute",
-            "Published jobs, and duplicates of jobs published before.",
+            "Published jobs, jobs that got more outputs (rendered), and duplicates of jobs published before.",
             Query(per_minute.format(by="reason", select=f'{S}, outcome="published"'), "{{reason}}"),
             unit="short",
             stacked=True,

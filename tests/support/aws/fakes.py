@@ -311,7 +311,14 @@ class FakeStorage(Storage):
         self._objects = objects
         self._machine = machine
 
-    async def read(self, bucket: str, key: str, max_bytes: int = MAX_READ_BYTES) -> StoredObject | None:
+    async def read(
+        self,
+        bucket: str,
+        key: str,
+        max_bytes: int = MAX_READ_BYTES,
+        *,
+        too_large: type[TranscriptdError] = StorageUnavailable,
+    ) -> StoredObject | None:
         found: StoredObject | None = await self._call("read", lambda: self._objects.get(key))
         return found
 
@@ -360,7 +367,14 @@ class MemoryStorage(Storage):
         self.written: list[bytes] = []  # bodies, in order
         self.down = False  # writes fail
 
-    async def read(self, bucket: str, key: str, max_bytes: int = MAX_READ_BYTES) -> StoredObject | None:
+    async def read(
+        self,
+        bucket: str,
+        key: str,
+        max_bytes: int = MAX_READ_BYTES,
+        *,
+        too_large: type[TranscriptdError] = StorageUnavailable,
+    ) -> StoredObject | None:
         return self.objects.get(key)
 
     async def write(
@@ -380,13 +394,13 @@ class MemoryStorage(Storage):
         there = self.objects.get(key)
         if (only_if_absent and there) or (only_if_etag and (not there or there.etag != only_if_etag)):
             return None
-        self.put(key, body)
+        self.put(key, body, metadata)
         self.written.append(body)
         return self.objects[key].etag
 
-    def put(self, key: str, body: bytes) -> None:
+    def put(self, key: str, body: bytes, metadata: dict[str, str] | None = None) -> None:
         """Write as someone else does."""
-        self.objects[key] = StoredObject(body, uuid.uuid4().hex, {})
+        self.objects[key] = StoredObject(body, uuid.uuid4().hex, metadata or {})
 
 
 def _refused(operation: str, code: str) -> ClientError:
