@@ -18,6 +18,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 from daemon.bucket_settings import BucketSettings, Names
 from daemon.credential_files import CredentialSettings
 from daemon.errors import ConfigError
+from daemon.job_queues import JobQueue, job_queues
 from daemon.profile_settings import Profiles
 from daemon.schema.catalog import MODELS
 from daemon.schema.device_names import check_device_names
@@ -30,7 +31,8 @@ GIB, HOUR = 1024**3, 3600.0
 
 # Settings that are lists; in the environment, items are separated by spaces or commas.
 LISTS = (
-    "input_buckets output_buckets output_prefixes models devices unpadded_models alignment_models webhook_hosts http_hosts outbox_retry_schedule_seconds "
+    "queue_url dlq_url queue_weights queue_visibility_timeout_seconds input_buckets output_buckets output_prefixes "
+    "models devices unpadded_models alignment_models webhook_hosts http_hosts outbox_retry_schedule_seconds "
     "formats redact profanity_words webhook_secret"
 ).split()
 
@@ -43,10 +45,21 @@ class Settings(BucketSettings, WebhookSettings, CredentialSettings):
     )
 
     # Queue
-    queue_url: str = Field(description="URL of the SQS queue that the daemon receives jobs from")
-    dlq_url: str = Field(description="URL of the dead-letter queue, where failed jobs are sent with the reason")
+    queue_url: Names = Field(
+        description="URL of the SQS queue that the daemon receives jobs from; or several as `name=URL`, the most urgent first (operations.md)"
+    )
+    dlq_url: Names = Field(
+        description="URL of the dead-letter queue, where failed jobs are sent with the reason; with several queues, one for each as `name=URL`"
+    )
+    queue_weights: Names = Field(
+        (),
+        description="shares of several queues in the devices, as `name=number`; without them, priority is strict: a queue is served while those before it are empty",
+    )
     visibility_timeout_seconds: float = Field(
         120, ge=1, le=MAX_LEASE_SECONDS, description="length of the lease on a message, and of each extension"
+    )
+    queue_visibility_timeout_seconds: Names = Field(
+        (), description="the same for some of several queues, as `name=seconds`"
     )
     heartbeat_seconds: float = Field(30, gt=0, description="interval of lease extensions; at most a third of the lease")
     receive_wait_time_seconds: int = Field(20, ge=0, le=20, description="long-poll wait of a receive")
@@ -308,6 +321,15 @@ class Settings(BucketSettings, WebhookSettings, CredentialSettings):
         if broken := [_line(rule) for rule in RULES if rule.is_broken(self)]:
             raise ValueError("\n  ".join(broken))
         return self
+
+    @property
+    def queues(self) -> tuple[JobQueue, ...]:
+        """The job queues, the most urgent one first."""
+        return job_queues(self)
+
+    def queue(self, name: str) -> JobQueue:
+        """Return the queue of this name."""
+        return next(queue for queue in self.queues if queue.name == name)
 
     @property
     def secrets(self) -> list[str]:
