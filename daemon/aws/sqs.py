@@ -1,4 +1,4 @@
-"""The SQS adapter for the job queue and its dead-letter queue. All errors are raised as QueueUnavailable."""
+"""The SQS adapter for a job queue and its dead-letter queue. All errors are raised as QueueUnavailable."""
 
 import json
 import logging
@@ -34,6 +34,7 @@ from daemon.aws.session import open_session
 from daemon.clock import SYSTEM_CLOCK, Clock
 from daemon.config import MAX_LEASE_SECONDS, Settings
 from daemon.errors import MessageGone, QueueRefused, QueueUnavailable, TranscriptdError
+from daemon.job_queues import DEFAULT_NAME, JobQueue
 from daemon.settings_rules import queue_region
 from daemon.telemetry.metrics import Metrics
 from daemon.telemetry.redaction import describe, describe_with_type, safe_message
@@ -71,6 +72,7 @@ class ReceivedMessage:
     receive_count: int  # ApproximateReceiveCount, including this delivery
     sent_at: float  # Unix time
     leased_at: float  # monotonic: when the receive was *sent*, the earliest possible start of the lease
+    queue: str = DEFAULT_NAME  # name of the job queue that it came from
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,22 +90,6 @@ class QueueLimits:
 
     max_receives: int | None = None  # then SQS moves it to the dead-letter queue
     retention_seconds: float | None = None  # since it was sent; then SQS deletes it
-
-
-@asynccontextmanager
-async def open_queue(settings: Settings, metrics: Metrics) -> AsyncIterator["Queue"]:
-    """Open a Queue with its own connections.
-
-    The client does not retry: the lease limits a heartbeat's retries, the poller's backoff a receive's.
-    """
-    config = AioConfig(
-        connect_timeout=min(CONNECT_TIMEOUT_SECONDS, settings.queue_timeout_seconds),
-        read_timeout=settings.receive_wait_time_seconds + settings.queue_timeout_seconds,
-        retries={"mode": "standard", "total_max_attempts": 1},
-        max_pool_connections=settings.max_jobs_in_flight * 2 + 4,
-    )
-    async with open_client(config, metrics, settings.queue_url) as client:
-        yield Queue(client, settings)
 
 
 @asynccontextmanager
@@ -145,15 +131,16 @@ def refuse_garbage(response_dict: dict[str, Any], operation_model: OperationMode
 
 
 class Queue:
-    """The job queue and its dead-letter queue."""
+    """A job queue and its dead-letter queue."""
 
-    def __init__(self, client: "SQSClient", settings: Settings, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, client: "SQSClient", settings: Settings, about: JobQueue, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.about = about
         self._client = client
         self._clock = clock
-        self._queue_url = settings.queue_url
-        self._dlq_url = settings.dlq_url
+        self._queue_url = about.url
+        self._dlq_url = about.dlq_url
         self._wait_seconds = settings.receive_wait_time_seconds
-        self._visibility_seconds = round(settings.visibility_timeout_seconds)
+        self._visibility_seconds = round(about.visibility_timeout_seconds)
         self._worker_id = settings.worker_id
         self._limits = QueueLimits()
         self._limits_read_at = -math.inf
@@ -186,7 +173,7 @@ class Queue:
                 MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp"],
                 MessageAttributeNames=["All"],
             )
-        received = [_received(message, leased_at) for message in response.get("Messages", [])]
+        received = [_received(message, leased_at, self.about.name) for message in response.get("Messages", [])]
         return [message for message in received if message is not None]
 
     async def extend(self, message: ReceivedMessage, seconds: float) -> None:
@@ -216,6 +203,7 @@ class Queue:
             "receive_count": message.receive_count,
             "worker_id": self._worker_id,
             "original_message_id": message.message_id,
+            "queue": message.queue,
             "failed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         body, attributes = message.body, attributes_of_copy(message.body, message.attributes, failure)
@@ -298,7 +286,7 @@ def _limits(attributes: Any) -> QueueLimits:
         return QueueLimits()
 
 
-def _received(message: Any, leased_at: float) -> ReceivedMessage | None:
+def _received(message: Any, leased_at: float, queue: str) -> ReceivedMessage | None:
     """Parse a received message. Returns None if required fields are missing: SQS then delivers it again or redrives it."""
     try:
         return ReceivedMessage(
@@ -309,6 +297,7 @@ def _received(message: Any, leased_at: float) -> ReceivedMessage | None:
             receive_count=int(message["Attributes"]["ApproximateReceiveCount"]),
             sent_at=int(message["Attributes"]["SentTimestamp"]) / 1000,
             leased_at=leased_at,
+            queue=queue,
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         log.error(

@@ -151,6 +151,7 @@ class Transcriber:
                 audio_seconds=audio_seconds,
                 result=result,
                 checkpoints=checkpoints,
+                priority=delivery.estimate.priority,
             )
             delivery.estimate.update(0.0)
         except Exception as error:
