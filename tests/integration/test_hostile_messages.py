@@ -103,7 +103,7 @@ def without(*path: str) -> dict[str, Any]:
 
 @asynccontextmanager
 async def queue_of(*messages: Any) -> AsyncIterator[Queue]:
-    yield Queue(Stub(list(messages)), some_settings())  # type: ignore[arg-type]  # all that receive() calls
+    yield Queue(Stub(list(messages)), some_settings(), some_settings().queues[0])  # type: ignore[arg-type]  # all that receive() calls
 
 
 @pytest.mark.parametrize(
