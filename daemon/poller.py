@@ -137,6 +137,7 @@ class Poller:
     async def _step(self, intake: _Intake) -> None:
         """Receive from the queue once, or wait for a reason to do so."""
         if self._is_paused(intake):
+            self._policy.skip(intake.about)
             intake.progressed_at = self._clock.monotonic()
             await self._wait(GATE_PERIOD_SECONDS)
         elif self._policy.capacity(intake.about) == 0:

@@ -9,7 +9,7 @@ queue stops it.
 With weights, every queue is asked at any time, and has room as if it were alone. The runner divides the devices between
 them (pipeline/runtime/schedule.py). One place is kept for each queue that holds no message, so none starves.
 
-A queue that does not respond holds up no other.
+A queue that does not respond, or from which receiving is paused, holds up no other.
 """
 
 from collections.abc import Sequence
@@ -62,6 +62,10 @@ class QueuePolicy:
         """Note the end of a receive; 0 if it failed. Add the messages to the limiter in the same step."""
         receiving = self._receiving[queue.name]
         receiving.asked, receiving.is_empty = 0, received == 0
+
+    def skip(self, queue: JobQueue) -> None:
+        """Note that nothing is received from the queue now, although it may have messages."""
+        self._receiving[queue.name].is_empty = True
 
     def _is_empty(self, queue: JobQueue) -> bool:
         receiving = self._receiving[queue.name]

@@ -84,10 +84,10 @@ async def test_job_that_does_not_fit_waits_and_blocks_later_ones() -> None:
     first, large, small = Guest(admission, 60), Guest(admission, 50), Guest(admission, 10)
     await settle()
     assert (first.inside, large.inside, small.inside) == (True, False, False)
-    assert (admission.audio_seconds, admission.waiting) == (60, 2)
+    assert (admission.audio_seconds, admission.waiting()) == (60, 2)
     await first.leave()
     assert (large.inside, small.inside) == (True, True)
-    assert (admission.audio_seconds, admission.waiting) == (60, 0)
+    assert (admission.audio_seconds, admission.waiting()) == (60, 0)
 
 
 async def test_job_larger_than_the_limit_runs_alone() -> None:
@@ -105,7 +105,7 @@ async def test_job_that_stops_waiting_unblocks_later_ones() -> None:
     await settle()
     large.task.cancel()
     await settle()
-    assert (first.inside, small.inside, admission.waiting) == (True, True, 0)
+    assert (first.inside, small.inside, admission.waiting()) == (True, True, 0)
 
 
 guests = st.lists(st.tuples(st.sampled_from([1.0, 30.0, 60.0, 100.0, 250.0]), st.booleans()), min_size=1, max_size=8)
@@ -126,7 +126,7 @@ def test_limit_and_order_hold_and_every_job_is_admitted(
             )
             assert left[: len(inside)] == inside, "jobs are admitted in order"
             assert admission.audio_seconds == sum(guest.audio_seconds for guest in inside)
-            assert admission.waiting == len(left) - len(inside)
+            assert admission.waiting() == len(left) - len(inside)
             going = left[which % len(left)] if cancelled else inside[which % len(inside)]
             going.task.cancel() if cancelled else going.may_leave.set()
             left.remove(going)

@@ -29,6 +29,7 @@ from hypothesis.stateful import (
 )
 
 from daemon.aws.s3 import StoredObject
+from daemon.aws.queues import Queues
 from daemon.aws.sqs import Queue, ReceivedMessage
 from daemon.config import Settings
 from daemon.errors import MessageGone, NoAudio, RunnerCrashed, StorageUnavailable, TranscriptdError
