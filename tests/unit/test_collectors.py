@@ -49,7 +49,9 @@ async def test_depths_are_absent_while_unknown(caplog: pytest.LogCaptureFixture)
         down = True
         await until(lambda: (value('queue_depth_polls_total{kind="jobs",queue="jobs",result="error"}') or 0) >= 3)
         assert value('queue_messages{kind="jobs",queue="jobs",state="visible"}') is None
-        assert value('queue_messages{kind="dead_letter",queue="jobs",state="visible"}') == 1, "the other queue is still queried"
+        assert value('queue_messages{kind="dead_letter",queue="jobs",state="visible"}') == 1, (
+            "the other queue is still queried"
+        )
         down = False
         await until(lambda: value('queue_messages{kind="jobs",queue="jobs",state="visible"}') == 7)
     finally:

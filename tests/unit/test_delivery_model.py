@@ -28,8 +28,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from daemon.aws.s3 import StoredObject
 from daemon.aws.queues import Queues
+from daemon.aws.s3 import StoredObject
 from daemon.aws.sqs import Queue, ReceivedMessage
 from daemon.config import Settings
 from daemon.errors import MessageGone, NoAudio, RunnerCrashed, StorageUnavailable, TranscriptdError

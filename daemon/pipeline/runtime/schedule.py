@@ -25,7 +25,6 @@ from typing import Any
 
 from daemon.protocol.priority import ONLY, Priority
 
-
 # Size of a batch while a more urgent job uses a model, as a share of the largest.
 INTERRUPTIBLE_SHARE = 1 / 4
 
