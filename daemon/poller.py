@@ -204,11 +204,11 @@ class Poller:
     async def _receive(self, intake: _Intake) -> None:
         backoff_seconds = BACKOFF_BASE_SECONDS
         queue = intake.about
-        while not self._stopped_receiving.is_set() and (capacity := self._policy.capacity(queue)):
+        while not self._stopped_receiving.is_set() and (count := self._policy.request_size(queue)):
             asked_at = self._clock.monotonic()
-            self._policy.asking(queue, capacity)
+            self._policy.asking(queue, count)
             try:
-                messages = await intake.queue.receive(capacity)
+                messages = await intake.queue.receive(count)
             except QueueUnavailable as error:
                 self._policy.answered(queue, 0)
                 self._metrics.receive_calls.labels(queue.name, "error").inc()

@@ -140,7 +140,12 @@ class StatusWriter:
 
     async def _write_completed(self, manifest: Manifest, delivery: LiveDelivery) -> None:
         status = self._status(delivery.reached, delivery, "completed")
-        known = {"message_id": manifest.message_id, "attempt": manifest.attempt, "worker_id": manifest.worker_id}
+        known = {
+            "message_id": manifest.message_id,
+            "queue": manifest.queue,
+            "attempt": manifest.attempt,
+            "worker_id": manifest.worker_id,
+        }
         await self._write(delivery, status.model_copy(update=known))
 
     async def _write_refused(self, error: TranscriptdError, delivery: LiveDelivery) -> None:
@@ -220,6 +225,7 @@ class StatusWriter:
             remaining_seconds=None if seconds is None or not running else round(seconds, 1),
             error=error and StatusError(code=error.code, message=error.message[:MAX_MESSAGE_CHARS]),
             message_id=delivery.message.message_id,
+            queue=delivery.message.queue,
             receive_count=delivery.message.receive_count,
             worker_id=self._settings.worker_id,
             started_at=_utc(delivery.received_at),

@@ -55,6 +55,7 @@ class Publisher:
             job_id=job.job_id,
             completed_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             message_id=transcribed.accepted.claim.message.message_id,
+            queue=transcribed.accepted.claim.message.queue,
             worker_id=self._worker_id,
             attempt=transcribed.accepted.attempt,
             input=transcribed.recording,

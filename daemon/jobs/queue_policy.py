@@ -28,7 +28,7 @@ class _Receiving:
 
     asked: int = 0  # messages that a receive in flight may return
     asked_at: float = 0.0  # monotonic
-    is_empty: bool = False  # as of the last answer
+    is_empty: bool | None = None  # as of the last answer; None before the first
 
 
 class QueuePolicy:
@@ -45,6 +45,15 @@ class QueuePolicy:
         elsewhere = sum(it.asked for name, it in self._receiving.items() if name != queue.name)
         room = self._limiter.free - elsewhere - self._kept_from(queue)
         return max(0, min(self._limiter.capacity(queue.priority), room))
+
+    def request_size(self, queue: JobQueue) -> int:
+        """Number of messages to request now.
+
+        One from a queue that may be empty, if there are several: a long poll would otherwise keep more places from the
+        others for up to 20 s.
+        """
+        capacity, is_empty = self.capacity(queue), self._receiving[queue.name].is_empty
+        return capacity if is_empty is False or len(self._queues) == 1 else min(1, capacity)
 
     def is_held_back(self, queue: JobQueue) -> bool:
         """Return whether a queue before this one may have messages, so that this one has to wait."""
@@ -70,10 +79,12 @@ class QueuePolicy:
     def _is_empty(self, queue: JobQueue) -> bool:
         receiving = self._receiving[queue.name]
         waited_seconds = self._clock.monotonic() - receiving.asked_at
-        return receiving.is_empty or (receiving.asked > 0 and waited_seconds >= HEAD_START_SECONDS)
+        return receiving.is_empty is True or (receiving.asked > 0 and waited_seconds >= HEAD_START_SECONDS)
 
     def _kept_from(self, queue: JobQueue) -> int:
         """Number of places that this queue must leave to others."""
         if queue.priority.weight is None:
-            return int(queue.priority.rank > 0)
-        return sum(not self._limiter.held(other.priority) for other in self._queues if other != queue)
+            others = self._queues[:1] if queue.priority.rank > 0 else ()
+        else:
+            others = [each for each in self._queues if each != queue and not self._limiter.held(each.priority)]
+        return sum(not self._receiving[other.name].asked for other in others)  # a receive in flight has its places

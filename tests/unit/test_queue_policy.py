@@ -57,7 +57,7 @@ class World:
     def may_ask(self, rank: int) -> int:
         """Return the number of messages to request now."""
         queue = self.queues[rank]
-        return 0 if self.policy.is_held_back(queue) else self.policy.capacity(queue)
+        return 0 if self.policy.is_held_back(queue) else self.policy.request_size(queue)
 
 
 def test_lower_queue_is_asked_once_the_first_is_known_to_be_empty() -> None:
@@ -90,8 +90,10 @@ def test_backlog_of_a_lower_queue_leaves_room_to_the_first() -> None:
     world = World(queues(None, None))
     first, lower = world.queues
     world.policy.answered(first, 0)
-    while capacity := world.may_ask(1):
-        for _ in range(capacity):
+    while count := world.may_ask(1):
+        world.policy.asking(lower, count)
+        world.policy.answered(lower, count)
+        for _ in range(count):
             world.hold(1, audio_seconds=1)
     assert len(world.limiter._held) == MAX_JOBS - 1
     assert world.may_ask(0) == 1
@@ -134,6 +136,22 @@ def test_weighted_queues_are_asked_at_any_time_and_none_fills_every_place() -> N
         assert world.may_ask(other) == 1
         world.hold(other)
         assert world.may_ask(rank) == 0, "all four places are taken"
+
+
+@pytest.mark.parametrize("weight", [None, 1.0], ids=["strict", "weighted"])
+@pytest.mark.parametrize("max_jobs", [2, 3, MAX_JOBS])
+def test_poll_of_an_empty_queue_leaves_places_to_the_others(weight: float | None, max_jobs: int) -> None:
+    """With few places, the long poll of the first queue would otherwise keep all of them for itself."""
+    world = World(queues(weight, weight), max_jobs)
+    first, _ = world.queues
+    for _ in range(2):
+        assert world.may_ask(0) == 1
+        world.policy.asking(first, 1)
+        world.clock.now += HEAD_START_SECONDS
+        assert world.may_ask(1) == 1
+        world.policy.answered(first, 0)
+    world.policy.answered(first, 1)
+    assert world.may_ask(0) == min(max_jobs - (weight is not None), 2), "now it has messages"
 
 
 def test_lengths_of_one_queue_say_nothing_about_another() -> None:
