@@ -121,6 +121,6 @@ def test_dead_letters_and_redrives_stay_with_their_queue(world: World, queues: Q
         page = daemon.get("/")
         assert "Queue interactive" in page
     found = run_tool(variables(world), "check", "--only", "queue", "redrive", "dead-letters", "--json")
-    texts = [finding["found"] for finding in json.loads(found.stdout)["findings"]]
+    texts = [each["found"] for each in json.loads(found.stdout)["checks"]]
     for url in (url for pair in queues.values() for url in pair):
         assert any(text.startswith(f"{url}: about") for text in texts), texts
