@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -57,8 +58,8 @@ class Peer:
 
     def batch_fraction(self) -> float:
         """Return the progress of the batch jobs, added up."""
-        held = json.loads(self._daemon.get("/status.json"))["jobs"]
-        return sum(job["overall_fraction"] for job in held if job["queue"] == "batch")
+        held: list[dict[str, Any]] = json.loads(self._daemon.get("/status.json"))["jobs"]
+        return sum(float(job["overall_fraction"]) for job in held if job["queue"] == "batch")
 
 
 @contextmanager
