@@ -11,10 +11,10 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test pytest test-interpreter test-lowest lint types docs fmt audit bench bench-gpu accuracy long chaos search soak autoscale tf-check release lock clean
+.PHONY: help setup demo check test pytest test-interpreter test-lowest lint types docs fmt audit bench bench-gpu bench-priority accuracy long chaos search soak autoscale tf-check release lock clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.ready ## build .venv from requirements.lock; another interpreter: PYTHON=python3.12 VENV=.venv-3.12
 
@@ -66,6 +66,9 @@ bench: setup ## compare speed with whisperx and others, and measure the overhead
 
 bench-gpu: setup ## the same on a CUDA device, with Whisper's encoder and decoder by batch size; ARGS="--model large-v3"
 	$(BIN)/python -m bench.gpu $(ARGS)
+
+bench-priority: setup ## measure how long a short job takes under a full batch queue, as a ratio, 10 minutes; ARGS="--device cuda"
+	$(BIN)/python -m bench.priority $(ARGS)
 
 accuracy: setup ## compare errors of words, speakers and times with whisperx and faster-whisper; ARGS="--only call", ARGS=--write
 	$(BIN)/python -m bench.accuracy_table $(ARGS)

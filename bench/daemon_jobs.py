@@ -100,10 +100,9 @@ class DaemonPeer:
         return Job(entry["duration_seconds"], entry["runner_seconds"], entry["stages_seconds"], transcript)
 
 
-@contextmanager
-def open_daemon(setup: Setup) -> Iterator[DaemonPeer]:
-    """Start a daemon. Raises RuntimeError if it does not become ready."""
-    settings: dict[str, Any] = {
+def daemon_settings(setup: Setup) -> dict[str, Any]:
+    """Return the settings of a daemon with the peers' configuration."""
+    return {
         "pipeline": "daemon.pipeline.whisperx_pipeline:WhisperXPipeline",
         "model": setup.model,
         "models": Path(setup.model).name,
@@ -116,7 +115,12 @@ def open_daemon(setup: Setup) -> Iterator[DaemonPeer]:
         "max_speakers": str(MAX_SPEAKERS),
         **dict(setup.daemon_settings),
     }
-    with open_world(**settings) as world, world.daemon() as daemon:
+
+
+@contextmanager
+def open_daemon(setup: Setup) -> Iterator[DaemonPeer]:
+    """Start a daemon. Raises RuntimeError if it does not become ready."""
+    with open_world(**daemon_settings(setup)) as world, world.daemon() as daemon:
         if not daemon.wait_until_ready(START_TIMEOUT_SECONDS):
             raise RuntimeError("the daemon did not become ready:\n" + "\n".join(daemon.log_tail()))
         yield DaemonPeer(world, daemon)

@@ -78,6 +78,15 @@ class World:
         body = {"job_id": job_id, "input": {"bucket": self.aws.input_bucket, "key": key}, **fields}
         self.send(json.dumps(body), tenant=tenant)
 
+    def add_queues(self, *names: str) -> dict[str, tuple[str, str]]:
+        """Create job queues for the daemons to receive from, in this order. Return each one's URL and dead-letter queue."""
+        queues = {name: self.aws.create_queue(name) for name in names}
+        self.settings |= {
+            setting: " ".join(f"{name}={urls[index]}" for name, urls in queues.items())
+            for index, setting in enumerate(("TRANSCRIPTD_QUEUE_URL", "TRANSCRIPTD_DLQ_URL"))
+        }
+        return queues
+
     def send(self, body: str, *, tenant: str | None = None, **attributes: str) -> None:
         typed: Any = {name: {"DataType": "String", "StringValue": value} for name, value in attributes.items()}
         group: Any = {"MessageGroupId": tenant} if tenant else {}

@@ -8,11 +8,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 from daemon.aws.instance import Host, open_host
+from daemon.aws.queues import Queues, open_queues
 from daemon.aws.s3 import Storage, open_storage
-from daemon.aws.sqs import Queue, open_queue
+from daemon.aws.sqs import Queue
 from daemon.background import Supervisor, TaskName
 from daemon.config import Settings
-from daemon.jobs.brake import Brake, Probe
+from daemon.job_queues import DEFAULT_NAME, OUTBOX
+from daemon.jobs.brake import Brake, Brakes, Probe
 from daemon.jobs.cancellation import Cancellation
 from daemon.jobs.delivery import Resource
 from daemon.jobs.job_status import StatusWriter
@@ -53,7 +55,7 @@ class Infrastructure:
     scratch: Path
     tracer: Tracer
     host: Host
-    queue: Queue
+    queues: Queues
     storage: Storage
     decoder: DecoderPool
     outbox: Outbox | None
@@ -69,7 +71,7 @@ class Components:
     infra: Infrastructure
     runners: Runners
     health: Health
-    brake: Brake
+    brakes: Brakes
     processor: Processor
     events: EventSender
     outbox_worker: OutboxWorker | None
@@ -81,17 +83,22 @@ class Components:
 
     def build_poller(self) -> Poller:
         """Build the poller. Do this last: the stall timer of receiving starts here."""
-        settings, queue = self.settings, self.infra.queue
-        tenants = TenantLimit(settings.max_jobs_per_tenant, queue, self.metrics, settings.queue_timeout_seconds)
+        settings, queues = self.settings, self.infra.queues
+        tenants = {
+            queue.about.priority: TenantLimit(
+                settings.max_jobs_per_tenant, queue, self.metrics, settings.queue_timeout_seconds
+            )
+            for queue in queues
+        }
         limiter = ReceiveLimiter(
             settings.max_jobs_in_flight,
             batch_size=settings.batch_size,
             devices=lambda: self.runners.devices,
-            jobs_waiting=lambda: self.runners.jobs_waiting,
-            jobs_at_limit=lambda: tenants.jobs_at_limit,
+            jobs_waiting=lambda priority: self.runners.jobs_waiting(priority),
+            jobs_at_limit=lambda priority: tenants[priority].jobs_at_limit,
         )
         gate = self.health.receive_gate
-        self.health.poller = poller = Poller(settings, queue, self.processor, self.metrics, gate, limiter, tenants)
+        self.health.poller = poller = Poller(settings, queues, self.processor, self.metrics, gate, limiter, tenants)
         return poller
 
 
@@ -103,6 +110,8 @@ async def open_components(settings: Settings) -> AsyncIterator[Components]:
     """
     async with AsyncExitStack() as stack:
         metrics = Metrics(settings.metrics_tenants)
+        for queue in settings.queues:
+            metrics.add_queue(queue.name)
         metrics.build.info({"version": version("transcriptd")})
         infra = await _open_infrastructure(stack, settings, metrics)
         results = ResultStore(
@@ -112,13 +121,8 @@ async def open_components(settings: Settings) -> AsyncIterator[Components]:
             own_prefix=settings.output_prefix,
         )
         runners = Runners(settings, metrics)
-        brake = _build_brake(settings, metrics, infra, results)
-        pings: dict[str, Probe] = {
-            "sqs": infra.queue.ping,
-            "dead_letter_queue": infra.queue.ping_dead_letters,
-            "s3": infra.storage.ping,
-        }
-        health = Health(settings, runners, pings, brake, infra.sandbox)
+        brakes = _build_brakes(settings, metrics, infra, results)
+        health = Health(settings, runners, _pings(infra), brakes, infra.sandbox)
         tracker = JobTracker()
         status = StatusServer(StatusCollector(settings, health, runners, metrics, tracker).collect)
         port = await stack.enter_async_context(serve_http(settings, health, metrics, status.attach))
@@ -132,8 +136,8 @@ async def open_components(settings: Settings) -> AsyncIterator[Components]:
             infra=infra,
             runners=runners,
             health=health,
-            brake=brake,
-            processor=_build_processor(settings, metrics, infra, results, runners, events, tracker, brake, job_status),
+            brakes=brakes,
+            processor=_build_processor(settings, metrics, infra, results, runners, events, tracker, brakes, job_status),
             events=events,
             outbox_worker=_build_outbox_worker(settings, metrics, infra, results, events),
             supervisor=await stack.enter_async_context(Supervisor(metrics)),
@@ -160,7 +164,7 @@ async def _open_infrastructure(stack: AsyncExitStack, settings: Settings, metric
         scratch=scratch,
         tracer=tracer,
         host=await stack.enter_async_context(open_host(settings, metrics)),
-        queue=await stack.enter_async_context(open_queue(settings, metrics)),
+        queues=await stack.enter_async_context(open_queues(settings, metrics)),
         storage=await stack.enter_async_context(open_storage(settings, metrics)),
         decoder=await stack.enter_async_context(decoder),
         outbox=await stack.enter_async_context(open_outbox(settings, metrics)) if settings.outbox_url else None,
@@ -207,17 +211,32 @@ def _build_outbox_worker(
     return OutboxWorker(settings, infra.outbox, events.attempt, metrics, results.record_webhook, results.webhook_known)
 
 
-def _build_brake(settings: Settings, metrics: Metrics, infra: Infrastructure, results: ResultStore) -> Brake:
+def _pings(infra: Infrastructure) -> dict[str, Probe]:
+    """Return the dependencies' probes, by their names in /readyz. A queue without a name is `sqs`."""
+    pings: dict[str, Probe] = {"s3": infra.storage.ping}
+    for queue in infra.queues:
+        suffix = "" if queue.about.name == DEFAULT_NAME else f"_{queue.about.name}"
+        pings |= {f"sqs{suffix}": queue.ping, f"dead_letter_queue{suffix}": queue.ping_dead_letters}
+    return pings
+
+
+def _build_brakes(settings: Settings, metrics: Metrics, infra: Infrastructure, results: ResultStore) -> Brakes:
+    return Brakes(_build_brake(settings, metrics, infra, results, queue) for queue in infra.queues)
+
+
+def _build_brake(
+    settings: Settings, metrics: Metrics, infra: Infrastructure, results: ResultStore, queue: Queue
+) -> Brake:
     probes: dict[Resource, Probe] = {
         Resource.STORAGE: results.probe,
         Resource.OUTPUT: results.probe,
-        Resource.QUEUE: infra.queue.probe_delete,
-        Resource.DEAD_LETTER_QUEUE: infra.queue.ping_dead_letters,
+        Resource.QUEUE: queue.probe_delete,
+        Resource.DEAD_LETTER_QUEUE: queue.ping_dead_letters,
     }
     if infra.outbox is not None:
         probes[Resource.OUTBOX] = infra.outbox.ping
-    at_start = {Resource.OUTPUT: infra.storage.ping, Resource.DEAD_LETTER_QUEUE: infra.queue.ping_dead_letters}
-    return Brake(settings.brake_after_failures, probes, metrics, at_start=at_start)
+    at_start = {Resource.OUTPUT: infra.storage.ping, Resource.DEAD_LETTER_QUEUE: queue.ping_dead_letters}
+    return Brake(settings.brake_after_failures, probes, metrics, queue=queue.about.name, at_start=at_start)
 
 
 def _build_processor(
@@ -228,7 +247,7 @@ def _build_processor(
     runners: Runners,
     events: EventSender,
     tracker: JobTracker,
-    brake: Brake,
+    brakes: Brakes,
     job_status: StatusWriter,
 ) -> Processor:
     transcriber = Transcriber(
@@ -242,7 +261,7 @@ def _build_processor(
     )
     return Processor(
         settings,
-        queue=infra.queue,
+        queues=infra.queues,
         results=results,
         transcriber=transcriber,
         publisher=Publisher(settings, results, metrics, lambda: runners.devices),
@@ -253,21 +272,24 @@ def _build_processor(
         metrics=metrics,
         tracker=tracker,
         tracer=infra.tracer,
-        brake=brake,
+        brake=brakes,
     )
 
 
 def _start_background_tasks(components: Components) -> None:
     """Start the tasks that run until the daemon exits; the launcher starts its own."""
     settings, metrics, infra, runners = components.settings, components.metrics, components.infra, components.runners
-    depths = {"jobs": infra.queue.depth, "dead_letter": infra.queue.dead_letter_depth}
+    depths = {}
+    for queue in infra.queues:
+        depths[queue.about.name, "jobs"] = queue.depth
+        depths[queue.about.name, "dead_letter"] = queue.dead_letter_depth
     if infra.outbox is not None:
-        depths["outbox"] = infra.outbox.depth
+        depths[OUTBOX, "outbox"] = infra.outbox.depth
     measure_when_scraped(settings, metrics, runners)
     start = components.supervisor.start
     start(TaskName.INTERRUPTION_WATCH, infra.host.watch)
     start(TaskName.TERMINATION_HOOK, infra.host.keep_termination_hook, ends=True)
-    start(TaskName.BRAKE, components.brake.run)
+    start(TaskName.BRAKE, components.brakes.run)
     start(TaskName.LATE_OUTCOMES, components.processor.late_outcomes.run)
     start(TaskName.QUEUE_DEPTHS, lambda: watch_depths(metrics, depths))
     start(TaskName.MACHINE, lambda: watch_machine(settings, metrics, runners))

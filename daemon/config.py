@@ -19,6 +19,7 @@ from daemon.bucket_settings import BucketSettings, Names
 from daemon.credential_files import CredentialSettings
 from daemon.errors import ConfigError
 from daemon.profile_settings import Profiles
+from daemon.queue_settings import QueueSettings
 from daemon.schema.catalog import MODELS
 from daemon.schema.device_names import check_device_names
 from daemon.schema.options import Format, PersonalData
@@ -31,56 +32,17 @@ GIB, HOUR = 1024**3, 3600.0
 
 # Settings that are lists; in the environment, items are separated by spaces or commas.
 LISTS = (
-    "input_buckets output_buckets output_prefixes models devices unpadded_models alignment_models webhook_hosts http_hosts outbox_retry_schedule_seconds "
+    "queue_url dlq_url queue_weights queue_visibility_timeout_seconds input_buckets output_buckets output_prefixes "
+    "models devices unpadded_models alignment_models webhook_hosts http_hosts outbox_retry_schedule_seconds "
     "formats redact profanity_words webhook_secret metrics_tenants"
 ).split()
 
 
-class Settings(BucketSettings, WebhookSettings, TenantSettings, CredentialSettings):
+class Settings(QueueSettings, BucketSettings, WebhookSettings, TenantSettings, CredentialSettings):
     """Settings from environment variables with the prefix TRANSCRIPTD_, and a few well-known names without it."""
 
     model_config = SettingsConfigDict(
         env_prefix="TRANSCRIPTD_", env_ignore_empty=True, frozen=True, extra="forbid", populate_by_name=True
-    )
-
-    # Queue
-    queue_url: str = Field(description="URL of the SQS queue that the daemon receives jobs from")
-    dlq_url: str = Field(description="URL of the dead-letter queue, where failed jobs are sent with the reason")
-    visibility_timeout_seconds: float = Field(
-        120, ge=1, le=MAX_LEASE_SECONDS, description="length of the lease on a message, and of each extension"
-    )
-    heartbeat_seconds: float = Field(30, gt=0, description="interval of lease extensions; at most a third of the lease")
-    receive_wait_time_seconds: int = Field(20, ge=0, le=20, description="long-poll wait of a receive")
-    queue_timeout_seconds: float = Field(10, gt=0, description="timeout of an SQS call, not counting the long poll")
-    queue_backoff_max_seconds: float = Field(
-        30, gt=0, description="maximum backoff between receives while SQS fails; starts at 1 s or less, with jitter"
-    )
-    poll_stall_seconds: float = Field(
-        180,
-        gt=0,
-        description="if no receive succeeds for this long while polling, /readyz fails and the systemd watchdog is not notified",
-    )
-    max_attempts: int = Field(
-        3,
-        ge=1,
-        le=100,
-        description="number of failures with a transient error before a job is dead-lettered; keep the queue's maxReceiveCount well above it, because interruptions count there",
-    )
-    max_crashed_deliveries: int = Field(
-        3,
-        ge=1,
-        le=100,
-        description="number of deliveries without a recorded outcome before a job is dead-lettered as a suspected cause of crashes",
-    )
-    brake_after_failures: int = Field(
-        3,
-        ge=1,
-        description="consecutive deliveries failed by the deployment's own bucket or queues before receiving pauses until the fault is fixed",
-    )
-    retry_base_seconds: float = Field(10, gt=0, description="backoff before attempt 2; doubles each time; full jitter")
-    retry_max_seconds: float = Field(900, gt=0, description="maximum backoff between attempts")
-    max_jobs_in_flight: int = Field(
-        16, ge=1, le=32, description="maximum messages held at once; fewer if they fill the devices (architecture.md)"
     )
 
     # Storage

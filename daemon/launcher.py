@@ -90,7 +90,7 @@ async def main_loop(components: Components, signals: Signals) -> MainLoopResult:
     log.info("ready")
     notify("READY=1")
     components.supervisor.start(TaskName.LAUNCH_HOOK, components.host.ready, ends=True)
-    components.supervisor.start(TaskName.WATCHDOG, lambda: feed_watchdog(components.health.polls))
+    components.supervisor.start(TaskName.WATCHDOG, lambda: feed_watchdog(components.health.is_alive))
     components.supervisor.start(
         TaskName.RELEASE_DEADLINE, lambda: _force_stop_before_spot_end(components, signals), ends=True
     )

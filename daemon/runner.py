@@ -29,6 +29,7 @@ from daemon.protocol.messages import (
     Shutdown,
     decode,
 )
+from daemon.protocol.priority import ONLY, Priority
 from daemon.schema.options import JobOptions
 from daemon.supervisor.admission import Admission
 from daemon.supervisor.devices import Device
@@ -115,10 +116,9 @@ class Runner:
         """Audio of all jobs on this device, including waiting ones."""
         return self._admission.audio_seconds + self._admission.waiting_audio_seconds
 
-    @property
-    def jobs_waiting(self) -> int:
-        """Jobs waiting for memory in the process, or for a job that runs alone to end."""
-        return self._admission.waiting
+    def jobs_waiting(self, priority: Priority | None = None) -> int:
+        """Jobs, of one priority or all, waiting for memory in the process, or for a job that runs alone to end."""
+        return self._admission.waiting(priority)
 
     async def start(self) -> Ready:
         """Start the process and wait until its models are loaded. Raises SetupFailed after the last attempt."""
@@ -151,6 +151,7 @@ class Runner:
         result: Path,
         checkpoints: Path,
         words: Path | None = None,
+        priority: Priority = ONLY,
     ) -> None:
         """Run one job and write its transcript to `result`. Cancelling this call cancels the job.
 
@@ -163,11 +164,12 @@ class Runner:
         paths = [str(path) for path in audio]
         wishes = options.model_dump(mode="json")
         fields = {"job_id": job_id, **log_fields()}
-        order = Run(job_id, paths, str(result), str(checkpoints), wishes, fields, str(words) if words else None)
+        words_path = str(words) if words else None
+        order = Run(job_id, paths, str(result), str(checkpoints), wishes, fields, priority, words_path)
         alone = False
         while True:
             try:
-                async with self._admission.enter(audio_seconds, alone=alone):
+                async with self._admission.enter(audio_seconds, alone=alone, priority=priority):
                     return await self._assign(order, on_event)
             except _Requeued as again:
                 # Several jobs were in the process when it died. Retry each one alone, so that a job that kills processes

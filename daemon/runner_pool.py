@@ -9,6 +9,7 @@ from daemon.clock import SYSTEM_CLOCK, Clock
 from daemon.config import Settings
 from daemon.errors import SetupFailed
 from daemon.protocol.messages import Ready
+from daemon.protocol.priority import ONLY, Priority
 from daemon.runner import DeviceLost, EventHandler, Runner
 from daemon.schema.options import JobOptions
 from daemon.supervisor.devices import choose_devices
@@ -60,10 +61,9 @@ class Runners:
         """Audio of the jobs in all processes, all channels together."""
         return sum(runner.audio_seconds for runner in self.each)
 
-    @property
-    def jobs_waiting(self) -> int:
-        """Jobs waiting for memory on their device."""
-        return sum(runner.jobs_waiting for runner in self.each)
+    def jobs_waiting(self, priority: Priority | None = None) -> int:
+        """Jobs, of one priority or all, waiting for memory on their device."""
+        return sum(runner.jobs_waiting(priority) for runner in self.each)
 
     async def start(self) -> None:
         """Start all runners and return when the first is ready. The others join as they become ready.
@@ -106,6 +106,7 @@ class Runners:
         result: Path,
         checkpoints: Path,
         words: Path | None = None,
+        priority: Priority = ONLY,
     ) -> None:
         """Run one job on one of the devices, as Runner.run does. If that device is given up, use another one.
 
@@ -124,6 +125,7 @@ class Runners:
                         result=result,
                         checkpoints=checkpoints,
                         words=words,
+                        priority=priority,
                     )
                 except DeviceLost:
                     log.warning("job lost its device")

@@ -7,6 +7,16 @@ from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 
+from daemon.job_queues import (
+    MAX_WEIGHT,
+    dead_letters_are_wrong,
+    job_queues,
+    named,
+    names_are_wrong,
+    timeouts_are_wrong,
+    weights_are_wrong,
+)
+
 # SQS ends a lease 12 h after the receive, regardless of extensions; a job must end well before.
 # https://docs.aws.amazon.com/AWSSimpleQueueService/latest/SQSDeveloperGuide/sqs-visibility-timeout.html
 MAX_LEASE_SECONDS = 12 * 3600.0
@@ -45,20 +55,33 @@ def _wrong_scheme(settings: Any) -> bool:
     return settings.webhook_url is not None and settings.webhook_url.partition(":")[0].lower() not in allowed
 
 
+def _urls(settings: Any, name: str) -> list[str]:
+    return [url for _, url in named(getattr(settings, name))]
+
+
 def _regions_differ(settings: Any) -> bool:
-    regions = (queue_region(settings.queue_url), queue_region(settings.dlq_url))
-    return None not in regions and regions[0] != regions[1]
+    regions = {queue_region(url) for name in ("queue_url", "dlq_url") for url in _urls(settings, name)}
+    return len(regions - {None}) > 1
+
+
+def _any_twice(settings: Any) -> bool:
+    urls = [*_urls(settings, "queue_url"), *_urls(settings, "dlq_url")]
+    return len(set(urls)) < len(urls)
+
+
+def _shortest_lease_seconds(settings: Any) -> float:
+    return min((queue.visibility_timeout_seconds for queue in job_queues(settings)), default=MAX_LEASE_SECONDS)
 
 
 RULES = (
     Rule(
         ("heartbeat_seconds", "visibility_timeout_seconds"),
-        lambda s: s.heartbeat_seconds > s.visibility_timeout_seconds / 3,
+        lambda s: s.heartbeat_seconds > _shortest_lease_seconds(s) / 3,
         "heartbeat_seconds must be at most a third of visibility_timeout_seconds, so that two extensions may fail",
     ),
     Rule(
         ("receive_wait_time_seconds", "visibility_timeout_seconds"),
-        lambda s: s.receive_wait_time_seconds >= s.visibility_timeout_seconds / 2,
+        lambda s: s.receive_wait_time_seconds >= _shortest_lease_seconds(s) / 2,
         "receive_wait_time_seconds must be less than half of visibility_timeout_seconds: the lease may have started when the receive did",
     ),
     Rule(
@@ -100,22 +123,51 @@ RULES = (
         "min_speakers must be at most max_speakers",
     ),
     Rule(
+        ("queue_url",),
+        names_are_wrong,
+        "several queues need a name each, as in `interactive=https://… batch=https://…`: lower-case letters, digits, - and _; not `outbox`",
+    ),
+    Rule(
+        ("dlq_url", "queue_url"),
+        dead_letters_are_wrong,
+        "dlq_url must name one dead-letter queue for each queue of queue_url, with the same names",
+    ),
+    Rule(
+        ("queue_weights", "queue_url"),
+        weights_are_wrong,
+        f"queue_weights must have a number above 0, at most {MAX_WEIGHT:g}, for each queue, as in `interactive=3 batch=1`",
+    ),
+    Rule(
+        ("queue_visibility_timeout_seconds", "queue_url"),
+        lambda s: timeouts_are_wrong(s, MAX_LEASE_SECONDS),
+        f"queue_visibility_timeout_seconds must have numbers from 1 to {MAX_LEASE_SECONDS:g} for queues of queue_url, as in `batch=600`",
+    ),
+    Rule(
+        ("max_jobs_in_flight", "queue_url"),
+        lambda s: s.max_jobs_in_flight < len(s.queue_url),
+        "max_jobs_in_flight must be at least the number of queues: one place is kept for each queue that must not wait",
+    ),
+    Rule(
         ("queue_url", "dlq_url"),
-        lambda s: s.queue_url == s.dlq_url,
+        _any_twice,
         "queue_url and dlq_url must be different queues",
     ),
     Rule(
         ("outbox_url", "queue_url", "dlq_url"),
-        lambda s: s.outbox_url in (s.queue_url, s.dlq_url),
+        lambda s: s.outbox_url in (*_urls(s, "queue_url"), *_urls(s, "dlq_url")),
         "outbox_url must differ from queue_url and dlq_url",
     ),
     *(
         Rule(
             (name,),
-            lambda s, name=name: _is_fifo(getattr(s, name)),  # type: ignore[misc]
+            lambda s, urls=urls: any(map(_is_fifo, urls(s))),  # type: ignore[misc]
             f"{name} is a FIFO queue; use a standard queue, because one failed job would block the others of its group",
         )
-        for name in ("queue_url", "dlq_url", "outbox_url")
+        for name, urls in (
+            ("queue_url", lambda s: _urls(s, "queue_url")),
+            ("dlq_url", lambda s: _urls(s, "dlq_url")),
+            ("outbox_url", lambda s: [s.outbox_url]),
+        )
     ),
     Rule(
         ("queue_url", "dlq_url"),

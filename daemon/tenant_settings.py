@@ -14,7 +14,7 @@ class TenantSettings(BaseSettings):
     max_jobs_per_tenant: int = Field(
         0,
         ge=0,
-        description="maximum messages of one tenant (MessageGroupId) that the daemon holds at once; further ones return to the queue for a while and spend no attempt (publishing.md); 0: no limit",
+        description="maximum messages of one tenant (MessageGroupId) that the daemon holds at once, from each queue; further ones return to the queue for a while and spend no attempt (publishing.md); 0: no limit",
     )
     metrics_tenants: Names = Field(
         (),

@@ -1,4 +1,4 @@
-"""The SQS adapter for the job queue and its dead-letter queue. All errors are raised as QueueUnavailable."""
+"""The SQS adapter for a job queue and its dead-letter queue. All errors are raised as QueueUnavailable."""
 
 import json
 import logging
@@ -34,6 +34,7 @@ from daemon.aws.session import open_session
 from daemon.clock import SYSTEM_CLOCK, Clock
 from daemon.config import MAX_LEASE_SECONDS, Settings
 from daemon.errors import MessageGone, QueueRefused, QueueUnavailable, TranscriptdError
+from daemon.job_queues import DEFAULT_NAME, JobQueue
 from daemon.schema.tenant import valid_tenant
 from daemon.settings_rules import queue_region
 from daemon.telemetry.metrics import Metrics
@@ -73,6 +74,7 @@ class ReceivedMessage:
     sent_at: float  # Unix time
     leased_at: float  # monotonic: when the receive was *sent*, the earliest possible start of the lease
     tenant: str | None = None  # the message group ID
+    queue: str = DEFAULT_NAME  # name of the job queue that it came from
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,22 +92,6 @@ class QueueLimits:
 
     max_receives: int | None = None  # then SQS moves it to the dead-letter queue
     retention_seconds: float | None = None  # since it was sent; then SQS deletes it
-
-
-@asynccontextmanager
-async def open_queue(settings: Settings, metrics: Metrics) -> AsyncIterator["Queue"]:
-    """Open a Queue with its own connections.
-
-    The client does not retry: the lease limits a heartbeat's retries, the poller's backoff a receive's.
-    """
-    config = AioConfig(
-        connect_timeout=min(CONNECT_TIMEOUT_SECONDS, settings.queue_timeout_seconds),
-        read_timeout=settings.receive_wait_time_seconds + settings.queue_timeout_seconds,
-        retries={"mode": "standard", "total_max_attempts": 1},
-        max_pool_connections=settings.max_jobs_in_flight * 2 + 4,
-    )
-    async with open_client(config, metrics, settings.queue_url) as client:
-        yield Queue(client, settings)
 
 
 @asynccontextmanager
@@ -147,15 +133,16 @@ def refuse_garbage(response_dict: dict[str, Any], operation_model: OperationMode
 
 
 class Queue:
-    """The job queue and its dead-letter queue."""
+    """A job queue and its dead-letter queue."""
 
-    def __init__(self, client: "SQSClient", settings: Settings, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, client: "SQSClient", settings: Settings, about: JobQueue, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.about = about
         self._client = client
         self._clock = clock
-        self._queue_url = settings.queue_url
-        self._dlq_url = settings.dlq_url
+        self._queue_url = about.url
+        self._dlq_url = about.dlq_url
         self._wait_seconds = settings.receive_wait_time_seconds
-        self._visibility_seconds = round(settings.visibility_timeout_seconds)
+        self._visibility_seconds = round(about.visibility_timeout_seconds)
         self._worker_id = settings.worker_id
         self._limits = QueueLimits()
         self._limits_read_at = -math.inf
@@ -188,7 +175,7 @@ class Queue:
                 MessageSystemAttributeNames=["ApproximateReceiveCount", "SentTimestamp", "MessageGroupId"],
                 MessageAttributeNames=["All"],
             )
-        received = [_received(message, leased_at) for message in response.get("Messages", [])]
+        received = [_received(message, leased_at, self.about.name) for message in response.get("Messages", [])]
         return [message for message in received if message is not None]
 
     async def extend(self, message: ReceivedMessage, seconds: float) -> None:
@@ -218,6 +205,7 @@ class Queue:
             "receive_count": message.receive_count,
             "worker_id": self._worker_id,
             "original_message_id": message.message_id,
+            "queue": message.queue,
             "failed_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
         body, attributes = message.body, attributes_of_copy(message.body, message.attributes, failure)
@@ -308,7 +296,7 @@ def _limits(attributes: Any) -> QueueLimits:
         return QueueLimits()
 
 
-def _received(message: Any, leased_at: float) -> ReceivedMessage | None:
+def _received(message: Any, leased_at: float, queue: str) -> ReceivedMessage | None:
     """Parse a received message. Returns None if required fields are missing: SQS then delivers it again or redrives it."""
     try:
         return ReceivedMessage(
@@ -320,6 +308,7 @@ def _received(message: Any, leased_at: float) -> ReceivedMessage | None:
             sent_at=int(message["Attributes"]["SentTimestamp"]) / 1000,
             leased_at=leased_at,
             tenant=_tenant(message),
+            queue=queue,
         )
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         log.error(

@@ -66,10 +66,15 @@ def _add_dlq(parser: argparse.ArgumentParser) -> None:
     purge.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     for action, name in ((listing, "list"), (show, "show"), (redrive, "redrive"), (purge, "purge")):
         action.add_argument("--dlq-url", metavar="URL", help="default: TRANSCRIPTD_DLQ_URL")
+        _add_queue(action)
         action.add_argument(
             "--limit", type=_count, default=1000, metavar="N", help="maximum number of messages to read; default: 1000"
         )
         action.set_defaults(call=_dlq(name))
+
+
+def _add_queue(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--queue", metavar="NAME", help="the queue, if the setting has several")
 
 
 def _add_selection(parser: argparse.ArgumentParser) -> None:
@@ -110,6 +115,7 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--bucket", help="bucket for the upload; default: the first of TRANSCRIPTD_INPUT_BUCKETS")
     parser.add_argument("--queue-url", metavar="URL", help="default: TRANSCRIPTD_QUEUE_URL")
+    _add_queue(parser)
     parser.add_argument("--watch", action="store_true", help="follow the job, then print its transcript")
     _add_watching(parser)
     parser.set_defaults(call=_submit)

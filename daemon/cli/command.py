@@ -20,6 +20,7 @@ from rich.console import Console
 from daemon.aws.sqs import in_group, refuse_garbage
 from daemon.config import Settings, read_settings, variable
 from daemon.errors import ConfigError
+from daemon.job_queues import named
 from daemon.jobs.validation import parse_job
 from daemon.schema.job import JOB_ID, Job
 from daemon.schema.tenant import RULE, valid_tenant
@@ -49,12 +50,17 @@ MAX_READ_BYTES = 64 * 1024 * 1024
 UNKNOWN: dict[str, Any] = {
     "queue_url": "unknown:queue",
     "dlq_url": "unknown:dlq",
+    "queue_weights": (),
+    "queue_visibility_timeout_seconds": (),
     "output_bucket": "unknown",
     "output_buckets": ("*",),
     "output_prefixes": ("*",),
     "webhook_hosts": ("*",),
     "webhook_secret": "unknown",
 }
+
+# Settings that name the queues.
+QUEUE_SETTINGS = ("queue_url", "dlq_url", "queue_weights", "queue_visibility_timeout_seconds")
 
 err = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
@@ -107,12 +113,27 @@ def required(given: str | None, name: str) -> str:
     raise UsageError(f"--{name.replace('_', '-')} is missing, and {variable(name)} is not set")
 
 
+def queue_url(arguments: Namespace, name: str) -> str:
+    """Return the URL that the command line gives, or else the setting's for the chosen queue. Raises UsageError."""
+    if given := getattr(arguments, name):
+        return str(given)
+    urls = dict(named(tuple(required(None, name).replace(",", " ").split())))
+    chosen, names = arguments.queue, ", ".join(urls)
+    if chosen is None and len(urls) > 1:
+        raise UsageError(f"{variable(name)} has several queues: pass --queue with one of {names}")
+    if chosen is not None and chosen not in urls:
+        raise UsageError(f"{variable(name)} has no queue {chosen}; it has {names}")
+    return urls[chosen] if chosen is not None else next(iter(urls.values()))
+
+
 def contract_settings(**given: Any) -> Settings:
     """Return the settings to validate a message with: the given values that are not None, then the environment.
 
     A setting that neither defines does not restrict the message.
     """
     unknown = {name: value for name, value in UNKNOWN.items() if from_environment(name) is None}
+    if unknown.keys() & {"queue_url", "dlq_url"}:  # they must name the same queues
+        unknown |= {name: UNKNOWN[name] for name in QUEUE_SETTINGS}
     return read_settings(**unknown | {name: value for name, value in given.items() if value is not None})
 
 

@@ -30,7 +30,7 @@ from daemon.cli.command import (
     open_sqs,
     out,
     printable,
-    required,
+    queue_url,
     send,
 )
 from daemon.cli.edits import Edit, apply, removal, setting
@@ -74,8 +74,8 @@ def show(arguments: Namespace) -> int:
 
 def redrive(arguments: Namespace) -> int:
     """Send each message, then delete it, so that an interruption can duplicate a message but never lose one."""
-    queue_url = required(arguments.queue_url, "queue_url")
-    if queue_url == required(arguments.dlq_url, "dlq_url"):
+    jobs_url = queue_url(arguments, "queue_url")
+    if jobs_url == queue_url(arguments, "dlq_url"):
         raise UsageError("--queue-url and --dlq-url are the same queue")
     edits = [setting(text) for text in arguments.edits] + [removal(text) for text in arguments.removals]
     _check_selection(arguments)
@@ -87,7 +87,7 @@ def redrive(arguments: Namespace) -> int:
                 print(printable(f"would send {_name(letter)}: {bodies[letter.message_id]}"))
             err.print(f"{len(chosen)} would be redriven; nothing was sent")
             return EXIT_OK
-        sqs = open_sqs(queue_url)
+        sqs = open_sqs(jobs_url)
         done = 0
         try:
             for letter in chosen:
@@ -97,7 +97,7 @@ def redrive(arguments: Namespace) -> int:
                     break
                 try:
                     body = bodies[letter.message_id]
-                    new_id = send(sqs, queue_url, body, letter.original_attributes, letter.tenant)
+                    new_id = send(sqs, jobs_url, body, letter.original_attributes, letter.tenant)
                 except (ParamValidationError, ClientError) as error:
                     if not _is_refusal(error):
                         raise
@@ -144,7 +144,7 @@ def purge(arguments: Namespace) -> int:
 
 @contextmanager
 def _lease_messages(arguments: Namespace) -> Iterator[tuple[LeasedMessages, Stop]]:
-    url = required(arguments.dlq_url, "dlq_url")
+    url = queue_url(arguments, "dlq_url")
     with Stop() as stop, LeasedMessages(open_sqs(url), url) as leased:
         yield leased, stop
 

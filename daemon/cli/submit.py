@@ -21,6 +21,7 @@ from daemon.cli.command import (
     open_s3,
     open_sqs,
     printable,
+    queue_url,
     require_tenant,
     required,
     send,
@@ -39,7 +40,7 @@ MAX_NAME_CHARS = 60
 
 def submit(arguments: Namespace) -> int:
     """Validate all arguments and the message before the upload, so that a mistake uploads and sends nothing."""
-    queue_url = required(arguments.queue_url, "queue_url")
+    url = queue_url(arguments, "queue_url")
     require_tenant(arguments.tenant)
     file = None if arguments.source.startswith("s3://") else Path(arguments.source)
     name = _plain((file or Path(arguments.source)).name)
@@ -60,7 +61,7 @@ def submit(arguments: Namespace) -> int:
     if file is not None:
         _check_file(file, settings)
         _upload(file, bucket, key, settings)
-    message_id = _send(queue_url, body, None if file is None else f"s3://{bucket}/{key}", job_id, arguments.tenant)
+    message_id = _send(arguments, url, body, None if file is None else f"s3://{bucket}/{key}", job_id)
     err.print(f"job {job_id} sent as message {message_id}")
     if not watching:
         print(job_id)
@@ -155,14 +156,19 @@ def _trace_attributes() -> dict[str, Any]:
     return trace.attributes() if trace else {}
 
 
-def _send(queue_url: str, body: str, uploaded: str | None, job_id: str, tenant: str | None) -> str:
+def _send(arguments: Namespace, url: str, body: str, uploaded: str | None, job_id: str) -> str:
     sent = False
     try:
-        message_id = send(open_sqs(queue_url), queue_url, body, _trace_attributes(), tenant)
+        message_id = send(open_sqs(url), url, body, _trace_attributes(), arguments.tenant)
         sent = True
         return message_id
     finally:
         if uploaded and not sent:
-            group = ["--tenant", tenant] if tenant else []
-            command = shlex.join(["transcriptd", "submit", uploaded, "--job-id", job_id, *group])
+            chosen = [
+                word
+                for option, value in (("--queue", arguments.queue), ("--tenant", arguments.tenant))
+                if value is not None
+                for word in (option, value)
+            ]
+            command = shlex.join(["transcriptd", "submit", uploaded, "--job-id", job_id, *chosen])
             err.print(f"the file was uploaded, but the message may not have been sent; to send it, run: {command}")

@@ -74,21 +74,25 @@ class EmbeddedAws:
         }
 
     def _create(self) -> None:
-        self.dlq_url = self.sqs.create_queue(QueueName="transcriptd-dlq")["QueueUrl"]
-        dlq = self.sqs.get_queue_attributes(QueueUrl=self.dlq_url, AttributeNames=["QueueArn"])["Attributes"][
-            "QueueArn"
-        ]
-        self.queue_url = self.sqs.create_queue(
-            QueueName="transcriptd",
-            Attributes={
-                "VisibilityTimeout": str(self._visibility_timeout_seconds),
-                "RedrivePolicy": json.dumps({"deadLetterTargetArn": dlq, "maxReceiveCount": MAX_RECEIVE_COUNT}),
-            },
-        )["QueueUrl"]
+        self.queue_url, self.dlq_url = self.create_queue("transcriptd")
         # No redrive policy: an event ends with its retry schedule, not with a number of receives.
         self.outbox_url = self.sqs.create_queue(QueueName="transcriptd-webhooks")["QueueUrl"]
         for bucket in (self.input_bucket, self.output_bucket):
             self.create_bucket(bucket)
+
+    def create_queue(self, name: str) -> tuple[str, str]:
+        """Create a job queue with its dead-letter queue. Return their URLs."""
+        dlq_url = self.sqs.create_queue(QueueName=f"{name}-dlq")["QueueUrl"]
+        found = self.sqs.get_queue_attributes(QueueUrl=dlq_url, AttributeNames=["QueueArn"])
+        policy = {"deadLetterTargetArn": found["Attributes"]["QueueArn"], "maxReceiveCount": MAX_RECEIVE_COUNT}
+        queue = self.sqs.create_queue(
+            QueueName=name,
+            Attributes={
+                "VisibilityTimeout": str(self._visibility_timeout_seconds),
+                "RedrivePolicy": json.dumps(policy),
+            },
+        )
+        return queue["QueueUrl"], dlq_url
 
     def create_bucket(self, name: str) -> None:
         """Create a bucket in this region. Outside us-east-1, S3 requires the region in the call."""

@@ -10,15 +10,19 @@ that ended this way, the daemon receives nothing until a probe of the resource s
 
 A probe cannot test everything: only a real dead letter shows whether the dead-letter queue accepts messages. For this
 reason there is a trial, and the pause before a probe keeps growing until a delivery has succeeded.
+
+Each job queue has its own brake: a dead-letter queue that rejects messages stops only the queue it belongs to.
 """
 
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Protocol
 
 from daemon.clock import SYSTEM_CLOCK, Clock
 from daemon.errors import ObjectMissing, OutputRefused, QueueRefused, StorageRefused, TranscriptdError
+from daemon.job_queues import DEFAULT_NAME
 from daemon.jobs.delivery import DeliveryResult, Resource
 from daemon.telemetry.metrics import Metrics
 from daemon.telemetry.redaction import redact_urls, safe_message
@@ -41,6 +45,32 @@ NAMES = {
 }
 
 
+class BrakeObserver(Protocol):
+    def observe(self, ended: DeliveryResult) -> None: ...
+
+
+class Brakes:
+    """The brakes of all queues, the most urgent queue first."""
+
+    def __init__(self, brakes: Iterable["Brake"]) -> None:
+        self._brakes = {brake.queue: brake for brake in brakes}
+
+    def reason(self, queue: str | None = None) -> str | None:
+        """Why receiving is stopped, from the named queue or any, or None."""
+        return next(
+            (each.reason for each in self._brakes.values() if queue in (None, each.queue) and each.reason), None
+        )
+
+    def observe(self, ended: DeliveryResult) -> None:
+        self._brakes[ended.delivery.message.queue].observe(ended)
+
+    async def run(self) -> None:
+        """Run all brakes, until cancelled or until one fails."""
+        async with asyncio.TaskGroup() as group:
+            for brake in self._brakes.values():
+                group.create_task(brake.run(), name=f"brake {brake.queue}")
+
+
 class Brake:
     """Call `observe(ended)` for each delivery, check `reason` before each receive, run `run()` in the background."""
 
@@ -51,9 +81,11 @@ class Brake:
         metrics: Metrics,
         clock: Clock = SYSTEM_CLOCK,
         *,
+        queue: str = DEFAULT_NAME,
         at_start: Mapping[Resource, Probe] | None = None,
     ) -> None:
-        """`at_start` has the probes that `run()` makes before anything else; a permanent refusal engages the brake."""
+        """`queue` is the name of the job queue. `at_start` has the probes that `run()` makes before anything else; a permanent refusal engages the brake."""
+        self.queue = queue
         self._at_start = at_start or {}
         self._after_failures = after_failures
         self._probes = probes
@@ -126,16 +158,19 @@ class Brake:
 
     def _engage(self, resource: Resource, problem: str) -> None:
         self._resource, self._problem, self._engaged_at = resource, problem, self._clock.monotonic()
-        self._metrics.brake_engaged.labels(resource.value).set(1)
-        log.error("brake engaged", extra={"reason": resource.value, "error": problem, "failures": self._failures})
+        self._metrics.brake_engaged.labels(self.queue, resource.value).set(1)
+        log.error(
+            "brake engaged",
+            extra={"queue": self.queue, "reason": resource.value, "error": problem, "failures": self._failures},
+        )
         self._engaged.set()
 
     def _release(self, resource: Resource) -> None:
         self._engaged.clear()
         self._resource, self._on_trial, self._failures = None, True, 0
-        self._metrics.brake_engaged.labels(resource.value).set(0)
+        self._metrics.brake_engaged.labels(self.queue, resource.value).set(0)
         down_seconds = round(self._clock.monotonic() - self._engaged_at, 1)
-        log.error("brake released", extra={"reason": resource.value, "down_seconds": down_seconds})
+        log.error("brake released", extra={"queue": self.queue, "reason": resource.value, "down_seconds": down_seconds})
 
 
 def _find_fault(ended: DeliveryResult) -> tuple[Resource | None, str]:

@@ -89,7 +89,7 @@ def is_last_delivery(message: ReceivedMessage, limits: QueueLimits, now: float, 
         return True
     if limits.retention_seconds is None:
         return False
-    next_chance_seconds = settings.retry_max_seconds + settings.visibility_timeout_seconds
+    next_chance_seconds = settings.retry_max_seconds + settings.queue(message.queue).visibility_timeout_seconds
     # A retention period too short for a retry ends no message on its first failure.
     return message.receive_count > 1 and age_seconds + next_chance_seconds >= limits.retention_seconds
 

@@ -142,7 +142,8 @@ class StatusWriter:
 
     async def _write_completed(self, manifest: Manifest, delivery: LiveDelivery) -> None:
         status = self._status(delivery.reached, delivery, "completed")
-        known = {name: getattr(manifest, name) for name in ("message_id", "tenant", "attempt", "worker_id")}
+        names = ("message_id", "queue", "tenant", "attempt", "worker_id")
+        known = {name: getattr(manifest, name) for name in names}
         await self._write(delivery, status.model_copy(update=known))
 
     async def _write_refused(self, error: TranscriptdError, delivery: LiveDelivery) -> None:
@@ -223,6 +224,7 @@ class StatusWriter:
             error=error and StatusError(code=error.code, message=error.message[:MAX_MESSAGE_CHARS]),
             message_id=delivery.message.message_id,
             tenant=delivery.message.tenant,
+            queue=delivery.message.queue,
             receive_count=delivery.message.receive_count,
             worker_id=self._settings.worker_id,
             started_at=_utc(delivery.received_at),

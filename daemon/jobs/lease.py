@@ -50,7 +50,7 @@ class Lease:
     ) -> None:
         self._queue = queue
         self._message = message
-        self._length_seconds = settings.visibility_timeout_seconds
+        self._length_seconds = settings.queue(message.queue).visibility_timeout_seconds
         self._period_seconds = settings.heartbeat_seconds
         self._margin_seconds = self._length_seconds * MARGIN_SHARE
         self._metrics = metrics

@@ -13,8 +13,8 @@ def count_receive(claim: Claim, metrics: Metrics) -> None:
     metrics.message_receive_count.observe(message.receive_count)
     if message.receive_count == 1:
         wait_seconds = max(0.0, time.time() - message.sent_at)
-        metrics.queue_wait_seconds.observe(wait_seconds, span.exemplar)
-        metrics.last_queue_wait_seconds.set(wait_seconds)
+        metrics.queue_wait_seconds.labels(message.queue).observe(wait_seconds, span.exemplar)
+        metrics.last_queue_wait_seconds.labels(message.queue).set(wait_seconds)
         span.ended("queue wait", wait_seconds)
 
 

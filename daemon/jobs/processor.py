@@ -12,11 +12,12 @@ from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 
-from daemon.aws.sqs import Queue, ReceivedMessage
+from daemon.aws.queues import Queues
+from daemon.aws.sqs import ReceivedMessage
 from daemon.clock import SYSTEM_CLOCK, Clock
 from daemon.config import Settings
 from daemon.errors import CrashSuspect, JobTimeout, OnFailure, TranscriptdError
-from daemon.jobs.brake import Brake
+from daemon.jobs.brake import BrakeObserver
 from daemon.jobs.cancellation import Cancellation, cancelled
 from daemon.jobs.conflict import require_same_work
 from daemon.jobs.delivery import Accepted, Claim, DeliveryResult, LiveDelivery, Published, Valid
@@ -58,7 +59,7 @@ class Processor:
         self,
         settings: Settings,
         *,
-        queue: Queue,
+        queues: Queues,
         results: ResultStore,
         transcriber: Transcriber,
         publisher: Publisher,
@@ -69,12 +70,12 @@ class Processor:
         metrics: Metrics,
         tracker: JobTracker,
         tracer: Tracer,
-        brake: Brake,
+        brake: BrakeObserver,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._settings = settings
         self._clock = clock
-        self._queue = queue
+        self._queues = queues
         self._results = results
         self._transcriber = transcriber
         self._publisher = publisher
@@ -86,7 +87,7 @@ class Processor:
         self._tracker = tracker
         self._tracer = tracer
         self._settlement = Settlement(
-            settings, queue=queue, results=results, status=status, cancellation=cancellation, events=events
+            settings, queues=queues, results=results, status=status, cancellation=cancellation, events=events
         )
         # The log line comes last, so that everything it reports has already happened.
         self._observers: tuple[Observer, ...] = (
@@ -97,7 +98,6 @@ class Processor:
             brake.observe,
             log_finished,
         )
-        self._queue_name = settings.queue_url.rpartition("/")[2]
         self._stopping = False
         self._live: dict[int, LiveDelivery] = {}
         # A lock is removed when no task holds or awaits it.
@@ -108,7 +108,13 @@ class Processor:
         known = {"tenant": message.tenant} if message.tenant else {}
         with (
             self._span(message) as span,
-            log_context(message_id=message.message_id, receive_count=message.receive_count, **known, **span.log_fields),
+            log_context(
+                message_id=message.message_id,
+                queue=message.queue,
+                receive_count=message.receive_count,
+                **known,
+                **span.log_fields,
+            ),
         ):
             claim = self._claim(message, span)
             delivery = LiveDelivery(claim, estimate)
@@ -164,7 +170,7 @@ class Processor:
         return choose_disposition(failure, attempt, message.receive_count, self._settings, last=last)
 
     async def _is_last(self, message: ReceivedMessage) -> bool:
-        limits = await self._queue.limits()
+        limits = await self._queues.limits(message)
         return is_last_delivery(message, limits, self._clock.unix(), self._settings)
 
     async def _work(self, delivery: LiveDelivery) -> Published:
@@ -199,7 +205,7 @@ class Processor:
     # --- the steps ------------------------------------------------------------------------------------------------
 
     def _claim(self, message: ReceivedMessage, span: Span) -> Claim:
-        claim = Claim(message, Lease(self._queue, message, self._settings, self._metrics, self._clock), span)
+        claim = Claim(message, Lease(self._queues, message, self._settings, self._metrics, self._clock), span)
         count_receive(claim, self._metrics)
         return claim
 
@@ -294,16 +300,17 @@ class Processor:
 
     def _span(self, message: ReceivedMessage) -> AbstractContextManager[Span]:
         # https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
+        queue = self._settings.queue(message.queue)
         about: SpanAttributes = {
             "messaging.system": "aws_sqs",
             "messaging.operation.type": "process",
             "messaging.operation.name": "process",
-            "messaging.destination.name": self._queue_name,
+            "messaging.destination.name": queue.aws_name,
             "messaging.message.id": message.message_id,
             "transcriptd.receive_count": message.receive_count,
             "transcriptd.tenant": message.tenant,
         }
-        return self._tracer.span(f"process {self._queue_name}", from_attributes(message.attributes), "consumer", about)
+        return self._tracer.span(f"process {queue.aws_name}", from_attributes(message.attributes), "consumer", about)
 
 
 def _fault(error: Exception) -> TranscriptdError:

@@ -56,6 +56,7 @@ class Publisher:
             job_id=job.job_id,
             completed_at=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             message_id=delivery.message.message_id,
+            queue=delivery.message.queue,
             tenant=delivery.message.tenant,
             worker_id=self._worker_id,
             attempt=transcribed.accepted.attempt,

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 
-from daemon.aws.sqs import Queue
+from daemon.aws.queues import Queues
 from daemon.config import Settings
 from daemon.errors import MessageGone, QueueRefused, QueueUnavailable, TranscriptdError
 from daemon.jobs.cancellation import Cancellation
@@ -37,14 +37,14 @@ class Settlement:
         self,
         settings: Settings,
         *,
-        queue: Queue,
+        queues: Queues,
         results: ResultStore,
         status: StatusWriter,
         cancellation: Cancellation,
         events: EventSender,
     ) -> None:
         self._settings = settings
-        self._queue = queue
+        self._queues = queues
         self._results = results
         self._status = status
         self._cancellation = cancellation
@@ -121,7 +121,7 @@ class Settlement:
 
     async def _carry_out(self, disposition: Disposition, delivery: LiveDelivery) -> tuple[Obstacle | None, EventStatus]:
         """Carry out the disposition. Return the obstacle, if any, and the status of the final event."""
-        message, lease, queue = delivery.message, delivery.claim.lease, self._queue
+        message, lease, queues = delivery.message, delivery.claim.lease, self._queues
         obstacle, status = None, EventStatus()
         match disposition:
             case Abandon():
@@ -134,17 +134,20 @@ class Settlement:
                 obstacle = await self._delete(delivery)
             case Retry(_, delay_seconds):
                 obstacle = await self._retry_until_lease_ends(
-                    lease, Resource.QUEUE, lambda: queue.retry(message, delay_seconds), gone_after_seconds=delay_seconds
+                    lease,
+                    Resource.QUEUE,
+                    lambda: queues.retry(message, delay_seconds),
+                    gone_after_seconds=delay_seconds,
                 )
             case Release():
                 obstacle = await self._retry_until_lease_ends(
-                    lease, Resource.QUEUE, lambda: queue.release(message), gone_after_seconds=0
+                    lease, Resource.QUEUE, lambda: queues.release(message), gone_after_seconds=0
                 )
             case DeadLetter(error):
                 # Send, then delete: a crash between the two causes a duplicate, never a loss.
                 attempt = delivery.reached.attempt
                 obstacle = await self._retry_until_lease_ends(
-                    lease, Resource.DEAD_LETTER_QUEUE, lambda: queue.dead_letter(message, error, attempt)
+                    lease, Resource.DEAD_LETTER_QUEUE, lambda: queues.dead_letter(message, error, attempt)
                 )
                 if obstacle is None:
                     obstacle, status = await self._notify(failed_event(error, delivery, self._settings), delivery)
@@ -183,7 +186,7 @@ class Settlement:
         if delivery.claim.lease.gone:
             return None
         return await self._retry_until_lease_ends(
-            delivery.claim.lease, Resource.QUEUE, lambda: self._queue.delete(message)
+            delivery.claim.lease, Resource.QUEUE, lambda: self._queues.delete(message)
         )
 
     async def _notify_completed(

@@ -1,5 +1,7 @@
 """Limits how many messages of one tenant the daemon holds, so that there is always a place for the others.
 
+Each job queue has a limit of its own: a tenant's backlog in one must not delay its urgent messages in another.
+
 SQS has no receive that leaves a tenant out. So the daemon receives a message of a tenant at its limit, and returns it:
 SQS hides it for a while, and another daemon or a later receive gets it. The job was not started, so this is no attempt. SQS
 does count the receive, and after `maxReceiveCount` of them it moves a message to the dead-letter queue. So a message is
@@ -67,7 +69,7 @@ def return_seconds(receive_count: int) -> float:
 
 
 class TenantLimit:
-    """Call `add` for each message that the daemon works on, and `remove` after its outcome.
+    """Call `add` for each message of the queue that the daemon works on, and `remove` after its outcome.
 
     Messages without a tenant are not limited: to SQS, each is a tenant of its own.
     """
@@ -145,7 +147,12 @@ class TenantLimit:
     async def _give_back(self, message: ReceivedMessage) -> None:
         seconds, asked_at = return_seconds(message.receive_count), self._clock.monotonic()
         self._metrics.tenants.messages_returned.labels(self._metrics.tenants.label(message.tenant)).inc()
-        known = {"message_id": message.message_id, "tenant": message.tenant, "receive_count": message.receive_count}
+        known = {
+            "message_id": message.message_id,
+            "queue": message.queue,
+            "tenant": message.tenant,
+            "receive_count": message.receive_count,
+        }
         if message.tenant and message.tenant not in self._reached:
             self._reached.add(message.tenant)
             log.info("tenant at its limit", extra={**known, "jobs_in_flight": self._max_jobs})

@@ -23,6 +23,7 @@ class ActiveJob:
 
     job_id: str | None  # None until the message is validated
     message_id: str
+    queue: str
     attempt: int
     receive_count: int
     stage: str
@@ -41,6 +42,7 @@ class Outcome:
     at: float  # Unix time
     job_id: str | None
     message_id: str
+    queue: str
     attempt: int
     outcome: str
     reason: str
@@ -81,6 +83,7 @@ class JobTracker:
                 at=time.time(),
                 job_id=job.job_id if job else peek_job_id(delivery.message.body),
                 message_id=delivery.message.message_id,
+                queue=delivery.message.queue,
                 attempt=delivery.reached.attempt,
                 outcome=ended.outcome,
                 reason=ended.reason,
@@ -113,6 +116,7 @@ class JobTracker:
         return ActiveJob(
             job_id=each.reached.job.job_id if each.reached.job else None,
             message_id=each.message.message_id,
+            queue=each.message.queue,
             attempt=each.reached.attempt,
             receive_count=each.message.receive_count,
             stage=view.stage,

@@ -185,6 +185,7 @@ class Transcriber:
                 result=result,
                 checkpoints=checkpoints,
                 words=words,
+                priority=delivery.estimate.priority,
             )
             delivery.estimate.update(0.0)
         except Exception as error:

@@ -40,6 +40,7 @@ from daemon.protocol.messages import (
     decode,
     encode,
 )
+from daemon.protocol.priority import ONLY, Priority
 from daemon.schema.options import JobOptions
 from daemon.schema.transcript import Transcript
 from daemon.telemetry.logs import configure, log_context, take_stdout
@@ -80,7 +81,8 @@ class Channel:
 class JobReporter:
     """Forward a job's events to the poller, rate-limited. `cancel` cancels the job."""
 
-    def __init__(self, job_id: str, channel: Channel, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, job_id: str, channel: Channel, clock: Clock = SYSTEM_CLOCK, priority: Priority = ONLY) -> None:
+        self.priority = priority
         self._clock = clock
         self._job_id = job_id
         self._channel = channel
@@ -132,7 +134,7 @@ class JobThreads:
         self._closing = False
 
     def begin(self, run: Run) -> None:
-        reporter = JobReporter(run.job_id, self._channel)
+        reporter = JobReporter(run.job_id, self._channel, priority=run.priority)
         # A daemon thread: the process must exit at the end of the stream even if jobs are still running.
         thread = threading.Thread(target=self._work, args=(run, reporter), name=f"job {run.job_id}", daemon=True)
         with self._answering:

@@ -11,7 +11,7 @@ from daemon.pipeline.asr.engine import Engine
 from daemon.pipeline.asr.whisper_models import WhisperModels
 from daemon.pipeline.diarization.diarizer import Diarizer
 from daemon.pipeline.runtime.device import choose_device
-from daemon.pipeline.runtime.fifo_lock import FifoLock
+from daemon.pipeline.runtime.model_lock import ModelLock
 from daemon.pipeline.runtime.plain_weights import allow_pyannote_checkpoints
 from daemon.pipeline.runtime.reporter import NullReporter
 from daemon.pipeline.runtime.work import StageTimer
@@ -65,7 +65,7 @@ class Stages:
         )
         self.engine = Engine(self.whisper, self.device)
         self.lanes = WorkerPool(self.device.lanes)
-        self.detector_lock, self.aligner_lock, self.diarizer_lock = FifoLock(), FifoLock(), FifoLock()
+        self.detector_lock, self.aligner_lock, self.diarizer_lock = ModelLock(), ModelLock(), ModelLock()
         self.detector = vad.SpeechDetector(self.device, self.lanes)
         self.diarizer = Diarizer(
             settings.diarization_model, self.detector.model, self.device, self.lanes, settings.hf_token, weights

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args
 
 from daemon.protocol.events import PipelineEvent
+from daemon.protocol.priority import Priority
 from daemon.protocol.runner_settings import RunnerSettings
 
 MAX_LINE_BYTES = 1024 * 1024
@@ -36,6 +37,7 @@ class Run:
     checkpoint_dir: str  # has the checkpoints of earlier deliveries; new ones are added
     options: dict[str, Any]  # job.JobOptions
     log_fields: dict[str, Any]  # for every log line about the job: logs.log_fields()
+    priority: Priority  # over the other jobs in the process
     words_path: str | None = None  # a Transcript whose words to keep: only the speakers are found again
 
 
@@ -129,6 +131,8 @@ def decode(line: bytes) -> RunnerMessage:
     kind = _message_type(data, _MESSAGES)
     if kind is JobEvent and "event" in data:
         data["event"] = _build(_message_type(data["event"], _EVENTS), data["event"])
+    if kind is Run and "priority" in data:
+        data["priority"] = _build(Priority, data["priority"])
     if kind is Setup and "settings" in data:
         data["settings"] = RunnerSettings.from_data(data["settings"])
     message: RunnerMessage = _build(kind, data)

@@ -62,6 +62,9 @@ class JobStatus(_Model):
     remaining_seconds: float | None = Field(ge=0, description="estimate; null if unknown")
     error: StatusError | None
     message_id: str = Field(description="ID of the SQS message")
+    queue: str | None = Field(
+        None, description="name of the queue that the message came from; null in statuses of earlier releases"
+    )
     tenant: str | None = Field(None, description="MessageGroupId of that message; null if it has none")
     receive_count: int = Field(description="SQS's receive count of that message")
     worker_id: str

@@ -77,6 +77,9 @@ class Manifest(_Model):
     job_id: str
     completed_at: str
     message_id: str  # of the SQS message whose delivery published the result
+    queue: str | None = Field(
+        None, description="name of the queue that the message came from; null in manifests of earlier releases"
+    )
     tenant: str | None = Field(None, description="MessageGroupId of that message; null if it has none")
     worker_id: str
     attempt: int

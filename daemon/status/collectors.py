@@ -21,8 +21,8 @@ DEPTH_PERIOD_SECONDS = 60.0  # SQS's counts become consistent about a minute aft
 MACHINE_PERIOD_SECONDS = 5.0
 LAG_PERIOD_SECONDS = 0.5
 
-# Queue (jobs, dead_letter, outbox) → call that returns its depth. Raises QueueUnavailable.
-Depths = Mapping[str, Callable[[], Awaitable[Depth]]]
+# Name of the queue and kind (jobs, dead_letter, outbox) → call that returns its depth. Raises QueueUnavailable.
+Depths = Mapping[tuple[str, str], Callable[[], Awaitable[Depth]]]
 
 
 def measure_when_scraped(settings: Settings, metrics: Metrics, runners: Runners) -> None:
@@ -30,28 +30,31 @@ def measure_when_scraped(settings: Settings, metrics: Metrics, runners: Runners)
     metrics.machine.instance_price_per_hour.set(settings.instance_price_per_hour)
     metrics.machine.scratch_min_free_bytes.set(settings.min_free_bytes)
     metrics.audio_in_flight_seconds.set_function(lambda: runners.audio_seconds)
-    metrics.jobs_waiting.set_function(lambda: runners.jobs_waiting)
+    metrics.jobs_waiting.set_function(runners.jobs_waiting)
 
 
 async def watch_depths(metrics: Metrics, depths: Depths, period_seconds: float = DEPTH_PERIOD_SECONDS) -> None:
     for queue in depths:
         for result in ("ok", "error"):
-            metrics.queue_depth_polls.labels(queue, result)
-    outages = {queue: Outage(log, "queue depth unknown", "queue depth known again", queue=queue) for queue in depths}
+            metrics.queue_depth_polls.labels(*queue, result)
+    outages = {
+        (name, kind): Outage(log, "queue depth unknown", "queue depth known again", queue=name, queue_kind=kind)
+        for name, kind in depths
+    }
     while True:
         for queue, ask in depths.items():
             try:
                 found = asdict(await ask())
             except QueueUnavailable as error:
-                metrics.queue_depth_polls.labels(queue, "error").inc()
+                metrics.queue_depth_polls.labels(*queue, "error").inc()
                 for state in Depth.__slots__:
                     with suppress(KeyError):  # it never had a value
-                        metrics.queue_messages.remove(queue, state)
+                        metrics.queue_messages.remove(*queue, state)
                 outages[queue].failed(error)
             else:
-                metrics.queue_depth_polls.labels(queue, "ok").inc()
+                metrics.queue_depth_polls.labels(*queue, "ok").inc()
                 for state, count in found.items():
-                    metrics.queue_messages.labels(queue, state).set(count)
+                    metrics.queue_messages.labels(*queue, state).set(count)
                 outages[queue].worked()
         await asyncio.sleep(period_seconds)
 

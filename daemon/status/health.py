@@ -14,7 +14,7 @@ from prometheus_client.exposition import choose_encoder
 from daemon.config import Settings
 from daemon.environment import is_offline
 from daemon.errors import ConfigError, TranscriptdError
-from daemon.jobs.brake import Brake
+from daemon.jobs.brake import Brakes
 from daemon.media.sandbox_probe import SandboxReport
 from daemon.runner import Runner
 from daemon.runner_pool import Runners
@@ -32,10 +32,15 @@ SHUTDOWN_TIMEOUT_SECONDS = 1.0  # for responses in progress; aiohttp's default o
 
 class PollerStatus(Protocol):
     last_successful_poll: float | None
-    last_error: str | None
+
+    @property
+    def last_error(self) -> str | None: ...
 
     @property
     def stalled_seconds(self) -> float: ...
+
+    @property
+    def silent_seconds(self) -> float: ...
 
 
 class Health:
@@ -46,11 +51,11 @@ class Health:
         settings: Settings,
         runners: Runners,
         pings: dict[str, Callable[[], Awaitable[None]]],
-        brake: Brake,
+        brakes: Brakes,
         sandbox: SandboxReport,
     ) -> None:
         """`pings` maps each dependency (sqs, s3) to a call that raises if it is unavailable."""
-        self._brake = brake
+        self._brakes = brakes
         self._sandbox = sandbox
         self._settings = settings
         self._runners = runners
@@ -69,13 +74,13 @@ class Health:
     def phase(self, phase: str) -> None:
         self._phase, self.phase_since = phase, time.time()
 
-    def receive_gate(self) -> str | None:
-        """Return the reason why receiving is paused, or None."""
+    def receive_gate(self, queue: str | None = None) -> str | None:
+        """Return the reason why receiving is paused, from the named queue or any, or None."""
         if not self._runs():
             return f"runner is {self._runners.state}"
         if self.free_bytes() < self._settings.min_free_bytes:
             return "scratch disk is nearly full"
-        return self._brake.reason
+        return self._brakes.reason(queue)
 
     def _runs(self) -> bool:
         """Whether at least one device can take jobs."""
@@ -85,8 +90,13 @@ class Health:
         return shutil.disk_usage(self._settings.scratch_dir).free
 
     def polls(self) -> bool:
-        """Whether receiving makes progress. Decides readiness and the systemd watchdog."""
+        """Whether receiving from every queue makes progress. Decides readiness."""
         return self.poller is None or self.poller.stalled_seconds < self._settings.poll_stall_seconds
+
+    def is_alive(self) -> bool:
+        """Whether receiving from any queue makes progress. Decides the systemd watchdog: a restart would not bring back a
+        queue that is gone, and would interrupt the jobs of the others."""
+        return self.poller is None or self.poller.silent_seconds < self._settings.poll_stall_seconds
 
     async def report(self) -> tuple[bool, dict[str, Any]]:
         """Return whether the daemon is ready, and the result of every check."""
@@ -106,7 +116,7 @@ class Health:
                 "error": self._sandbox.weakness,
                 "runner_network": not is_offline(),
             },
-            "brake": {"ok": self._brake.reason is None, "error": self._brake.reason},
+            "brake": {"ok": self._brakes.reason() is None, "error": self._brakes.reason()},
         }
         results = await asyncio.gather(*(self._ping(name) for name in self._pings))
         checks |= {

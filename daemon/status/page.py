@@ -111,9 +111,15 @@ def _verdict(status: Status) -> tuple[str, str]:
 def _now(status: Status) -> Element:
     level, word = _verdict(status)
     receiving, now = status.receiving, status.at
-    depth, last = receiving.depth, receiving.last_successful_poll
+    last, one = receiving.last_successful_poll, len(receiving.depths) == 1
     facts = [
-        ("Queue", f"{depth.visible} waiting, {depth.in_flight} in flight" if depth else "depth unknown"),
+        *(
+            (
+                "Queue" if one else f"Queue {name}",
+                f"{depth.visible} waiting, {depth.in_flight} in flight" if depth else "depth unknown",
+            )
+            for name, depth in receiving.depths.items()
+        ),
         ("Last successful receive", f"{span(now - last)} ago" if last is not None else "none yet"),
         ("As of", f"{_utc(now, now)} UTC"),
     ]
@@ -171,6 +177,7 @@ def _job(job: ActiveJob) -> Element:
         ("Recording", span(job.audio_seconds) if job.audio_seconds is not None else "—"),
         ("Remaining", f"≈ {_roughly(job.remaining_seconds)}" if job.remaining_seconds is not None else "—"),
         ("Lease margin", "—" if margin is None else span(margin) + (" (low)" if low else "")),
+        ("Queue", job.queue),
         ("Attempt", str(job.attempt)),
         ("Receive count", str(job.receive_count)),
     ]

@@ -61,7 +61,7 @@ class Receiving:
     last_error: str | None  # error of the last receive
     stalled: bool
     last_successful_poll: float | None  # Unix time
-    depth: QueueDepth | None  # None if unknown
+    depths: dict[str, QueueDepth | None]  # by queue, the most urgent one first; None if unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,7 @@ class StatusCollector:
         tracker: JobTracker,
     ) -> None:
         self._worker_id = settings.worker_id
+        self._queues = [queue.name for queue in settings.queues]
         self._settings = public_settings(settings)
         self._health = health
         self._runners = runners
@@ -141,16 +142,16 @@ class StatusCollector:
             last_error=redact_urls(poller.last_error) if poller and poller.last_error else None,
             stalled=not self._health.polls(),
             last_successful_poll=poller.last_successful_poll if poller else None,
-            depth=self._depth(),
+            depths={queue: self._depth(queue) for queue in self._queues},
         )
 
-    def _depth(self) -> QueueDepth | None:
+    def _depth(self, queue: str) -> QueueDepth | None:
         """Return the depth from the last successful poll of SQS (collectors.py)."""
         known = {
             sample.labels["state"]: int(sample.value)
             for family in self._metrics.queue_messages.collect()
             for sample in family.samples
-            if sample.labels["queue"] == "jobs"
+            if sample.labels["queue"] == queue and sample.labels["kind"] == "jobs"
         }
         return QueueDepth(known["visible"], known["in_flight"]) if known else None
 

@@ -5,16 +5,26 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from daemon.protocol.priority import ONLY, Priority
+
+RESERVED_SHARE = 1 / 8  # of the memory, for jobs of the first queue
+MAX_OVERTAKEN = 20
+
 
 @dataclass(eq=False, slots=True)
 class _Waiter:
     audio_seconds: float
     alone: bool
+    priority: Priority
+    overtaken: int = 0  # times that a later job was admitted first
     admitted: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Admission:
-    """FIFO admission: a job that does not fit blocks later ones, so none starves.
+    """Admission by priority, then in FIFO order: a job that does not fit blocks later ones, so none starves.
+
+    Only jobs of higher priority overtake it, and if the queues have weights, at most MAX_OVERTAKEN times. Jobs of lower
+    queues leave some memory to those of the first one.
 
     The runner's memory grows with its audio, so the total audio of admitted jobs is limited. A job that exceeds the limit
     or must run alone is admitted when no other job is in the runner.
@@ -30,17 +40,19 @@ class Admission:
         """Audio of the admitted jobs."""
         return sum(waiter.audio_seconds for waiter in self._inside)
 
-    @property
-    def waiting(self) -> int:
-        return len(self._waiting)
+    def waiting(self, priority: Priority | None = None) -> int:
+        """Number of jobs that wait, of one priority or of all."""
+        return sum(priority in (None, waiter.priority) for waiter in self._waiting)
 
     @property
     def waiting_audio_seconds(self) -> float:
         return sum(waiter.audio_seconds for waiter in self._waiting)
 
     @asynccontextmanager
-    async def enter(self, audio_seconds: float, *, alone: bool = False) -> AsyncIterator[None]:
-        waiter = _Waiter(audio_seconds, alone)
+    async def enter(
+        self, audio_seconds: float, *, alone: bool = False, priority: Priority = ONLY
+    ) -> AsyncIterator[None]:
+        waiter = _Waiter(audio_seconds, alone, priority)
         self._waiting.append(waiter)
         try:
             self._admit()
@@ -51,8 +63,10 @@ class Admission:
             self._admit()
 
     def _admit(self) -> None:
-        while self._waiting and self._fits(self._waiting[0]):
-            waiter = self._waiting.pop(0)
+        while self._waiting and self._fits(waiter := min(self._waiting, key=_turn)):
+            for earlier in self._waiting[: self._waiting.index(waiter)]:
+                earlier.overtaken += 1
+            self._waiting.remove(waiter)
             self._inside.append(waiter)
             waiter.admitted.set()
 
@@ -61,4 +75,11 @@ class Admission:
             return True
         if waiter.alone or any(other.alone for other in self._inside):
             return False
-        return self.audio_seconds + waiter.audio_seconds <= self._max_audio_seconds
+        limit_seconds = self._max_audio_seconds * (1 - RESERVED_SHARE if waiter.priority.rank > 0 else 1)
+        return self.audio_seconds + waiter.audio_seconds <= limit_seconds
+
+
+def _turn(waiter: _Waiter) -> tuple[bool, int]:
+    """Sort key of the waiting jobs, which are in the order of their arrival."""
+    has_waited_enough = waiter.priority.weight is not None and waiter.overtaken >= MAX_OVERTAKEN
+    return not has_waited_enough, waiter.priority.rank

@@ -43,6 +43,7 @@ ALWAYS = {
 JOB = {
     "job_id": Field("string", "job ID from the message"),
     "message_id": Field("string", "SQS's ID of the message; a redriven message has a new ID"),
+    "queue": Field("string", "name of the queue, as in TRANSCRIPTD_QUEUE_URL; `jobs` if it has none, and `outbox`"),
     "receive_count": Field("integer", "SQS's receive count of the message, including this delivery"),
     "tenant": Field("string", "MessageGroupId of the message; absent if it has none"),
     "trace_id": Field(
@@ -110,7 +111,7 @@ OTHERS = {
     "failures": Field("integer", "failed attempts during the outage"),
     "suppressed": Field("integer", "number of earlier, shorter outages that were not logged, to limit the log volume"),
     "call": Field("string", "the name of an AWS call"),
-    "queue": Field("string", "`jobs`, `dead_letter` or `outbox`"),
+    "queue_kind": Field("string", "`jobs`, `dead_letter` or `outbox`"),
     "receiver": Field("string", "host and port of a webhook receiver; never the rest of its URL"),
     "gpu": Field("string", "NVML's index of a GPU"),
     "remaining_seconds": Field("number", "seconds in which the daemon can still prove its lease on the message"),

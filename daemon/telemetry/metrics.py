@@ -72,32 +72,42 @@ class Metrics:
         # Is the queue moving?
         self.queue_messages = gauge(
             "queue_messages",
-            "SQS's count of messages, by queue (jobs, dead_letter, outbox) and state (visible, in_flight, delayed). Polled every "
-            "minute; absent while SQS does not respond. Every daemon on a queue reports the same value: aggregate with max.",
+            "SQS's count of messages, by queue (its name in TRANSCRIPTD_QUEUE_URL, jobs if it has none; or outbox), kind (jobs, "
+            "dead_letter, outbox) and state (visible, in_flight, delayed). Polled every minute; absent while SQS does not respond. "
+            "Every daemon on a queue reports the same value: aggregate with max.",
             "queue",
+            "kind",
             "state",
         )
         self.queue_depth_polls = counter(
             "queue_depth_polls",
-            "Polls of the queue depth, by queue and result: ok, error.",
+            "Polls of the queue depth, by queue, kind and result: ok, error.",
             "queue",
+            "kind",
             "result",
         )
-        self.receive_calls = counter("receive_calls", "Receive calls by result: messages, empty, error.", "result")
-        self.messages_received = counter("messages_received", "Messages received.")
+        self.receive_calls = counter(
+            "receive_calls", "Receive calls by queue and result: messages, empty, error.", "queue", "result"
+        )
+        self.messages_received = counter("messages_received", "Messages received, by queue.", "queue")
         self.last_successful_poll_timestamp_seconds = gauge(
             "last_successful_poll_timestamp_seconds",
             "Unix time of the last successful receive, with or without messages.",
         )
         self.poll_stalled_seconds = gauge(
             "poll_stalled_seconds",
-            "Seconds for which a receive has been due without success; 0 while there is no capacity or receiving is paused.",
+            "Seconds for which a receive has been due without success, by queue; 0 while there is no capacity, receiving is "
+            "paused, or a more urgent queue has messages.",
+            "queue",
         )
         self.queue_wait_seconds = histogram(
-            "queue_wait_seconds", "Seconds from the send of a message to its first receive.", JOB_BUCKETS
+            "queue_wait_seconds",
+            "Seconds from the send of a message to its first receive, by queue.",
+            JOB_BUCKETS,
+            "queue",
         )
         self.last_queue_wait_seconds = gauge(
-            "last_queue_wait_seconds", "Queue wait of the most recent first-time delivery."
+            "last_queue_wait_seconds", "Queue wait of the most recent first-time delivery, by queue.", "queue"
         )
         self.clock_skew_seconds = gauge(
             "clock_skew_seconds",
@@ -118,9 +128,11 @@ class Metrics:
             "SQS's receive count of each received message, this receive included; interruptions count.",
             RECEIVES_BUCKETS,
         )
-        self.jobs_in_flight = gauge("jobs_in_flight", "Messages that the daemon holds.")
+        self.jobs_in_flight = gauge("jobs_in_flight", "Messages that the daemon holds, by queue.", "queue")
         self.receive_capacity = gauge(
-            "receive_capacity", "Number of further messages that the runners can use; at 0 the daemon does not receive."
+            "receive_capacity",
+            "Number of further messages that the runners can use, by queue; at 0 the daemon does not receive from it.",
+            "queue",
         )
         self.outcome_call_failures = counter(
             "outcome_call_failures",
@@ -129,8 +141,9 @@ class Metrics:
         )
         self.brake_engaged = gauge(
             "brake_engaged",
-            "1 while receiving is stopped because a resource of the deployment fails for every job: storage, output, queue, "
-            "dead_letter_queue, outbox.",
+            "1 while receiving from a queue is stopped because a resource of the deployment fails for every job of it: storage, "
+            "output, queue, dead_letter_queue, outbox.",
+            "queue",
             "resource",
         )
         self.checkpoints = counter(
@@ -330,12 +343,8 @@ class Metrics:
         self._initialize_series()
 
     def _initialize_series(self) -> None:
-        for result in ("messages", "empty", "error"):
-            self.receive_calls.labels(result)
         for result in ("extended", "failed", "gone"):
             self.heartbeats.labels(result)
-        for resource in RESOURCES:
-            self.brake_engaged.labels(resource)
         for result in ("kept", "restored", "failed"):
             self.checkpoints.labels(result)
         for result in ("written", "superseded", "failed"):
@@ -370,6 +379,22 @@ class Metrics:
         self.job_duration_seconds.labels("unsettled")
         for stage in STAGES:
             self.stage_duration_seconds.labels(stage)
+
+    def add_queue(self, queue: str) -> None:
+        """Create the series of a job queue, with the value 0."""
+        for result in ("messages", "empty", "error"):
+            self.receive_calls.labels(queue, result)
+        for resource in RESOURCES:
+            self.brake_engaged.labels(queue, resource)
+        for metric in (
+            self.messages_received,
+            self.queue_wait_seconds,
+            self.last_queue_wait_seconds,
+            self.poll_stalled_seconds,
+            self.jobs_in_flight,
+            self.receive_capacity,
+        ):
+            metric.labels(queue)
 
     def add_device(self, device: str) -> None:
         """Create the counters of a device's runner, with the value 0."""

@@ -60,9 +60,9 @@ async def open_event_bus(settings: Settings, tracer: Tracer) -> AsyncIterator["E
 
 @asynccontextmanager
 async def open_events_client(config: AioConfig, settings: Settings) -> AsyncIterator[EventsClient]:
-    """Open a client in the region of the bus: that of its ARN, and otherwise that of the job queue."""
+    """Open a client in the region of the bus: that of its ARN, and otherwise that of the job queues."""
     bus = settings.event_bus or ""
-    region = bus.split(":")[3] if bus.startswith("arn:") else queue_region(settings.queue_url)
+    region = bus.split(":")[3] if bus.startswith("arn:") else queue_region(settings.queues[0].url)
     session = await open_session()
     async with session.client("events", region_name=region, config=config) as client:
         client.meta.events.register("before-parse.eventbridge", refuse_garbage)

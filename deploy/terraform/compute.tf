@@ -28,8 +28,6 @@ locals {
   settings = merge(
     {
       AWS_REGION                     = local.region
-      TRANSCRIPTD_QUEUE_URL          = aws_sqs_queue.this["jobs"].id
-      TRANSCRIPTD_DLQ_URL            = aws_sqs_queue.this["jobs-dlq"].id
       TRANSCRIPTD_OUTBOX_URL         = aws_sqs_queue.this["outbox"].id
       TRANSCRIPTD_INPUT_BUCKETS      = join(",", local.input_buckets)
       TRANSCRIPTD_OUTPUT_BUCKET      = local.output_bucket
@@ -43,6 +41,7 @@ locals {
       TRANSCRIPTD_MODELS = lookup(var.environment, "TRANSCRIPTD_MODEL", local.default_model)
     },
     local.host_settings,
+    local.queue_settings,
     local.deadline_settings,
     var.event_bus_arn == null ? {} : { TRANSCRIPTD_EVENT_BUS = var.event_bus_arn },
     var.profiles == null ? {} : { TRANSCRIPTD_PROFILES = "/etc/transcriptd/profiles.toml" },

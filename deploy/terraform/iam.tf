@@ -46,13 +46,13 @@ data "aws_iam_policy_document" "instance" {
   statement {
     sid       = "Jobs"
     actions   = ["sqs:ReceiveMessage", "sqs:ChangeMessageVisibility", "sqs:DeleteMessage", "sqs:GetQueueAttributes"]
-    resources = [local.queue_arns["jobs"]]
+    resources = [for queue in var.queues : local.queue_arns[queue.name]]
   }
 
   statement {
     sid       = "DeadLetters"
     actions   = ["sqs:SendMessage", "sqs:GetQueueAttributes"]
-    resources = [local.queue_arns["jobs-dlq"]]
+    resources = [for queue in var.queues : local.queue_arns["${queue.name}-dlq"]]
   }
 
   statement {

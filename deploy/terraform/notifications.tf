@@ -1,4 +1,4 @@
-# New objects become jobs: EventBridge sends their events to the job queue. Unlike the notifications of S3 itself, its rules
+# New objects become jobs: EventBridge sends their events to the last, least urgent job queue. Unlike the notifications of S3 itself, its rules
 # leave the configuration of existing buckets alone.
 
 locals {
@@ -6,7 +6,8 @@ locals {
   rule_names        = { for bucket in keys(local.notified_prefixes) : bucket => "${var.name}-${substr(sha256(bucket), 0, 12)}" } # a bucket's name may be too long
   rule_arns         = [for name in values(local.rule_names) : "arn:${local.partition}:events:${local.region}:${local.account_id}:rule/${name}"]
   # What EventBridge can't deliver for a day goes to the dead-letter queue, too.
-  notified_queues = length(var.recording_prefixes) > 0 ? ["jobs", "jobs-dlq"] : []
+  notified_queues = length(var.recording_prefixes) > 0 ? [local.notified_queue, "${local.notified_queue}-dlq"] : []
+  notified_queue  = var.queues[length(var.queues) - 1].name
 }
 
 resource "aws_s3_bucket_notification" "this" {
@@ -37,10 +38,10 @@ resource "aws_cloudwatch_event_target" "recordings" {
   for_each = local.notified_prefixes
 
   rule = aws_cloudwatch_event_rule.recordings[each.key].name
-  arn  = local.queue_arns["jobs"]
+  arn  = local.queue_arns[local.notified_queue]
 
   dead_letter_config {
-    arn = local.queue_arns["jobs-dlq"]
+    arn = local.queue_arns["${local.notified_queue}-dlq"]
   }
 
   depends_on = [aws_sqs_queue_policy.this]

@@ -1,16 +1,16 @@
-output "queue_url" {
-  description = "URL of the job queue, to which producers send."
-  value       = aws_sqs_queue.this["jobs"].id
+output "queue_urls" {
+  description = "URLs of the job queues, to which producers send, by name; jobs by default."
+  value       = { for name in keys(local.job_queues) : name => local.queue_urls[name] }
 }
 
 output "queue_arns" {
-  description = "ARNs of the queues: jobs, jobs-dlq, outbox, outbox-dlq. Producers need sqs:SendMessage on jobs."
+  description = "ARNs of the queues: each job queue (jobs by default) and NAME-dlq, outbox, outbox-dlq. Producers need sqs:SendMessage on the job queues."
   value       = local.queue_arns
 }
 
-output "dlq_url" {
-  description = "URL of the dead-letter queue."
-  value       = aws_sqs_queue.this["jobs-dlq"].id
+output "dlq_urls" {
+  description = "URLs of the job queues' dead-letter queues, by the name of the job queue."
+  value       = { for name in keys(local.job_queues) : name => local.queue_urls["${name}-dlq"] }
 }
 
 output "outbox_url" {

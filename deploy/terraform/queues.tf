@@ -1,20 +1,38 @@
-# The job queue and the outbox for undelivered webhooks, each with a dead-letter queue.
+# The job queues and the outbox for undelivered webhooks, each with a dead-letter queue.
 
 locals {
   dead_letter_retention_seconds = 1209600 # maximum of SQS
 
-  queues = {
-    jobs       = { retention_seconds = var.message_retention_seconds, visibility_seconds = var.deadlines.visibility }
-    jobs-dlq   = { retention_seconds = local.dead_letter_retention_seconds, visibility_seconds = 30 }
-    outbox     = { retention_seconds = 345600, visibility_seconds = 60 }
-    outbox-dlq = { retention_seconds = local.dead_letter_retention_seconds, visibility_seconds = 30 }
-  }
+  job_queues = { for queue in var.queues : queue.name => queue }
 
-  redrives = {
-    jobs = { target = "jobs-dlq", max_receive_count = var.max_receive_count }
+  queues = merge(
+    { for name, queue in local.job_queues : name => {
+      retention_seconds = var.message_retention_seconds, visibility_seconds = coalesce(queue.visibility, var.deadlines.visibility)
+    } },
+    { outbox = { retention_seconds = 345600, visibility_seconds = 60 } },
+    { for name in concat(keys(local.job_queues), ["outbox"]) : "${name}-dlq" => {
+      retention_seconds = local.dead_letter_retention_seconds, visibility_seconds = 30
+    } },
+  )
+
+  queue_urls = { for key in keys(local.queues) : key => aws_sqs_queue.this[key].id }
+
+  # As the daemon's settings name them. One queue named jobs needs no name there.
+  one_unnamed   = length(var.queues) == 1 && var.queues[0].name == "jobs"
+  queue_setting = join(" ", [for queue in var.queues : "${local.one_unnamed ? "" : "${queue.name}="}${local.queue_urls[queue.name]}"])
+  dlq_setting   = join(" ", [for queue in var.queues : "${local.one_unnamed ? "" : "${queue.name}="}${local.queue_urls["${queue.name}-dlq"]}"])
+  queue_settings = merge(
+    { TRANSCRIPTD_QUEUE_URL = local.queue_setting, TRANSCRIPTD_DLQ_URL = local.dlq_setting },
+    { for name, values in {
+      TRANSCRIPTD_QUEUE_WEIGHTS                    = [for queue in var.queues : "${queue.name}=${queue.weight}" if queue.weight != null]
+      TRANSCRIPTD_QUEUE_VISIBILITY_TIMEOUT_SECONDS = [for queue in var.queues : "${queue.name}=${queue.visibility}" if queue.visibility != null]
+    } : name => join(" ", values) if length(values) > 0 },
+  )
+
+  redrives = merge({ for name in keys(local.job_queues) : name => { target = "${name}-dlq", max_receive_count = var.max_receive_count } }, {
     # An event is received for each of nine attempts, whenever a wait exceeds SQS's 12 h, and hourly if it cannot be read.
     outbox = { target = "outbox-dlq", max_receive_count = 50 }
-  }
+  })
 }
 
 resource "aws_sqs_queue" "this" {

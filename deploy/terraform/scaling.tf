@@ -11,16 +11,25 @@ locals {
     { from = ceil(16 * local.backlog_target), instances = min(16, var.max_size) },
   ]
 
+  # Metrics of each job queue. Several queues are numbered: their names may have characters that an ID must not have.
+  metric_suffix = { for index, queue in var.queues : queue.name => length(var.queues) == 1 ? "" : "_${index}" }
+  queue_metrics = flatten([for name, suffix in local.metric_suffix : [
+    { id = "visible${suffix}", queue = name, name = "ApproximateNumberOfMessagesVisible" },
+    { id = "in_flight${suffix}", queue = name, name = "ApproximateNumberOfMessagesNotVisible" },
+    { id = "oldest${suffix}", queue = name, name = "ApproximateAgeOfOldestMessage" },
+    { id = "dead${suffix}", queue = "${name}-dlq", name = "ApproximateNumberOfMessagesVisible" },
+  ]])
+
+  # The queues together. SQS reports nothing about a queue that was idle for six hours; the others still count.
+  visible_ids   = [for suffix in values(local.metric_suffix) : "visible${suffix}"]
+  in_flight_ids = [for suffix in values(local.metric_suffix) : "in_flight${suffix}"]
+  visible       = length(var.queues) == 1 ? "visible" : "SUM([${join(", ", [for id in local.visible_ids : "FILL(${id}, 0)"])}])"
+  in_flight     = length(var.queues) == 1 ? "in_flight" : "SUM([${join(", ", [for id in local.in_flight_ids : "FILL(${id}, 0)"])}])"
+
   # Metrics that scaling and alarms use, by a short name.
   metrics = merge(
-    { for id, name in {
-      visible   = "ApproximateNumberOfMessagesVisible"
-      in_flight = "ApproximateNumberOfMessagesNotVisible"
-      oldest    = "ApproximateAgeOfOldestMessage"
-    } : id => { namespace = "AWS/SQS", name = name, dimensions = { QueueName = "${var.name}-jobs" } } },
-    { for id, key in { dead = "jobs-dlq", dead_events = "outbox-dlq" } : id => {
-      namespace             = "AWS/SQS", name = "ApproximateNumberOfMessagesVisible", dimensions = { QueueName = "${var.name}-${key}" }
-    } },
+    { for each in local.queue_metrics : each.id => { namespace = "AWS/SQS", name = each.name, dimensions = { QueueName = "${var.name}-${each.queue}" } } },
+    { dead_events = { namespace = "AWS/SQS", name = "ApproximateNumberOfMessagesVisible", dimensions = { QueueName = "${var.name}-outbox-dlq" } } },
     { for id, name in { desired = "GroupDesiredCapacity", in_service = "GroupInServiceInstances" } : id => {
       namespace                 = "AWS/AutoScaling", name = name, dimensions = { AutoScalingGroupName = var.name }
     } },
@@ -30,8 +39,8 @@ locals {
   # fleet of fifty would look like one instance and launch 49 more. The queue's metric is not filled: missing data is no
   # reason to launch.
   filled_in_service           = "FILL(in_service, REPEAT)"
-  backlog_per_instance        = "visible / IF(${local.filled_in_service} > 0, ${local.filled_in_service}, 1)"
-  backlog_while_nobody_exists = "IF(FILL(desired, REPEAT) < 1, visible, 0)"
+  backlog_per_instance        = "${local.visible} / IF(${local.filled_in_service} > 0, ${local.filled_in_service}, 1)"
+  backlog_while_nobody_exists = "IF(FILL(desired, REPEAT) < 1, ${local.visible}, 0)"
 }
 
 # --- 0 → 1 ------------------------------------------------------------------------------------------------------------
@@ -73,7 +82,7 @@ resource "aws_cloudwatch_metric_alarm" "wake" {
   }
 
   dynamic "metric_query" {
-    for_each = { for id in ["desired", "visible"] : id => local.metrics[id] }
+    for_each = { for id in concat(["desired"], local.visible_ids) : id => local.metrics[id] }
 
     content {
       id = metric_query.key
@@ -109,7 +118,7 @@ resource "aws_autoscaling_policy" "backlog" {
       }
 
       dynamic "metrics" {
-        for_each = { for id in ["in_service", "visible"] : id => local.metrics[id] }
+        for_each = { for id in concat(["in_service"], local.visible_ids) : id => local.metrics[id] }
 
         content {
           id          = metrics.key

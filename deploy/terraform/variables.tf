@@ -113,6 +113,49 @@ variable "route_table_ids" {
 
 # --- Queues -----------------------------------------------------------------------------------------------------------
 
+variable "queues" {
+  description = <<-EOT
+    Job queues, the most urgent one first. Each has its own dead-letter queue NAME-dlq and alarms.
+      name                          part of the queue's name, and the daemon's name for it
+      weight                        share of the devices; without weights, priority is strict: a queue is served while those before it are empty
+      visibility                    lease of its messages in seconds; null: deadlines.visibility
+      oldest_message_alarm_seconds  null: the variable of the same name
+  EOT
+  type = list(object({
+    name                         = string
+    weight                       = optional(number)
+    visibility                   = optional(number)
+    oldest_message_alarm_seconds = optional(number)
+  }))
+  default  = [{ name = "jobs" }]
+  nullable = false
+
+  validation {
+    condition     = length(var.queues) > 0 && length(distinct(var.queues[*].name)) == length(var.queues) && alltrue([for queue in var.queues : can(regex("^[a-z][a-z0-9_-]{0,31}$", queue.name)) && !startswith(queue.name, "outbox") && !endswith(queue.name, "-dlq")])
+    error_message = "queues must have at least one queue with different names: lower-case letters, digits, - and _, at most 32, starting with a letter; not outbox…, not …-dlq."
+  }
+
+  validation {
+    condition     = alltrue([for queue in var.queues : queue.weight == null]) || alltrue([for queue in var.queues : try(queue.weight > 0 && queue.weight <= 1000, false)])
+    error_message = "queues must have a weight above 0, at most 1000, for each queue or for none."
+  }
+
+  validation {
+    condition     = alltrue([for queue in var.queues : queue.visibility == null ? true : queue.visibility >= 3 * var.deadlines.heartbeat && queue.visibility <= 43200])
+    error_message = "queues: visibility must be from three times deadlines.heartbeat to 43200 seconds."
+  }
+
+  validation {
+    condition     = alltrue([for queue in var.queues : queue.oldest_message_alarm_seconds == null ? true : queue.oldest_message_alarm_seconds >= 60])
+    error_message = "queues: oldest_message_alarm_seconds must be at least 60."
+  }
+
+  validation {
+    condition     = length(var.queues) <= var.max_jobs_in_flight
+    error_message = "queues must not be more than max_jobs_in_flight: the daemon keeps a place for each."
+  }
+}
+
 variable "max_receive_count" {
   description = "Number of receives after which SQS moves a message to the dead-letter queue. This is a backstop: drains and Spot losses count too, so keep it well above the daemon's TRANSCRIPTD_MAX_ATTEMPTS."
   type        = number
@@ -464,7 +507,7 @@ variable "environment" {
 
   validation {
     condition = length(setintersection(keys(var.environment), [
-      "TRANSCRIPTD_QUEUE_URL", "TRANSCRIPTD_DLQ_URL", "TRANSCRIPTD_OUTBOX_URL", "TRANSCRIPTD_INPUT_BUCKETS",
+      "TRANSCRIPTD_QUEUE_URL", "TRANSCRIPTD_DLQ_URL", "TRANSCRIPTD_QUEUE_WEIGHTS", "TRANSCRIPTD_QUEUE_VISIBILITY_TIMEOUT_SECONDS", "TRANSCRIPTD_OUTBOX_URL", "TRANSCRIPTD_INPUT_BUCKETS",
       "TRANSCRIPTD_OUTPUT_BUCKET", "TRANSCRIPTD_OUTPUT_PREFIX", "TRANSCRIPTD_SCRATCH_DIR", "TRANSCRIPTD_MAX_JOBS_IN_FLIGHT",
       "TRANSCRIPTD_VISIBILITY_TIMEOUT_SECONDS", "TRANSCRIPTD_HEARTBEAT_SECONDS", "TRANSCRIPTD_DRAIN_TIMEOUT_SECONDS",
       "TRANSCRIPTD_HTTP_HOST", "TRANSCRIPTD_HTTP_PORT", "TRANSCRIPTD_HOST", "TRANSCRIPTD_AUTOSCALING_GROUP",

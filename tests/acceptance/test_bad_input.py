@@ -147,7 +147,7 @@ def dead_letters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Wor
             found = {letter["attributes"]["case"]["StringValue"]: letter for letter in world.dead_letters()}
             metrics = daemon.get("/metrics")
             assert daemon.stop() == 0
-        assert f"transcriptd_messages_received_total {len(CASES)}.0" in metrics
+        assert f'transcriptd_messages_received_total{{queue="jobs"}} {len(CASES)}.0' in metrics
         yield world, found
 
 

@@ -25,7 +25,7 @@ def world() -> Iterator[World]:
 
 
 def engaged(daemon: DaemonProcess, resource: str) -> bool:
-    return f'transcriptd_brake_engaged{{resource="{resource}"}} 1.0' in daemon.get("/metrics").splitlines()
+    return f'transcriptd_brake_engaged{{queue="jobs",resource="{resource}"}} 1.0' in daemon.get("/metrics").splitlines()
 
 
 def test_output_bucket_that_denies_access_pauses_receiving_until_it_is_fixed(world: World, gate: Gate) -> None:

@@ -14,6 +14,7 @@ from tests.support.monitoring.samples import scraped
 
 # Two batches are 8 chunks: as many calls of 30 s, or one recording of 4 min.
 BATCH_SIZE = 4
+BY_QUEUE = ("jobs_in_flight", "receive_capacity")
 
 
 @pytest.fixture
@@ -33,9 +34,13 @@ def publish(world: World, job_id: str, key: str, gate: Path) -> None:
 def wait_until_shown(world: World, daemon: DaemonProcess, **values: float) -> None:
     def shown() -> bool:
         found = scraped(daemon.get("/metrics"))
-        return all(found[f"transcriptd_{name}"] == value for name, value in values.items())
+        return all(found[_series(name)] == value for name, value in values.items())
 
     wait_for(shown, f"{values} shown")
+
+
+def _series(name: str) -> str:
+    return f'transcriptd_{name}{{queue="jobs"}}' if name in BY_QUEUE else f"transcriptd_{name}"
 
 
 def live_on(world: World, daemon: DaemonProcess) -> None:

@@ -96,7 +96,7 @@ def night() -> Iterator[Night]:
         received = next(
             float(line.split()[1])
             for line in daemon.get("/metrics").splitlines()
-            if line.startswith("transcriptd_messages_received_total ")
+            if line.startswith("transcriptd_messages_received_total{")
         )
         assert daemon.stop() == 0, daemon.log_tail()
         text = daemon.log_path.read_text()

@@ -37,12 +37,12 @@ def test_queue_work_and_machine_are_measured(world: World) -> None:
         found = metrics_of(daemon)
 
     # Is the queue moving? Read before anything was received, and not again in this test.
-    assert at_first['queue_messages{queue="jobs",state="visible"}'] == 4
-    assert at_first['queue_messages{queue="dead_letter",state="visible"}'] == 1
-    assert at_first['queue_messages{queue="outbox",state="visible"}'] == 0
-    assert at_first['queue_depth_polls_total{queue="jobs",result="ok"}'] >= 1
-    assert found["last_queue_wait_seconds"] > 0
-    assert found["poll_stalled_seconds"] < PATIENCE_SECONDS
+    assert at_first['queue_messages{kind="jobs",queue="jobs",state="visible"}'] == 4
+    assert at_first['queue_messages{kind="dead_letter",queue="jobs",state="visible"}'] == 1
+    assert at_first['queue_messages{kind="outbox",queue="outbox",state="visible"}'] == 0
+    assert at_first['queue_depth_polls_total{kind="jobs",queue="jobs",result="ok"}'] >= 1
+    assert found['last_queue_wait_seconds{queue="jobs"}'] > 0
+    assert found['poll_stalled_seconds{queue="jobs"}'] < PATIENCE_SECONDS
     assert -60 < found["clock_skew_seconds"] < 60
     # Is the work healthy and correct?
     assert found["message_receive_count_count"] == 4
@@ -56,7 +56,7 @@ def test_queue_work_and_machine_are_measured(world: World) -> None:
     assert found["asr_batch_fill_ratio_sum"] == pytest.approx(0.75)
     # all three roughly in parallel
     assert 1 <= found['runner_busy_seconds_total{device="cpu"}'] < PATIENCE_SECONDS
-    assert found["receive_capacity"] == 16
+    assert found['receive_capacity{queue="jobs"}'] == 16
     assert found["jobs_waiting"] == found["audio_in_flight_seconds"] == 0
     assert found["audio_seconds_total"] == 90
     assert found["instance_price_per_hour"] == 0.75
@@ -74,6 +74,6 @@ def test_running_job_counts_as_busy_time(world: World) -> None:
         world.publish("long", "call.wav", options={"initial_prompt": "sleep 600"})
         world.wait_for("long", "job.progress")
         wait_for(lambda: metrics_of(daemon)['runner_busy_seconds_total{device="cpu"}'] > 2, "the busy time rises")
-        assert metrics_of(daemon)["jobs_in_flight"] == 1
+        assert metrics_of(daemon)['jobs_in_flight{queue="jobs"}'] == 1
         assert world.outputs("long").keys() <= {"checkpoints/deliveries.json", "status.json"}
         daemon.process.kill()

@@ -83,7 +83,7 @@ def test_page_shows_daemon_runner_jobs_and_outcomes(daemon: DaemonProcess) -> No
     assert runner["memory_bytes"]["host"] > 0
     receiving = found["receiving"]
     assert (receiving["paused"], receiving["last_error"]) == (None, None)
-    assert receiving["depth"].keys() == {"visible", "in_flight"}
+    assert receiving["depths"]["jobs"].keys() == {"visible", "in_flight"}
     assert found["daemon"]["since"] <= receiving["last_successful_poll"] <= found["at"]
     (job,) = found["jobs"]
     assert (job["job_id"], job["stage"], job["fraction"], job["attempt"]) == ("job-held", "asr", 0.5, 1)

@@ -31,7 +31,7 @@ TARGET_LABELS = {"job", "instance", "deployment"}
 # Counters shown without a rate: totals since the start, and series created by their first error, which increase() would
 # miss.
 CUMULATIVE = {
-    "Dead-letter queue B": {"transcriptd_deliveries_total"},
+    "Dead-letter queues B": {"transcriptd_deliveries_total"},
     "GPU errors A": {"transcriptd_gpu_xid_errors_total"},
 }
 COUNTED = ("_total", "_bucket", "_count", "_sum")

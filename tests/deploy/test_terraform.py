@@ -62,7 +62,7 @@ def test_readme_lists_all_variables_and_outputs(module: Path) -> None:
 
 def test_each_alarm_is_explained() -> None:
     text = (MODULE / "alarms.tf").read_text()
-    alarms = re.findall(r"(?m)^    ([a-z-]+) = \{$", text[: text.index("resource ")])
+    alarms = re.findall(r'(?m)^    "?([a-z-]+)(?:\$\{.*)? = \{$', text[: text.index("resource ")])
     explained = re.findall(r"(?m)^\| `([a-z-]+)` \|", (MODULE.parents[1] / "docs" / "deploy.md").read_text())
     assert len(alarms) > 5
     assert explained == alarms

@@ -18,6 +18,7 @@ import pytest
 from bench.waiting import PATIENCE_SECONDS
 from daemon.confinement.landlock import landlock_abi
 from daemon.protocol.messages import Done, Fatal, Memory, Ready, Run, RunnerMessage, Setup, Shutdown, decode, encode
+from daemon.protocol.priority import ONLY
 from tests.support.media.kernels import command_on, has_landlock
 from tests.support.pipeline import SETTINGS, options
 from tests.support.users import USERS, folder_of
@@ -109,7 +110,7 @@ def attack(folder: Path, user: int, *, offline: bool) -> dict[str, str]:
             talk.send(Setup(PIPELINE, settings, "ERROR", daemon, [str(folder / "credentials")], False))
             assert isinstance(ready := talk.receive(), Ready), ready
             paths = [str(folder / name) for name in ("audio.f32", "result.json", "checkpoints")]
-            talk.send(Run("job", [paths[0]], paths[1], paths[2], options().model_dump(mode="json"), {}))
+            talk.send(Run("job", [paths[0]], paths[1], paths[2], options().model_dump(mode="json"), {}, ONLY))
             while not isinstance(reply := talk.receive(), Done):
                 assert type(reply).__name__ == "JobEvent", reply
             talk.send(Shutdown())

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daemon.aws.sqs import Queue, ReceivedMessage, open_queue
+from daemon.aws.queues import open_queues
+from daemon.aws.sqs import Queue, ReceivedMessage
 from daemon.config import Settings
 from daemon.demo.aws import EmbeddedAws
 from daemon.errors import InvalidJson
@@ -52,7 +53,7 @@ def test_any_message_is_received_and_dead_lettered_unchanged(
     aws: EmbeddedAws, body: str, attributes: dict[str, Any]
 ) -> None:
     async def through() -> ReceivedMessage:
-        async with open_queue(settings_on(aws), Metrics()) as queue:
+        async with open_queues(settings_on(aws), Metrics()) as (queue,):
             (message,) = await queue.receive(1)
             await queue.dead_letter(message, InvalidJson("the body is not JSON"), 1)
             await queue.delete(message)
@@ -103,7 +104,7 @@ def without(*path: str) -> dict[str, Any]:
 
 @asynccontextmanager
 async def queue_of(*messages: Any) -> AsyncIterator[Queue]:
-    yield Queue(Stub(list(messages)), some_settings())  # type: ignore[arg-type]  # all that receive() calls
+    yield Queue(Stub(list(messages)), some_settings(), some_settings().queues[0])  # type: ignore[arg-type]  # all that receive() calls
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from daemon.pipeline.runtime.reporter import Reporter
 from daemon.pipeline.whisperx_pipeline import WhisperXPipeline
 from daemon.protocol.events import BackgroundProgress, BatchDecoded, ChunksFiltered, PipelineEvent, Progress, StageDone
 from daemon.protocol.messages import Ready
+from daemon.protocol.priority import ONLY
 from daemon.protocol.runner_settings import RunnerSettings
 from daemon.schema.options import JobOptions
 from daemon.schema.transcript import Transcript
@@ -105,6 +106,8 @@ def decode_simply(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class Recorder:
     """A reporter that records events and cancels the job at the given number of checks."""
+
+    priority = ONLY
 
     def __init__(self, cancel_at: int | None = None) -> None:
         self.fractions: list[tuple[str, float]] = []

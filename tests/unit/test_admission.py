@@ -6,13 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.supervisor.admission import Admission
+from daemon.protocol.priority import ONLY, Priority
+from daemon.supervisor.admission import MAX_OVERTAKEN, Admission
 
 
 class Guest:
     """A job that stays admitted until the test lets it leave."""
 
-    def __init__(self, admission: Admission, audio_seconds: float = 1, *, alone: bool = False) -> None:
+    def __init__(
+        self, admission: Admission, audio_seconds: float = 1, *, alone: bool = False, priority: Priority = ONLY
+    ) -> None:
+        self.priority = priority
         self.audio_seconds = audio_seconds
         self.alone = alone
         self.inside = False
@@ -20,7 +24,7 @@ class Guest:
         self.task = asyncio.create_task(self._visit(admission))
 
     async def _visit(self, admission: Admission) -> None:
-        async with admission.enter(self.audio_seconds, alone=self.alone):
+        async with admission.enter(self.audio_seconds, alone=self.alone, priority=self.priority):
             self.inside = True
             await self.may_leave.wait()
         self.inside = False
@@ -84,10 +88,10 @@ async def test_job_that_does_not_fit_waits_and_blocks_later_ones() -> None:
     first, large, small = Guest(admission, 60), Guest(admission, 50), Guest(admission, 10)
     await settle()
     assert (first.inside, large.inside, small.inside) == (True, False, False)
-    assert (admission.audio_seconds, admission.waiting) == (60, 2)
+    assert (admission.audio_seconds, admission.waiting()) == (60, 2)
     await first.leave()
     assert (large.inside, small.inside) == (True, True)
-    assert (admission.audio_seconds, admission.waiting) == (60, 0)
+    assert (admission.audio_seconds, admission.waiting()) == (60, 0)
 
 
 async def test_job_larger_than_the_limit_runs_alone() -> None:
@@ -105,7 +109,55 @@ async def test_job_that_stops_waiting_unblocks_later_ones() -> None:
     await settle()
     large.task.cancel()
     await settle()
-    assert (first.inside, small.inside, admission.waiting) == (True, True, 0)
+    assert (first.inside, small.inside, admission.waiting()) == (True, True, 0)
+
+
+LOWER = Priority(1)
+
+
+async def test_more_urgent_job_overtakes_jobs_that_wait() -> None:
+    admission = Admission(100)
+    inside, waiting = Guest(admission, 80, priority=LOWER), Guest(admission, 80, priority=LOWER)
+    await settle()
+    urgent, next_one = Guest(admission, 15), Guest(admission, 15)
+    await settle()
+    assert (inside.inside, waiting.inside, urgent.inside, next_one.inside) == (True, False, True, False)
+    assert [admission.waiting(priority) for priority in (None, ONLY, LOWER)] == [2, 1, 1]
+    await inside.leave()
+    assert next_one.inside
+    assert not waiting.inside, "it leaves some memory to the first queue"
+    await urgent.leave()
+    await next_one.leave()
+    assert waiting.inside
+
+
+async def test_lower_queues_leave_memory_to_the_first() -> None:
+    admission = Admission(80)
+    lower = [Guest(admission, 10, priority=LOWER) for _ in range(8)]
+    await settle()
+    assert sum(guest.inside for guest in lower) == 7
+    urgent = Guest(admission, 10)
+    await settle()
+    assert urgent.inside
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["strict", "weighted"])
+async def test_overtaken_job_gets_its_turn_if_queues_have_weights(weighted: bool) -> None:
+    first, lower = (Priority(rank, 1.0 if weighted else None) for rank in (0, 1))
+    admission = Admission(100)
+    guests = [Guest(admission, 90, priority=first)]
+    await settle()
+    huge = Guest(admission, 90, priority=lower)
+    for _ in range(MAX_OVERTAKEN + 5):  # there is always another urgent job
+        guests.append(Guest(admission, 90, priority=first))
+        await settle()
+        await next(
+            guest for guest in guests if guest.inside or guest is guests[-1]
+        ).leave() if not huge.inside else None
+        guests = [guest for guest in guests if not guest.task.done()]
+    assert huge.inside is weighted
+    for guest in (huge, *guests):
+        guest.task.cancel()
 
 
 guests = st.lists(st.tuples(st.sampled_from([1.0, 30.0, 60.0, 100.0, 250.0]), st.booleans()), min_size=1, max_size=8)
@@ -126,7 +178,7 @@ def test_limit_and_order_hold_and_every_job_is_admitted(
             )
             assert left[: len(inside)] == inside, "jobs are admitted in order"
             assert admission.audio_seconds == sum(guest.audio_seconds for guest in inside)
-            assert admission.waiting == len(left) - len(inside)
+            assert admission.waiting() == len(left) - len(inside)
             going = left[which % len(left)] if cancelled else inside[which % len(inside)]
             going.task.cancel() if cancelled else going.may_leave.set()
             left.remove(going)

@@ -84,7 +84,9 @@ async def braking(brake: Brake) -> AsyncIterator[None]:
 
 def engaged_at(metrics: Metrics) -> set[str]:
     return {
-        name for name in RESOURCES if metrics.registry.get_sample_value("transcriptd_brake_engaged", {"resource": name})
+        name
+        for name in RESOURCES
+        if metrics.registry.get_sample_value("transcriptd_brake_engaged", {"queue": "jobs", "resource": name})
     }
 
 

@@ -9,7 +9,8 @@ from contextlib import suppress
 import pytest
 from aiohttp import web
 
-from daemon.aws.sqs import Depth, open_queue
+from daemon.aws.queues import open_queues
+from daemon.aws.sqs import Depth
 from daemon.config import Settings
 from daemon.errors import QueueUnavailable
 from daemon.runner_pool import Runners
@@ -40,16 +41,19 @@ async def test_depths_are_absent_while_unknown(caplog: pytest.LogCaptureFixture)
     def value(series: str) -> float | None:
         return samples_of(metrics).get(f"transcriptd_{series}")
 
-    task = asyncio.create_task(watch_depths(metrics, {"jobs": jobs, "dead_letter": dead_letter}, period_seconds=0.01))
+    depths = {("jobs", "jobs"): jobs, ("jobs", "dead_letter"): dead_letter}
+    task = asyncio.create_task(watch_depths(metrics, depths, period_seconds=0.01))
     try:
-        await until(lambda: value('queue_messages{queue="jobs",state="visible"}') == 7)
-        assert value('queue_messages{queue="jobs",state="in_flight"}') == 2
+        await until(lambda: value('queue_messages{kind="jobs",queue="jobs",state="visible"}') == 7)
+        assert value('queue_messages{kind="jobs",queue="jobs",state="in_flight"}') == 2
         down = True
-        await until(lambda: (value('queue_depth_polls_total{queue="jobs",result="error"}') or 0) >= 3)
-        assert value('queue_messages{queue="jobs",state="visible"}') is None
-        assert value('queue_messages{queue="dead_letter",state="visible"}') == 1, "the other queue is still queried"
+        await until(lambda: (value('queue_depth_polls_total{kind="jobs",queue="jobs",result="error"}') or 0) >= 3)
+        assert value('queue_messages{kind="jobs",queue="jobs",state="visible"}') is None
+        assert value('queue_messages{kind="dead_letter",queue="jobs",state="visible"}') == 1, (
+            "the other queue is still queried"
+        )
         down = False
-        await until(lambda: value('queue_messages{queue="jobs",state="visible"}') == 7)
+        await until(lambda: value('queue_messages{kind="jobs",queue="jobs",state="visible"}') == 7)
     finally:
         task.cancel()
     assert [record.message for record in caplog.records].count("queue depth unknown") == 1
@@ -97,7 +101,7 @@ async def test_clock_skew_is_measured_against_sqs(
     date = email.utils.formatdate(time.time() - 400, usegmt=True)
     async with (
         StubSqs(status, date, monkeypatch) as settings_of,
-        open_queue(settings_of(make_settings), metrics) as queue,
+        open_queues(settings_of(make_settings), metrics) as (queue,),
     ):
         with suppress(QueueUnavailable):
             await queue.ping()
@@ -109,7 +113,7 @@ async def test_invalid_date_is_ignored(make_settings: MakeSettings, monkeypatch:
     metrics = Metrics()
     async with (
         StubSqs(200, date, monkeypatch) as settings_of,
-        open_queue(settings_of(make_settings), metrics) as queue,
+        open_queues(settings_of(make_settings), metrics) as (queue,),
     ):
         await queue.ping()
     assert samples_of(metrics)["transcriptd_clock_skew_seconds"] == 0
@@ -120,7 +124,7 @@ async def test_answer_without_numbers_is_a_failure(
 ) -> None:
     async with (
         StubSqs(200, "", monkeypatch) as settings_of,
-        open_queue(settings_of(make_settings), Metrics()) as queue,
+        open_queues(settings_of(make_settings), Metrics()) as (queue,),
     ):
         with pytest.raises(QueueUnavailable, match="returned no numbers"):
             await queue.depth()

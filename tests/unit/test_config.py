@@ -11,7 +11,9 @@ import pytest
 
 from daemon.config import MAX_LEASE_SECONDS, Settings, load_settings, variable
 from daemon.errors import ConfigError
+from daemon.protocol.priority import ONLY, Priority
 from daemon.telemetry.logs import configure
+from tests.support.builders import some_settings
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +97,11 @@ def test_invalid_value_is_rejected(monkeypatch: pytest.MonkeyPatch, name: str, v
     assert words in caught.value.message
 
 
+TWO_QUEUES = {
+    "queue_url": "interactive=https://sqs/a, batch=https://sqs/b",
+    "dlq_url": "batch=https://sqs/d interactive=https://sqs/c",
+}
+
 CROSS_CHECKS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     # rule → settings that violate it, the closest ones that do not, and the message
     "heartbeat": (
@@ -147,6 +154,61 @@ CROSS_CHECKS: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "min_speakers must be at most max_speakers",
     ),
     "dlq": ({"dlq_url": "https://sqs/q"}, {"dlq_url": "https://sqs/e"}, "must be different queues"),
+    "queue names": (
+        {"queue_url": "https://sqs/a https://sqs/b", "dlq_url": "https://sqs/c"},
+        {"queue_url": "a=https://sqs/a b=https://sqs/b", "dlq_url": "b=https://sqs/d a=https://sqs/c"},
+        "several queues need a name each",
+    ),
+    "queue name twice": (
+        {"queue_url": "a=https://sqs/a a=https://sqs/b", "dlq_url": "a=https://sqs/c"},
+        {"queue_url": "a=https://sqs/a", "dlq_url": "a=https://sqs/c"},
+        "several queues need a name each",
+    ),
+    "reserved queue name": (
+        {"queue_url": "outbox=https://sqs/a", "dlq_url": "outbox=https://sqs/c"},
+        {"queue_url": "inbox=https://sqs/a", "dlq_url": "inbox=https://sqs/c"},
+        "several queues need a name each",
+    ),
+    "dlq of each": (
+        {**TWO_QUEUES, "dlq_url": "interactive=https://sqs/c"},
+        TWO_QUEUES,
+        "one dead-letter queue for each queue",
+    ),
+    "shared dlq": (
+        {**TWO_QUEUES, "dlq_url": "interactive=https://sqs/c batch=https://sqs/c"},
+        TWO_QUEUES,
+        "must be different queues",
+    ),
+    "weights": (
+        {**TWO_QUEUES, "queue_weights": "interactive=3"},
+        {**TWO_QUEUES, "queue_weights": "interactive=3,batch=0.5"},
+        "queue_weights must have a number above 0",
+    ),
+    "weight of nothing": (
+        {**TWO_QUEUES, "queue_weights": "interactive=3 batch=0"},
+        {**TWO_QUEUES, "queue_weights": "interactive=3 batch=1"},
+        "queue_weights must have a number above 0",
+    ),
+    "weight that is none": (
+        {**TWO_QUEUES, "queue_weights": "interactive=nan batch=1"},
+        TWO_QUEUES,
+        "queue_weights must have a number above 0",
+    ),
+    "lease of a stranger": (
+        {**TWO_QUEUES, "queue_visibility_timeout_seconds": "other=600"},
+        {**TWO_QUEUES, "queue_visibility_timeout_seconds": "batch=600"},
+        "queue_visibility_timeout_seconds must have numbers",
+    ),
+    "heartbeat of one queue": (
+        {**TWO_QUEUES, "queue_visibility_timeout_seconds": "batch=60"},
+        {**TWO_QUEUES, "queue_visibility_timeout_seconds": "batch=90"},
+        "heartbeat_seconds must be at most a third",
+    ),
+    "place for each queue": (
+        {**TWO_QUEUES, "max_jobs_in_flight": 1},
+        {**TWO_QUEUES, "max_jobs_in_flight": 2},
+        "max_jobs_in_flight must be at least the number of queues",
+    ),
     "outbox is the queue": (
         {"outbox_url": "https://sqs/q"},
         {"outbox_url": "https://sqs/o"},
@@ -236,3 +298,13 @@ def test_errors_contain_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError) as caught:
         load_settings()
     assert "c2VjcmV0" not in caught.value.message
+
+
+def test_queues_are_in_the_order_of_the_setting() -> None:
+    given = {**TWO_QUEUES, "queue_weights": "batch=1 interactive=3", "queue_visibility_timeout_seconds": "batch=600"}
+    interactive, batch = some_settings(**given).queues
+    assert (interactive.name, interactive.url, interactive.dlq_url) == ("interactive", "https://sqs/a", "https://sqs/c")
+    assert (interactive.priority, batch.priority) == (Priority(0, 3.0), Priority(1, 1.0))
+    assert (interactive.visibility_timeout_seconds, batch.visibility_timeout_seconds) == (120, 600)
+    (only,) = some_settings().queues
+    assert (only.name, only.priority) == ("jobs", ONLY)

@@ -28,6 +28,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from daemon.aws.queues import Queues
 from daemon.aws.s3 import StoredObject
 from daemon.aws.sqs import Queue, ReceivedMessage
 from daemon.config import Settings
@@ -166,7 +167,10 @@ class WatchedQueue(Queue):
 
     def __init__(self, worker: "Worker") -> None:
         super().__init__(
-            cast(Any, SqsConnection(worker.world.sqs, worker.machine)), worker.settings, worker.world.clock
+            cast(Any, SqsConnection(worker.world.sqs, worker.machine)),
+            worker.settings,
+            worker.settings.queues[0],
+            worker.world.clock,
         )
         self._worker = worker
         self._watch = worker.world.watch
@@ -326,7 +330,7 @@ class Worker:
         self.life = self.loop.create_task(self._live())
 
     async def _live(self) -> None:
-        queue = WatchedQueue(self)
+        queues = Queues([WatchedQueue(self)])
         storage, tracker = FakeStorage(self.world.objects, self.machine), JobTracker()
         results = WatchedResults(storage)
         status = StatusWriter(self.settings, storage, self.world.metrics, tracker)
@@ -335,7 +339,7 @@ class Worker:
         publisher.worker = self
         processor = WatchedProcessor(
             self.settings,
-            queue=queue,
+            queues=queues,
             results=results,
             transcriber=ScriptedTranscriber(self),
             publisher=publisher,
@@ -351,9 +355,14 @@ class Worker:
         )
         processor.watch = self.world.watch
         limiter = ReceiveLimiter(self.settings.max_jobs_in_flight, batch_size=self.settings.batch_size)
-        tenants = TenantLimit(self.settings.max_jobs_per_tenant, queue, self.world.metrics, 10, self.world.clock)
+        tenants = {
+            queue.about.priority: TenantLimit(
+                self.settings.max_jobs_per_tenant, queue, self.world.metrics, 10, self.world.clock
+            )
+            for queue in queues
+        }
         poller = Poller(
-            self.settings, queue, processor, self.world.metrics, lambda: None, limiter, tenants, self.world.clock
+            self.settings, queues, processor, self.world.metrics, lambda _: None, limiter, tenants, self.world.clock
         )
         polling, stopping = asyncio.create_task(poller.run()), asyncio.create_task(self.stop.wait())
         await asyncio.wait((polling, stopping), return_when=asyncio.FIRST_COMPLETED)

@@ -16,7 +16,7 @@ import pytest
 from bench.waiting import PATIENCE_SECONDS
 from daemon.config import Settings
 from daemon.errors import QueueUnavailable
-from daemon.jobs.brake import Brake
+from daemon.jobs.brake import Brake, Brakes
 from daemon.media.sandbox_probe import SandboxReport
 from daemon.runner_pool import Runners
 from daemon.status import connections
@@ -40,6 +40,7 @@ class Devices:
 @dataclass
 class FakePoller:
     last_successful_poll: float | None = 1.0
+    silent_seconds: float = 0.0
     last_error: str | None = None
     stalled_seconds: float = 0.0
 
@@ -68,7 +69,7 @@ def healthy(
         settings,
         cast(Runners, devices or Devices()),
         {"sqs": answers, "s3": answers, **(pings or {})},
-        brake or Brake(1, {}, Metrics()),
+        Brakes([brake or Brake(1, {}, Metrics())]),
         SandboxReport({}),
     )
     health.phase = "running"
@@ -87,7 +88,7 @@ async def failing(health: Health) -> dict[str, Any]:
 
 async def test_engaged_brake_is_reported(make_settings: MakeSettings) -> None:
     reason = "the output bucket fails for every job: access denied"
-    health, _ = healthy(make_settings(), brake=cast(Brake, SimpleNamespace(reason=reason)))
+    health, _ = healthy(make_settings(), brake=cast(Brake, SimpleNamespace(queue="jobs", reason=reason)))
     assert await failing(health) == {"brake": {"ok": False, "error": reason}}
     assert health.receive_gate() == reason
 

@@ -238,7 +238,7 @@ async def test_delivery_ended_by_an_internal_error_has_its_summary(
     status = StatusWriter(settings, nobody, Metrics(), JobTracker())
     processor = Processor(
         settings,
-        queue=Broken(),  # type: ignore[arg-type]  # what Processor calls of a Queue
+        queues=Broken(),  # type: ignore[arg-type]  # what Processor calls of Queues
         results=nobody,
         transcriber=nobody,
         publisher=nobody,

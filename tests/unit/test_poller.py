@@ -11,6 +11,7 @@ from daemon.config import Settings
 from daemon.jobs.receive_limiter import ReceiveLimiter, WorkEstimate
 from daemon.jobs.tenant_limit import TenantLimit
 from daemon.poller import Poller
+from daemon.protocol.priority import ONLY, Priority
 from daemon.telemetry.metrics import Metrics
 from tests.support.aws.fakes import FakeQueue, received
 from tests.support.time.virtual import in_virtual_time, virtual_loop, virtual_time
@@ -67,8 +68,8 @@ def poller_of(
     settings: Settings,
     queue: FakeQueue,
     processor: object,
-    gate: Callable[[], str | None] = lambda: None,
-    jobs_waiting: Callable[[], int] = lambda: 0,
+    gate: Callable[[str], str | None] = lambda _: None,
+    jobs_waiting: Callable[[Priority], int] = lambda _: 0,
 ) -> Poller:
     metrics, clock = Metrics(), virtual_time()
     tenants = TenantLimit(settings.max_jobs_per_tenant, queue, metrics, settings.queue_timeout_seconds, clock)
@@ -76,9 +77,9 @@ def poller_of(
         settings.max_jobs_in_flight,
         batch_size=settings.batch_size,
         jobs_waiting=jobs_waiting,
-        jobs_at_limit=lambda: tenants.jobs_at_limit,
+        jobs_at_limit=lambda _: tenants.jobs_at_limit,
     )
-    return Poller(settings, queue, processor, metrics, gate, limiter, tenants, clock)  # type: ignore[arg-type]
+    return Poller(settings, [queue], processor, metrics, gate, limiter, {ONLY: tenants}, clock)  # type: ignore[arg-type]
 
 
 @in_virtual_time
@@ -129,7 +130,7 @@ async def test_two_long_recordings_are_held_and_the_next_when_one_is_almost_done
 @in_virtual_time
 async def test_nothing_is_received_while_a_job_waits_for_runner_memory(make_settings: MakeSettings) -> None:
     queue, processor, waiting = FakeQueue(waiting=[received() for _ in range(4)]), FakeProcessor(60), [1]
-    poller = poller_of(make_settings(), queue, processor, jobs_waiting=lambda: len(waiting))
+    poller = poller_of(make_settings(), queue, processor, jobs_waiting=lambda _: len(waiting))
     async with polling(poller), asyncio.timeout(20):
         await asyncio.sleep(0.3)
         assert queue.calls == []
@@ -219,7 +220,7 @@ async def test_closed_gate_pauses_receiving_and_is_logged_twice(
 ) -> None:
     queue, reason = FakeQueue(waiting=[received()]), ["disk full"]
     processor = FakeProcessor(0.01)
-    async with polling(poller_of(make_settings(), queue, processor, lambda: reason[0] if reason else None)):
+    async with polling(poller_of(make_settings(), queue, processor, lambda _: reason[0] if reason else None)):
         await asyncio.sleep(0.3)
         assert queue.calls == []
         reason.clear()

@@ -34,7 +34,7 @@ def a_processor(queue: FakeQueue, metrics: Metrics, record: JobTracker, brake: t
     status = StatusWriter(settings, nobody, metrics, record)
     return Processor(
         settings,
-        queue=queues,
+        queues=queues,
         results=nobody,
         transcriber=nobody,
         publisher=nobody,

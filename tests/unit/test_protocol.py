@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from daemon.protocol.events import PipelineEvent, Progress
 from daemon.protocol.messages import Cancel, JobEvent, RunnerMessage, Setup, decode, encode
+from daemon.protocol.priority import Priority
 from daemon.protocol.runner_settings import RunnerSettings
 
 
@@ -30,8 +31,11 @@ def every(union: Any, of_type: dict[Any, st.SearchStrategy[Any]]) -> st.SearchSt
 
 NUMBERS = st.floats(allow_nan=False)
 JSON_OBJECTS = st.dictionaries(st.text(), st.none() | st.booleans() | st.text() | st.lists(st.integers()))
+PRIORITIES = st.builds(Priority, st.integers(0, 9), st.none() | st.floats(0.1, 1000))
 EVENTS = every(PipelineEvent, {float: NUMBERS})
-MESSAGES = every(RunnerMessage, {float: NUMBERS, dict[str, Any]: JSON_OBJECTS, PipelineEvent: EVENTS})
+MESSAGES = every(
+    RunnerMessage, {float: NUMBERS, dict[str, Any]: JSON_OBJECTS, PipelineEvent: EVENTS, Priority: PRIORITIES}
+)
 
 
 @given(MESSAGES)

@@ -4,11 +4,13 @@ generates."""
 from math import ceil
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
 from daemon.pipeline.runtime.schedule import BatchKey, ItemState, Owner, Schedule, WorkItem
+from daemon.protocol.priority import ONLY, Priority
 
 MODELS = ("base", "large", "turbo")
 RESIDENT = 2
@@ -18,8 +20,8 @@ def item(owner: Owner, max_batch_size: int = 4, operation: str = "generate", ter
     return WorkItem(owner, BatchKey(operation, owner.model, terms), None, max_batch_size)
 
 
-def joined(schedule: Schedule, model: str = "base") -> Owner:
-    owner = Owner(model)
+def joined(schedule: Schedule, model: str = "base", priority: Priority = ONLY) -> Owner:
+    owner = Owner(model, priority)
     schedule.join(owner)
     return owner
 
@@ -94,6 +96,73 @@ def test_pending_work_of_a_leaving_job_is_dropped() -> None:
     schedule.leave(owner)
     assert (running.state, waiting.state) == (ItemState.RUNNING, ItemState.GIVEN_UP)
     assert schedule.take() == []
+
+
+LOWER = Priority(1)
+
+
+def test_items_of_the_more_urgent_job_lead_and_fill_the_batch_first() -> None:
+    schedule = Schedule(RESIDENT)
+    batch, urgent = joined(schedule, priority=LOWER), joined(schedule)
+    waiting = [item(batch) for _ in range(6)]
+    schedule.add(waiting)
+    schedule.add(mine := [item(urgent), item(urgent)])
+    assert schedule.take() == [*mine, *waiting[:2]]
+    schedule.add(other := [item(urgent, terms=500)])
+    assert schedule.take() == other
+
+
+def test_batches_are_small_while_a_more_urgent_job_may_have_to_wait_for_one() -> None:
+    schedule = Schedule(RESIDENT)
+    batch, urgent = joined(schedule, priority=LOWER), joined(schedule)
+    schedule.add([item(batch, max_batch_size=16) for _ in range(40)])
+    assert len(schedule.take()) == 4
+    schedule.leave(urgent)
+    assert len(schedule.take()) == 16
+
+
+def test_model_of_the_more_urgent_job_is_used_first() -> None:
+    schedule = Schedule(resident_models=1)
+    batch, urgent = joined(schedule, "large", LOWER), joined(schedule, "turbo")
+    schedule.add([item(batch)])
+    schedule.add([mine := item(urgent)])
+    assert schedule.take() == [mine]
+    schedule.leave(urgent)
+    assert [it.owner for it in schedule.take()] == [batch]
+
+
+def test_weights_divide_the_items_and_none_starves() -> None:
+    schedule = Schedule(RESIDENT)
+    owners = [joined(schedule, priority=Priority(rank, weight)) for rank, weight in enumerate((3.0, 1.0))]
+    counts = [0, 0]
+    for _ in range(400):
+        for owner in owners:  # each always has work, of its own kind
+            schedule.add([item(owner, terms=owner.priority.rank)])
+        for it in schedule.take():
+            counts[it.owner.priority.rank] += 1
+    assert counts[0] == pytest.approx(3 * counts[1], rel=0.05)
+
+
+def test_queue_without_work_saves_up_no_share() -> None:
+    schedule = Schedule(RESIDENT)
+    owners = [joined(schedule, priority=Priority(rank, 1.0)) for rank in range(2)]
+
+    def take(*busy: int) -> int:
+        schedule.add([item(owners[rank], max_batch_size=1) for rank in busy])
+        return schedule.take()[0].owner.priority.rank
+
+    for _ in range(100):
+        take(1)
+    turns = [take(0, 1) for _ in range(20)]
+    assert 8 <= sum(turns) <= 12, "the first queue does not have a hundred batches of its own now"
+
+
+def test_oldest_jobs_keep_their_models_if_queues_have_weights() -> None:
+    schedule = Schedule(resident_models=1)
+    old, urgent = joined(schedule, "large", Priority(1, 1.0)), joined(schedule, "turbo", Priority(0, 9.0))
+    schedule.add([item(urgent)])
+    schedule.add([mine := item(old)])
+    assert schedule.take() == [mine]
 
 
 class Jobs(RuleBasedStateMachine):

@@ -40,7 +40,7 @@ class RecordingSqs:
 
 
 def queue_of(sqs: RecordingSqs, settings: Settings, clock: Clock = SYSTEM_CLOCK) -> Queue:
-    return Queue(sqs, settings, clock)  # type: ignore[arg-type]
+    return Queue(sqs, settings, settings.queues[0], clock)  # type: ignore[arg-type]
 
 
 @in_virtual_time

@@ -11,10 +11,12 @@ import pytest
 
 from daemon.aws.sqs import QueueLimits, ReceivedMessage
 from daemon.errors import QueueUnavailable
+from daemon.job_queues import JobQueue
 from daemon.jobs.disposition import is_last_delivery
 from daemon.jobs.receive_limiter import ReceiveLimiter, WorkEstimate
 from daemon.jobs.tenant_limit import MARGIN_SECONDS, RETURN_MAX_SECONDS, TenantLimit, may_return, return_seconds
 from daemon.poller import Poller
+from daemon.protocol.priority import ONLY
 from daemon.telemetry.metrics import Metrics
 from tests.support.aws.fakes import received
 from tests.support.builders import some_settings
@@ -68,6 +70,10 @@ class TenantQueue:
             for name in taken
         ]
 
+    @property
+    def about(self) -> JobQueue:
+        return JobQueue("jobs", "http://localhost/queue", "http://localhost/dlq", 120, ONLY)
+
     async def limits(self) -> QueueLimits:
         return self.known_limits
 
@@ -119,8 +125,8 @@ def polling(queue: TenantQueue, jobs: Jobs, max_jobs_per_tenant: int, max_jobs: 
     settings = some_settings(max_jobs_per_tenant=max_jobs_per_tenant, max_jobs_in_flight=max_jobs)
     metrics = Metrics(("acme",))
     tenants = TenantLimit(max_jobs_per_tenant, queue, metrics, 10, clock)
-    limiter = ReceiveLimiter(max_jobs, batch_size=16, jobs_at_limit=lambda: tenants.jobs_at_limit)
-    poller = Poller(settings, queue, jobs, metrics, lambda: None, limiter, tenants, clock)  # type: ignore[arg-type]
+    limiter = ReceiveLimiter(max_jobs, batch_size=16, jobs_at_limit=lambda _: tenants.jobs_at_limit)
+    poller = Poller(settings, [queue], jobs, metrics, lambda _: None, limiter, {ONLY: tenants}, clock)
     task = asyncio.create_task(poller.run())
     try:
         yield poller

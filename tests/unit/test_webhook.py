@@ -152,6 +152,7 @@ async def test_completed_event_arrives_complete_and_signed() -> None:
                 "version_id": None,
                 "start_seconds": None,
                 "end_seconds": None,
+                "words_of": None,
             },
             "output": {
                 "bucket": "results",

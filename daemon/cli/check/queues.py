@@ -5,7 +5,7 @@ handle.
 """
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from daemon.aws.sqs import open_client
 from daemon.cli.check.aws import CONFIG, DENIED, NO_QUEUE, Denied, calling
 from daemon.cli.check.registry import CheckAborted, CheckResult, CheckStatus, check, failed, passed, skipped, warned
 from daemon.config import Settings
+from daemon.job_queues import JobQueue
 from daemon.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -81,33 +82,39 @@ def _judge_kind(attributes: QueueAttributes, url: str) -> list[CheckResult]:
 
 @check(
     "queue",
-    "the job queue exists, is standard and encrypted; the role can extend and delete messages. Receiving is not tested: it would take a job",
+    "each job queue exists, is standard and encrypted; the role can extend and delete messages. Receiving is not tested: it would take a job",
     actions="`sqs:GetQueueAttributes`, `sqs:ChangeMessageVisibility`, `sqs:DeleteMessage`",
 )
 async def queue(settings: Settings) -> AsyncGenerator[CheckResult, None]:
-    url = settings.queue_url
-    async with _sqs(url) as sqs:
-        attributes = await _look(sqs, url)
-        yield passed(f"{url}: about {attributes.get('ApproximateNumberOfMessages', '?')} waiting")
-        for finding in (*_judge_kind(attributes, url), *await _try_handles(sqs, url)):
-            yield finding
+    for url in (queue.url for queue in settings.queues):
+        async with _sqs(url) as sqs:
+            attributes = await _look(sqs, url)
+            yield passed(f"{url}: about {attributes.get('ApproximateNumberOfMessages', '?')} waiting")
+            for finding in (*_judge_kind(attributes, url), *await _try_handles(sqs, url)):
+                yield finding
     yield skipped("sqs:ReceiveMessage was not tested: it would take a job", NOT_TRIED)
 
 
 @check(
     "redrive",
-    "the job queue's redrive policy, the last resort for messages that no daemon settles, is well above the daemon's own limits",
+    "each job queue's redrive policy, the last resort for messages that no daemon settles, is well above the daemon's own limits",
     actions="`sqs:GetQueueAttributes` on the job queue",
 )
 async def redrive(settings: Settings) -> AsyncGenerator[CheckResult, None]:
-    async with _sqs(settings.queue_url) as sqs:
-        attributes = await _look_again(sqs, settings.queue_url)
+    for queue in settings.queues:
+        async with _sqs(queue.url) as sqs:
+            attributes = await _look_again(sqs, queue.url)
+        for finding in _judge_redrive(queue, attributes, settings):
+            yield finding
+
+
+def _judge_redrive(queue: JobQueue, attributes: QueueAttributes, settings: Settings) -> Iterator[CheckResult]:
     policy = json.loads(attributes.get("RedrivePolicy") or "{}")
     target = str(policy.get("deadLetterTargetArn", "")).rpartition(":")[2]
-    ours = settings.dlq_url.rstrip("/").rpartition("/")[2]
+    ours = queue.dlq_url.rstrip("/").rpartition("/")[2]
     if not target:
         yield warned(
-            f"{settings.queue_url} has no redrive policy: a message that no daemon settles is redelivered until it expires",
+            f"{queue.url} has no redrive policy: a message that no daemon settles is redelivered until it expires",
             f"Set its redrive policy to {ours} with a maxReceiveCount of {_wanted(settings)} or more.",
         )
         return
@@ -144,23 +151,24 @@ def _others(settings: Settings) -> str:
 
 @check(
     "dead-letters",
-    "the dead-letter queue exists, is standard and encrypted, and keeps messages longer than the job queue. Sending is not tested",
-    actions="`sqs:GetQueueAttributes` on both queues; without it the check is skipped",
+    "each dead-letter queue exists, is standard and encrypted, and keeps messages longer than its job queue. Sending is not tested",
+    actions="`sqs:GetQueueAttributes` on all queues; without it the check is skipped",
 )
 async def dead_letters(settings: Settings) -> AsyncGenerator[CheckResult, None]:
-    async with _sqs(settings.dlq_url) as sqs:
-        attributes = await _look_if_allowed(sqs, settings.dlq_url)
-        yield passed(f"{settings.dlq_url}: about {attributes.get('ApproximateNumberOfMessages', '?')} in it")
-        for finding in _judge_kind(attributes, settings.dlq_url):
-            yield finding
-        jobs = await _look_again(sqs, settings.queue_url)
-    kept, waiting = _retention(attributes), _retention(jobs)
-    # A message that SQS moves keeps its age.
-    if kept <= waiting:
-        yield warned(
-            f"dead letters are kept for {kept / 86400:g} days, jobs for {waiting / 86400:g}: a message that SQS moves may expire at once",
-            "Raise the dead-letter queue's MessageRetentionPeriod to 14 days.",
-        )
+    for queue in settings.queues:
+        async with _sqs(queue.dlq_url) as sqs:
+            attributes = await _look_if_allowed(sqs, queue.dlq_url)
+            yield passed(f"{queue.dlq_url}: about {attributes.get('ApproximateNumberOfMessages', '?')} in it")
+            for finding in _judge_kind(attributes, queue.dlq_url):
+                yield finding
+            jobs = await _look_again(sqs, queue.url)
+        kept, waiting = _retention(attributes), _retention(jobs)
+        # A message that SQS moves keeps its age.
+        if kept <= waiting:
+            yield warned(
+                f"{queue.dlq_url} keeps messages for {kept / 86400:g} days, {queue.url} for {waiting / 86400:g}: a message that SQS moves may expire at once",
+                f"Raise the MessageRetentionPeriod of {queue.dlq_url} to 14 days.",
+            )
     yield skipped("sqs:SendMessage was not tested: it would create a dead letter", NOT_TRIED)
 
 

@@ -104,7 +104,7 @@ class Engine:
         """
         session = WhisperSession(
             self._batcher,
-            Owner((model, self._models.default_compute_type)),
+            Owner((model, self._models.default_compute_type), timer.priority),
             max_batch_size,
             self._max_encoder_batch_size,
             timer,

@@ -79,9 +79,13 @@ class Diarizer:
             if completed is not None and total and step in STEP_SHARES:
                 low, high = STEP_SHARES[step]
                 on_progress(low + (high - low) * min(completed / total, 1.0))
+                choose_sizes()  # a job that ran in the callback may have needed others
 
-        self._pipeline.segmentation_batch_size = batch_size or self.batch_size
-        self._pipeline.embedding_batch_size = batch_size or self.batch_size
+        def choose_sizes() -> None:
+            self._pipeline.segmentation_batch_size = batch_size or self.batch_size
+            self._pipeline.embedding_batch_size = batch_size or self.batch_size
+
+        choose_sizes()
         with suppress_library_output(), exact_float32():
             # torch warns about the read-only memory map; nothing here writes to it.
             file = {"waveform": torch.from_numpy(audio)[None], "sample_rate": SAMPLE_RATE}

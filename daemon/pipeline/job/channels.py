@@ -12,6 +12,7 @@ import numpy as np
 from daemon.pipeline.checkpoints.store import Checkpoints
 from daemon.pipeline.runtime.reporter import Reporter
 from daemon.protocol.events import STAGES, BackgroundProgress, PipelineEvent, Progress, StageDone
+from daemon.protocol.priority import Priority
 from daemon.schema.transcript import NO_SPEECH_FOUND, Models, Segment, Transcript, TranscriptWarning
 
 # Run the whole job on one channel: float32, 16 kHz.
@@ -48,6 +49,10 @@ class ChannelReporter:
         self._reporter = reporter
         self._index = index
         self._count = count
+
+    @property
+    def priority(self) -> Priority:
+        return self._reporter.priority
 
     def emit(self, event: PipelineEvent) -> None:
         match event:

@@ -31,7 +31,8 @@ def diarize(
 
 
 def _compute(stages: Stages, work: JobWork, speech: vad.Speech | None, consequence: str) -> Diarization | None:
-    options, diarizer, progress = work.options, stages.diarizer, work.timer.progress_callback("diarize")
+    options, diarizer = work.options, stages.diarizer
+    progress = stages.diarizer_lock.lending(work.timer, work.timer.progress_callback("diarize"))
 
     def compute(size: int) -> Diarization:
         return diarizer.diarize(

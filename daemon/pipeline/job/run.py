@@ -118,7 +118,8 @@ class JobRun:
 
     def _detect_speech(self) -> vad.Speech | None:
         """Detect speech; None if that failed. Saves no checkpoint: it is fast and deterministic."""
-        detect, progress = self._stages.detector.detect, self._timer.progress_callback("vad")
+        detect, lock = self._stages.detector.detect, self._stages.detector_lock
+        progress = lock.lending(self._timer, self._timer.progress_callback("vad"))
 
         def detect_all(size: int) -> vad.Speech:
             speech = detect(self._audio, progress, size)
@@ -129,7 +130,7 @@ class JobRun:
             )
             return replace(speech, chunks=cut_at_pauses(chunks) if self._options.multilingual else chunks)
 
-        with self._stages.detector_lock.held(self._timer), self._timer.stage("vad"):
+        with lock.held(self._timer), self._timer.stage("vad"):
             return self._fallback.or_none(
                 lambda: self._fallback.with_memory("vad", self._stages.detector.batch_size, detect_all),
                 "transcription_basic_mode",

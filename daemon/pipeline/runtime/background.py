@@ -11,6 +11,7 @@ from daemon.pipeline.runtime.batcher import LOOK_SECONDS
 from daemon.pipeline.runtime.reporter import Reporter
 from daemon.pipeline.runtime.work import StageTimer
 from daemon.protocol.events import BackgroundProgress, JobWaiting, PipelineEvent, Progress, StageDone
+from daemon.protocol.priority import Priority
 
 T = TypeVar("T")
 
@@ -26,6 +27,10 @@ class _BufferedReporter:
         self.fraction = 0.0
         self.has_moved = False  # since the last check
         self.given_up = False
+
+    @property
+    def priority(self) -> Priority:
+        return self._reporter.priority
 
     def emit(self, event: PipelineEvent) -> None:
         match event:

@@ -12,6 +12,7 @@ from daemon.pipeline.runtime.fallback import FallbackPolicy
 from daemon.pipeline.runtime.reporter import Reporter
 from daemon.pipeline.types import SAMPLE_RATE
 from daemon.protocol.events import STAGES, JobWaiting, PipelineEvent, Progress, StageDone
+from daemon.protocol.priority import Priority
 from daemon.schema.options import JobOptions
 
 
@@ -22,6 +23,10 @@ class StageTimer:
         self._reporter = reporter
         self._seconds: dict[str, float] = {}
         self._waited = 0.0
+
+    @property
+    def priority(self) -> Priority:
+        return self._reporter.priority
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds spent per stage, in pipeline order. Time spent in earlier deliveries is not included."""

@@ -63,8 +63,10 @@ class SpeechDetector:
 
         def hook(completed: int, total: int) -> None:
             on_progress(min(completed / total, 1.0))
+            self.inference.batch_size = size  # a job that ran in the callback may have needed another one
 
-        self.inference.batch_size = batch_size or self.batch_size
+        size = batch_size or self.batch_size
+        self.inference.batch_size = size
         with suppress_library_output(), exact_float32():
             # torch warns about the read-only memory map; nothing here writes to it.
             file = {"waveform": torch.from_numpy(audio)[None], "sample_rate": SAMPLE_RATE}

@@ -47,11 +47,11 @@ def dashboard() -> Json:
 
 
 def _now() -> list[Json]:
-    dead = f'{DEPTH}queue="dead_letter", state="visible"}}'
+    dead = f'sum({DEPTH}kind="dead_letter", state="visible"}})'
     return [
         stat(
             "Dead letters",
-            "Jobs in the dead-letter queue, maximum of the last 5 minutes. They stay until someone redrives or deletes them.",
+            "Jobs in the dead-letter queues, maximum of the last 5 minutes. They stay until someone redrives or deletes them.",
             Query(dead),
             unit="short",
             steps=Steps(GREEN, ((1, ORANGE), (100, RED))),
@@ -88,7 +88,7 @@ def _now() -> list[Json]:
         stat(
             "Events waiting",
             "Final events in the outbox, retried for a day.",
-            Query(f'sum({DEPTH}queue="outbox"}})'),
+            Query(f'sum({DEPTH}kind="outbox"}})'),
             unit="short",
             steps=Steps(GREEN, ((20, YELLOW), (100, RED))),
             links=[runbook("TranscriptdWebhookBacklog")],
@@ -123,9 +123,9 @@ def _dead_letters() -> list[Json]:
             height=8,
         ),
         graph(
-            "Dead-letter queue",
-            "Its depth, and the messages that these daemons have sent there since they started. If only the depth rises, SQS moved them.",
-            Query(f'{DEPTH}queue="dead_letter", state="visible"}}', "in the queue", ORANGE),
+            "Dead-letter queues",
+            "The depth of each, and the messages that these daemons have sent there since they started. If only the depth rises, SQS moved them.",
+            Query(f'{DEPTH}kind="dead_letter", state="visible"}}', "in the one of {{queue}}"),
             Query(f'sum(transcriptd_deliveries_total{{{S}, outcome="dead_lettered"}})', "sent by daemons", BLUE),
             unit="short",
             decimals=0,
@@ -243,17 +243,17 @@ def _sqs() -> list[Json]:
         ),
         graph(
             "Brake engaged",
-            "Instances that stopped receiving because calls to a resource of the deployment fail for every job.",
-            Query(f"sum by (resource) (transcriptd_brake_engaged{{{S}}})", "{{resource}}", RED),
+            "Instances that stopped receiving from a queue because calls to a resource of the deployment fail for every job.",
+            Query(f"sum by (queue, resource) (transcriptd_brake_engaged{{{S}}})", "{{queue}}: {{resource}}"),
             unit="short",
             links=[runbook("TranscriptdBrakeEngaged")],
         ),
         graph(
             "Failed polls of the queue depth",
-            "By queue. While polls fail, the depth is not known and alerts that depend on it cannot fire.",
+            "By queue and kind. While polls fail, the depth is not known and alerts that depend on it cannot fire.",
             Query(
-                f'sum by (queue) (increase(transcriptd_queue_depth_polls_total{{{S}, result="error"}}[$__rate_interval]))',
-                "{{queue}}",
+                f'sum by (queue, kind) (increase(transcriptd_queue_depth_polls_total{{{S}, result="error"}}[$__rate_interval]))',
+                "{{queue}} ({{kind}})",
             ),
             unit="short",
             steps=Steps(GREEN, ((1, ORANGE),)),
@@ -262,7 +262,7 @@ def _sqs() -> list[Json]:
         graph(
             "Outbox by state",
             "delayed: waiting for the next attempt. visible and growing: no daemon receives them.",
-            Query(f'{DEPTH}queue="outbox"}}', "{{state}}"),
+            Query(f'{DEPTH}kind="outbox"}}', "{{state}}"),
             unit="short",
             decimals=0,
             stacked=True,

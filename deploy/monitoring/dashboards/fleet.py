@@ -68,9 +68,9 @@ def dashboard() -> Json:
         ),
         stat(
             "Budget burn, 1 h",
-            "How fast the last hour spent the error budget for late jobs (1 % in 30 days). "
+            "How fast the last hour spent the error budget for late jobs (1 % in 30 days), of the queue that spent most. "
             "Above 1 the budget will not last the month; from 14.4 it is exhausted within two days.",
-            Query(f"deployment:transcriptd_queue_wait_late:ratio_rate1h{{{E}}} / 0.01 >= 0"),
+            Query(f"max(deployment:transcriptd_queue_wait_late:ratio_rate1h{{{E}}} / 0.01 >= 0)"),
             unit="suffix:×",
             decimals=1,
             steps=Steps(GREEN, ((1, YELLOW), (6, ORANGE), (14.4, RED))),
@@ -81,15 +81,15 @@ def dashboard() -> Json:
             "Jobs waiting",
             "Messages in SQS that no instance holds, maximum of the last 5 minutes. Their wait matters, not their number. "
             "Not known: no instance polled SQS in that time.",
-            Query(f'{DEPTH}queue="jobs", state="visible"}}'),
+            Query(f'sum({DEPTH}kind="jobs", state="visible"}})'),
             unit="short",
             steps=PLAIN,
             links=[DELIVERY, runbook("TranscriptdFleetStuck")],
         ),
         stat(
             "Dead letters",
-            "Jobs in the dead-letter queue, maximum of the last 5 minutes. They stay until someone redrives or deletes them.",
-            Query(f'{DEPTH}queue="dead_letter", state="visible"}}'),
+            "Jobs in the dead-letter queues, maximum of the last 5 minutes. They stay until someone redrives or deletes them.",
+            Query(f'sum({DEPTH}kind="dead_letter", state="visible"}})'),
             unit="short",
             steps=Steps(GREEN, ((1, ORANGE), (100, RED))),
             links=[DELIVERY, runbook("TranscriptdDeadLettersGrowing")],
@@ -118,7 +118,7 @@ def dashboard() -> Json:
             "Events waiting",
             "Final events in the outbox: the results are available, but their callers were not notified. An alert fires "
             "above 100 for half an hour.",
-            Query(f'sum({DEPTH}queue="outbox"}})'),
+            Query(f'sum({DEPTH}kind="outbox"}})'),
             unit="short",
             steps=Steps(GREEN, ((20, YELLOW), (100, RED))),
             links=[DELIVERY, runbook("TranscriptdWebhookBacklog")],
@@ -178,17 +178,17 @@ def _flow() -> list[Json]:
 
     return [
         graph(
-            "Queue",
-            "Messages by state, polled from SQS every minute, maximum of 5 minutes. If the queue grows while instances are busy, add instances.",
-            Query(f'{DEPTH}queue="jobs"}}', "{{state}}"),
+            "Queues",
+            "Messages by queue and state, polled from SQS every minute, maximum of 5 minutes. If the queue grows while instances are busy, add instances.",
+            Query(f'{DEPTH}kind="jobs"}}', "{{queue}}: {{state}}"),
             unit="short",
             decimals=0,
         ),
         graph(
             "Queue wait",
-            "95th percentile of the last hour, and the jobs received last. The line is the objective: 99 % of jobs below it.",
-            Query(f"deployment:transcriptd_queue_wait_seconds:p95_1h{{{E}}} >= 0", "p95 of the last hour", YELLOW),
-            Query(f"max(transcriptd_last_queue_wait_seconds{{{E}}})", "received last", BLUE),
+            "By queue: 95th percentile of the last hour, and the jobs received last. The line is the objective: 99 % of jobs below it.",
+            Query(f"deployment:transcriptd_queue_wait_seconds:p95_1h{{{E}}} >= 0", "{{queue}}: p95 of the last hour"),
+            Query(f"max by (queue) (transcriptd_last_queue_wait_seconds{{{E}}})", "{{queue}}: received last"),
             unit="s",
             steps=Steps(GREEN, ((LATE_SECONDS, RED),), line=True),
         ),

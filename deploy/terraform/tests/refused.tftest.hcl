@@ -468,3 +468,33 @@ run "profiles_too_long_for_user_data" {
 
   expect_failures = [var.profiles]
 }
+
+run "queues_without_names_of_their_own" {
+  command = plan
+
+  variables {
+    queues = [{ name = "batch" }, { name = "batch" }]
+  }
+
+  expect_failures = [var.queues]
+}
+
+run "queue_with_the_name_of_a_dead_letter_queue" {
+  command = plan
+
+  variables {
+    queues = [{ name = "batch" }, { name = "batch-dlq" }]
+  }
+
+  expect_failures = [var.queues]
+}
+
+run "weight_of_one_queue_only" {
+  command = plan
+
+  variables {
+    queues = [{ name = "interactive", weight = 3 }, { name = "batch" }]
+  }
+
+  expect_failures = [var.queues]
+}

@@ -15,6 +15,8 @@ from daemon.aws.s3 import MAX_READ_BYTES, Storage, StoredObject
 from daemon.aws.sqs import QueueLimits, ReceivedMessage
 from daemon.config import MAX_LEASE_SECONDS
 from daemon.errors import QueueUnavailable, StorageUnavailable, TranscriptdError
+from daemon.job_queues import DEFAULT_NAME, JobQueue
+from daemon.protocol.priority import ONLY, Priority
 from tests.support.time.virtual import EPOCH, VirtualTime
 
 
@@ -51,6 +53,8 @@ class FakeQueue:
     receive_seconds: float = 0.05
     dead: list[tuple[ReceivedMessage, TranscriptdError]] = field(default_factory=list)
     ids: Any = field(default_factory=itertools.count)
+    name: str = DEFAULT_NAME
+    priority: Priority = ONLY
 
     async def receive(self, max_messages: int) -> list[ReceivedMessage]:
         await self._called("receive", max_messages)
@@ -58,7 +62,11 @@ class FakeQueue:
         taken, self.waiting = self.waiting[:max_messages], self.waiting[max_messages:]
         return taken
 
-    async def limits(self) -> QueueLimits:
+    @property
+    def about(self) -> JobQueue:
+        return JobQueue(self.name, "http://localhost/queue", "http://localhost/dlq", 120, self.priority)
+
+    async def limits(self, message: ReceivedMessage | None = None) -> QueueLimits:
         return QueueLimits()
 
     async def extend(self, message: ReceivedMessage, seconds: float) -> None:

@@ -41,6 +41,8 @@ def _value(parsed: Any) -> Any:
     """Strip the quotes that hcl2 keeps around a value."""
     if isinstance(parsed, list):
         return [_value(item) for item in parsed]
+    if isinstance(parsed, dict):
+        return {name: _value(item) for name, item in parsed.items()}
     return json.loads(parsed) if isinstance(parsed, str) and parsed.startswith('"') else parsed
 
 

@@ -106,7 +106,9 @@ def _copy_module(target: Path, queue_urls: Mapping[str, str]) -> None:
             if block["kind"] == "variable":
                 kept.append(block[0])
             elif block["kind"] == "locals":
-                kept.append(_replace_references(block[0], values))
+                # The one reference whose index is not constant.
+                known = block[0].replace("aws_sqs_queue.this[key].id", f"{json.dumps(dict(queue_urls))}[key]")
+                kept.append(_replace_references(known, values))
         (target / path.name).write_text("\n\n".join(kept) + "\n")
     (target / "user_data.tf").write_text('output "user_data" {\n  value = local.user_data\n}\n')
 

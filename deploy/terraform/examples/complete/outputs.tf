@@ -1,6 +1,6 @@
-output "queue_url" {
+output "queue_urls" {
   description = "URL of the job queue."
-  value       = module.transcriptd.queue_url
+  value       = module.transcriptd.queue_urls
 }
 
 output "input_buckets" {
