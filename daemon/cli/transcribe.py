@@ -44,6 +44,7 @@ from daemon.weights.needs import packaged_weights, resolve
 EXIT_MEDIA = 5
 EXIT_WEIGHTS = 6
 
+STDOUT, STDERR = 1, 2  # descriptors, which the children inherit
 STANDARD_INPUT = "-"
 MAX_NAME_CHARS = 60
 
@@ -202,17 +203,17 @@ def _log(settings: Settings, *, verbose: bool) -> Iterator[None]:
     """Keep the logs, also those that the runner writes to the standard output it inherits, away from the result."""
     if verbose:
         configure(settings.logging_level, "poller", hidden=settings.secrets, stream=sys.stderr)
-        target = os.dup(sys.stderr.fileno())
+        target = os.dup(STDERR)
     else:
         logging.getLogger().addHandler(logging.NullHandler())
         target = os.open(os.devnull, os.O_WRONLY)
     sys.stdout.flush()
-    result = os.dup(sys.stdout.fileno())
-    os.dup2(target, sys.stdout.fileno())
+    result = os.dup(STDOUT)
+    os.dup2(target, STDOUT)
     try:
         yield
     finally:
-        os.dup2(result, sys.stdout.fileno())
+        os.dup2(result, STDOUT)
         os.close(result)
         os.close(target)
 

@@ -58,6 +58,8 @@ def _dev(arguments: argparse.Namespace) -> int:
 
 def _run(name: str, call: Callable[[], int]) -> int:
     problem = unsupported_system()
+    for variable in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[variable]  # nothing may reach the user's own AWS, and a profile that is not there stops botocore
     if problem is None:
         try:
             return call()
