@@ -23,6 +23,7 @@ def dev(folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
     variables = {
         "TMPDIR": str(folder / "temporary"),
         "TRANSCRIPTD_PIPELINE": "bench.scripted_pipeline:ScriptedPipeline",
+        "TRANSCRIPTD_CANCEL_POLL_SECONDS": "0.2",
         "TRANSCRIPTD_HTTP_HOST": "0.0.0.0",
         "TRANSCRIPTD_AUTOSCALING_GROUP": "workers",
         "AWS_PROFILE": "not-there",
@@ -36,9 +37,11 @@ def dev(folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
             stderr=said,
             start_new_session=True,
         )
-        with process:
+        try:
             yield process
-            process.kill()
+        finally:
+            process.terminate()
+            process.wait(TIMEOUT_SECONDS)
 
 
 def shell(folder: Path, command: str) -> str:
@@ -63,16 +66,15 @@ def test_commands_work_against_dev_until_ctrl_c(tmp_path: Path) -> None:
         said = tmp_path / "said"
         wait_for(lambda: "\nready; " in said.read_text() or running.poll() is not None, "the daemon is ready")
         assert running.poll() is None, said.read_text()
-        submit = f"{TRANSCRIPTD} submit talk.wav --job-id talk --format txt"
-        assert shell(tmp_path, f"{submit}; {TRANSCRIPTD} jobs").startswith("SPEAKER_00: hello there\n")
-        shell(
-            tmp_path,
-            f"{submit.replace('talk', 'long')} --option 'initial_prompt=\"sleep 600\"' &".replace(
-                "long.wav", "talk.wav"
-            ),
-        )
-        wait_for(lambda: "job.started    long" in said.read_text(), "the long job runs")
-        shell(tmp_path, f"{TRANSCRIPTD} cancel long")
+        submit = f"{TRANSCRIPTD} submit talk.wav"
+        assert shell(tmp_path, f"{submit} --job-id talk --format txt") == "SPEAKER_00: hello there\n"
+        sleeping = """--option 'initial_prompt="sleep 600"'"""
+        shell(tmp_path, f"{submit} --job-id unwanted {sleeping}; {submit} --job-id unfinished {sleeping}")
+        wait_for(lambda: said.read_text().count("job.started") == 3, "all jobs run")
+        shell(tmp_path, f"{TRANSCRIPTD} cancel unwanted")
+        wait_for(lambda: "job.cancelled  unwanted" in said.read_text(), "the cancelled job ends")
+        listed = shell(tmp_path, f"{TRANSCRIPTD} jobs")
+        assert all(state in listed for state in ("completed", "cancelled", "running"))
         processes = [running.pid, *children(running.pid)]
         assert listening_addresses(processes) == {"0100007F"}
         os.killpg(running.pid, signal.SIGINT)
