@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,9 @@ from daemon.cli.local_job import LOADING, run_job, run_until_signal
 from daemon.cli.result import DEFAULT_FORMAT, Display, check_target, print_text
 from daemon.config import Settings, read_settings
 from daemon.environment import unsupported_system
-from daemon.errors import DiskFull, InvalidJob, ModelUnavailable, OnFailure, SetupFailed, TranscriptdError
+from daemon.errors import ConfigError, DiskFull, InvalidJob, ModelUnavailable, OnFailure, SetupFailed, TranscriptdError
 from daemon.jobs.progress import ProgressView
-from daemon.media.sandbox_probe import probe_sandbox
+from daemon.media.sandbox_probe import require_sandbox
 from daemon.outputs import OutputFile, Presentation, render
 from daemon.schema.catalog import EMBEDDED_DIARIZATION, EMBEDDED_WHISPER
 from daemon.schema.job import Job, plain_name
@@ -78,9 +78,10 @@ def transcribe(arguments: Namespace) -> int:
     _check_weights(settings)
     with _log(settings, verbose=arguments.verbose), _scratch(settings) as scratch, Display(err, job.job_id) as display:
         source = _source(arguments.file, scratch, settings)
-        work = run_job(job, settings, source, scratch, lambda progress: _show(display, settings, progress))
         try:
-            transcript = run_until_signal(_warned(work) if settings.allow_weak_sandbox else work)
+            transcript = run_until_signal(_transcript(job, settings, source, scratch, display))
+        except ConfigError:
+            raise
         except TranscriptdError as error:
             raise _failure(error, arguments.file, scratch) from error
     return _deliver(transcript, job, arguments.save)
@@ -190,12 +191,12 @@ def _check_weights(settings: Settings) -> None:
 # --- the work ------------------------------------------------------------------------------------------------------
 
 
-async def _warned(work: Coroutine[Any, Any, Transcript]) -> Transcript:
-    """Say what the kernel lacks to confine the work, then do it."""
-    report = await probe_sandbox()
+async def _transcript(job: Job, settings: Settings, source: Path, scratch: Path, display: Display) -> Transcript:
+    """Say what the kernel lacks to confine the work, then do it. Raises ConfigError if the settings forbid that."""
+    report = await require_sandbox(allow_weak=settings.allow_weak_sandbox)
     if report.weakness:
         err.print(printable(f"warning: {report.weakness}"))
-    return await work
+    return await run_job(job, settings, source, scratch, lambda progress: _show(display, settings, progress))
 
 
 @contextmanager

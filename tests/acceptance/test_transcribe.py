@@ -19,6 +19,7 @@ from bench.waiting import wait_for
 from daemon.__main__ import main
 from daemon.demo.recordings import make_video
 from daemon.errors import DiskFull
+from daemon.media.sandbox_probe import SandboxReport
 from daemon.weights.needs import packaged_weights
 from tests.support.command_line import TIMEOUT_SECONDS, environment, run_tool, start_tool
 from tests.support.media.decoding import is_alive
@@ -259,6 +260,21 @@ def test_missing_packaged_weights_have_an_exit_status(
     assert status == 6
     assert "the package no_such_weights is not installed" in said
     assert "transcriptd[embedded]" in said
+
+
+def test_weak_sandbox_is_a_warning_unless_the_settings_refuse_it(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def probe() -> SandboxReport:
+        return SandboxReport({"Landlock": "no such call"})
+
+    monkeypatch.setattr("daemon.media.sandbox_probe.probe_sandbox", probe)
+    text = str(make_text(tmp_path / "notes.txt"))
+    status, said = call(text)
+    assert (status, "warning: the kernel cannot fully confine" in said) == (5, True), said
+    monkeypatch.setenv("TRANSCRIPTD_ALLOW_WEAK_SANDBOX", "false")
+    status, said = call(text)
+    assert (status, "accept the risk with TRANSCRIPTD_ALLOW_WEAK_SANDBOX=true" in said) == (2, True), said
 
 
 def test_other_systems_are_refused(call: Any, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
