@@ -18,7 +18,7 @@ help: ## list the targets
 
 setup: $(VENV)/.ready ## build .venv from requirements.lock; another interpreter: PYTHON=python3.12 VENV=.venv-3.12
 
-demo: setup ## transcribe a sample on this machine; your own recording: FILE=talk.mp3
+demo: setup ## transcribe a sample on this machine, outputs in transcriptd-demo/; your own recording: FILE=talk.mp3
 	@$(BIN)/transcriptd demo $(if $(FILE),"$(FILE)")
 
 check: setup lint ## quick checks while you work: style, import contracts, types and unit tests
@@ -99,12 +99,14 @@ lock: setup ## resolve pyproject.toml into requirements.lock, and the subset for
 	$(COMPILE) --extra install --constraints requirements.lock --output-file deploy/requirements.lock pyproject.toml
 
 clean: ## remove all build results
-	rm -rf .venv .venv-* dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* dist transcriptd-demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # uv is installed from the lock as well, by its hash, so nothing unpinned is ever installed.
 $(VENV)/.ready: requirements.lock pyproject.toml
+	@[ "$$(uname -s)" = Linux ] || { echo "this is $$(uname -s), and transcriptd needs Linux: use a Linux machine, or a container or virtual machine with it" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 13) else "transcriptd needs Python 3.11, 3.12 or 3.13, not %d.%d: make PYTHON=python3.12 …" % sys.version_info[:2])'
 	@$(PYTHON) -c 'import venv, ensurepip' || { echo 'this Python has no venv module; on Debian and Ubuntu: apt-get install python3-venv' >&2; exit 1; }
+	@echo "set-up: downloads about 4 GB of packages; $(VENV) takes about 8 GB of disk, of $$(df -Ph . | awk 'NR == 2 { print $$4 }') free here"
 	$(PYTHON) -m venv $(VENV)
 	sed -n '/^uv==/,/[^\\]$$/p' requirements.lock > $(VENV)/uv.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement $(VENV)/uv.lock

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from daemon.errors import DeviceFault
+from daemon.errors import DeviceFault, ModelUnavailable
 from daemon.pipeline.checkpoints.store import Checkpoints
 from daemon.pipeline.runtime.reporter import Reporter
 from daemon.protocol.events import STAGES, BatchDecoded, ChunksFiltered, Progress, StageDone
@@ -202,6 +202,11 @@ def sleep(seconds: float, reporter: Reporter) -> None:
 class RaisesInSetup(ScriptedPipeline):
     def load(self) -> Ready:
         raise RuntimeError("no such model")
+
+
+class LacksWeights(ScriptedPipeline):
+    def load(self) -> Ready:
+        raise ModelUnavailable("cannot load the Whisper model base: check the network")
 
 
 class ExitsInSetup(ScriptedPipeline):

@@ -1,14 +1,10 @@
 """The command line. Each command imports its own dependencies, so that `--help` is fast, and `run` handles signals first."""
 
 import sys
-from typing import TYPE_CHECKING
 
 from daemon.container_init import exit_on_signals, fork_if_first_process
 from daemon.environment import drop_empty_variables
 from daemon.hidden_memory import hide_memory
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def main() -> int:
@@ -25,10 +21,11 @@ def _main() -> int:
     import argparse
     import os
     from importlib.metadata import version
-    from pathlib import Path
 
     from daemon.cli.arguments import add_tools
     from daemon.cli.models_arguments import add_models
+    from daemon.cli.transcribe_arguments import add_transcribe
+    from daemon.demo.arguments import add_embedded
 
     parser = argparse.ArgumentParser(
         prog="transcriptd", description="Turn an SQS queue of recordings into transcripts."
@@ -37,9 +34,10 @@ def _main() -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="run the daemon; settings come from the environment (docs/configuration.md)")
     run.set_defaults(call=lambda _: _run())
-    demo = commands.add_parser("demo", help="transcribe a file on this machine; needs no cloud, account or token")
-    demo.add_argument("file", nargs="?", type=Path, help="audio or video file; default: a sample call")
-    demo.set_defaults(call=lambda arguments: _demo(arguments.file))
+    add_embedded(commands)
+    add_transcribe(
+        commands.add_parser("transcribe", help="transcribe a file on this machine; needs no cloud or account")
+    )
     add_tools(commands)
     add_models(commands.add_parser("models", help="fetch, mirror and verify model weights (docs/models.md)"))
     arguments = parser.parse_args()
@@ -74,12 +72,6 @@ def _run() -> int:
         refusal = f"AWS_CONFIG_FILE, AWS_SHARED_CREDENTIALS_FILE: {error}"
     logging.getLogger("transcriptd").critical("settings refused", extra={"error": refusal})
     return EXIT_CONFIG
-
-
-def _demo(file: "Path | None") -> int:
-    from daemon.demo.command import demo
-
-    return demo(file)
 
 
 if __name__ == "__main__":

@@ -89,9 +89,12 @@ class Settings(QueueSettings, BucketSettings, WebhookSettings, TenantSettings, C
 
     # Pipeline
     model: str = Field(
-        "large-v3", description="default Whisper model: a faster-whisper name, hub ID or folder; loaded at start-up"
+        "large-v3",
+        description="default Whisper model: a faster-whisper name, hub ID or folder, or `embedded`, which is Whisper `base` from Python packages and needs no hub; loaded at start-up",
     )
-    models: Names = Field(MODELS, description="further models that jobs may request: names, hub IDs or folders")
+    models: Names = Field(
+        MODELS, description="further models that jobs may request: names, hub IDs, folders, or `embedded`"
+    )
     max_loaded_models: int = Field(2, ge=1, description="Whisper models in memory; the least recently used is unloaded")
     devices: Names = Field(
         ("auto",),

@@ -5,6 +5,7 @@ example, looks for a profile without a name.
 """
 
 import os
+import platform
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,6 +32,16 @@ def drop_empty_variables() -> None:
     for name, value in list(os.environ.items()):
         if not value.strip() and (name.upper().startswith(PREFIXES) or name.upper() in NAMES):
             del os.environ[name]
+
+
+def unsupported_system() -> str | None:
+    """Return why this system cannot decode and transcribe, or None: the sandboxes are the Linux kernel's."""
+    system = platform.system()
+    if system == "Linux":
+        return None
+    return (
+        f"this is {system}, and transcriptd needs Linux: use a Linux machine, or a container or virtual machine with it"
+    )
 
 
 def credential_paths() -> list[Path]:

@@ -83,7 +83,8 @@ class Runner:
         self._clock = clock
         self._assignments: dict[str, _Assignment] = {}
         self._admission = Admission(settings.max_audio_in_flight_seconds)
-        self._current: RunnerProcess | None = None
+        self._process: RunnerProcess | None = None  # the last one that was started
+        self._current: RunnerProcess | None = None  # that process while it accepts jobs
         self._available = asyncio.Event()  # a process is ready, or there will never be one
         self._supervisor: asyncio.Task[None] | None = None
         self._stopping = False
@@ -211,12 +212,12 @@ class Runner:
         return self._current
 
     async def stop(self) -> None:
-        """End the process: request a shutdown, then terminate, then kill. No runner process remains afterwards."""
+        """End the process: request a shutdown if it is idle, otherwise kill it. No runner process remains afterwards."""
         self._stopping = True
-        if self._current is not None:
+        if self._current is not None and not self._assignments:
             self._current.send(Shutdown())
-            if self._assignments:
-                self._current.kill("stopped")
+        elif self._process is not None:  # it has a job, or is loading models: there is nothing worth waiting for
+            self._process.kill("stopped")
         if self._supervisor is not None:
             _, pending = await asyncio.wait((self._supervisor,), timeout=TERMINATE_GRACE_SECONDS)
             if pending:
@@ -231,7 +232,9 @@ class Runner:
         failures = 0
         while True:
             self._record.state = RunnerState.STARTING
-            process = await RunnerProcess.start(self._settings, self.device, self._clock)
+            process = self._process = await RunnerProcess.start(self._settings, self.device, self._clock)
+            if self._stopping:
+                process.kill("stopped")
             try:
                 error, was_ready = await self._live(process)
             finally:
@@ -271,6 +274,7 @@ class Runner:
         self._record.state = RunnerState.DEFUNCT
         self._available.set()
         self._lost = SetupFailed(f"{why}; last error: {error.message}", detail=error.detail)
+        self._lost.__cause__ = error
         log.error("device given up", extra={"error": safe_message(self._lost)})
 
     async def _live(self, process: RunnerProcess) -> tuple[TranscriptdError, bool]:

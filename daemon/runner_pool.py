@@ -26,8 +26,12 @@ PRECEDENCE = (RunnerState.BUSY, RunnerState.READY, RunnerState.STARTING, RunnerS
 class Runners:
     """`await start()`, then `await run(…)` for each job, then `await stop()`."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self, settings: Settings, metrics: Metrics, clock: Clock = SYSTEM_CLOCK, *, max_devices: int | None = None
+    ) -> None:
+        """`max_devices` uses only the first of the devices: one job needs no more."""
         self._settings = settings
+        self._max_devices = max_devices
         self._clock = clock
         self._metrics = metrics
         self._stopping = False
@@ -72,6 +76,7 @@ class Runners:
         """
         # In a thread: a faulty driver may block for a long time.
         devices = await asyncio.to_thread(choose_devices, self._settings.devices, self._settings.cpu_threads)
+        devices = devices[: self._max_devices]
         if len(devices) > self._settings.max_jobs_in_flight:
             log.warning("more devices than jobs in flight", extra={"devices": [device.name for device in devices]})
         self.each = tuple(Runner(self._settings, self._metrics, device, self._clock) for device in devices)

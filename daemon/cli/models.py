@@ -161,7 +161,7 @@ def _pin(arguments: argparse.Namespace, settings: Settings, needs: list[ModelReq
 
 
 def _packaged_rows(arguments: argparse.Namespace, settings: Settings) -> Iterator[FileCheck]:
-    for what, find in packaged_weights(settings, diarization=not arguments.no_diarization):
+    for what, find in packaged_weights(settings, tuple(arguments.model), diarization=not arguments.no_diarization):
         try:
             path = find()
         except ModelUnavailable as error:

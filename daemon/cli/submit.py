@@ -27,7 +27,8 @@ from daemon.cli.command import (
     send,
 )
 from daemon.cli.edits import apply, setting
-from daemon.cli.watch import WatchedJob, check_target, follow
+from daemon.cli.result import check_target
+from daemon.cli.watch import WatchedJob, follow
 from daemon.config import Settings
 from daemon.errors import InvalidJob
 from daemon.schema.job import Job, plain_name
@@ -53,7 +54,7 @@ def submit(arguments: Namespace) -> int:
     watching = arguments.watch or arguments.save is not None or arguments.format is not None
     if watching:  # otherwise only the daemon needs it
         required(arguments.output_bucket, "output_bucket")
-    check_target(arguments)
+    check_target(arguments.save)
     settings = contract_settings()
     message = _message(arguments, job_id, bucket, key)
     job = _check(message, settings)

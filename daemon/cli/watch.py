@@ -6,18 +6,14 @@ the status could not be written.
 
 import hashlib
 import shlex
-import sys
 import time
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from botocore.exceptions import ClientError
 from pydantic import BaseModel, ValidationError
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 from daemon.aws.session import WRONG_CREDENTIALS
 from daemon.cli.command import (
@@ -27,7 +23,6 @@ from daemon.cli.command import (
     EXIT_OK,
     EXIT_UNFINISHED,
     ToolError,
-    UsageError,
     age,
     contract_settings,
     err,
@@ -37,6 +32,7 @@ from daemon.cli.command import (
     require_job_id,
     results_place,
 )
+from daemon.cli.result import DEFAULT_FORMAT, Display, check_target, print_text
 from daemon.errors import JobCancelled, JobIdConflict, error_class
 from daemon.jobs.delivery_log import DeliveryLog, DeliveryRecord
 from daemon.jobs.result_store import DELIVERY_LOG_NAME
@@ -50,7 +46,6 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=BaseModel)
 
 POLL_SECONDS = 2.0
-DEFAULT_FORMAT = "md"
 
 
 @dataclass(frozen=True)
@@ -107,7 +102,7 @@ def _progress(status: JobStatus) -> str:
 
 def watch(arguments: Namespace) -> int:
     bucket, prefix = job_place(arguments)
-    check_target(arguments)
+    check_target(arguments.save)
     return follow(WatchedJob(arguments.job_id, bucket, prefix, arguments.message_id), arguments)
 
 
@@ -116,15 +111,6 @@ def job_place(arguments: Namespace) -> tuple[str, str]:
     require_job_id(arguments.job_id)
     bucket, prefix = results_place(arguments)
     return bucket, f"{prefix}{arguments.job_id}/"
-
-
-def check_target(arguments: Namespace) -> None:
-    """Reject a directory that is not empty before the work, not after it."""
-    if arguments.save is None:
-        return
-    target = Path(arguments.save)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UsageError(f"--save {target}: the directory must be new or empty")
 
 
 def follow(job: WatchedJob, arguments: Namespace) -> int:
@@ -240,8 +226,7 @@ def _deliver(s3: "S3Client", job: WatchedJob, manifest: Manifest, arguments: Nam
         err.print(printable(f"the job has no output {wanted}; available: {formats}"))
         return EXIT_OK if arguments.format is None else EXIT_FAILED
     text = _output(s3, job, output.key, output.sha256).decode()
-    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
-    sys.stdout.flush()
+    print_text(text)
     return EXIT_OK
 
 
@@ -260,45 +245,3 @@ def _output(s3: "S3Client", job: WatchedJob, key: str, sha256: str) -> bytes:
     if body is None or hashlib.sha256(body).hexdigest() != sha256:
         raise ToolError(f"s3://{job.bucket}/{key} does not match the manifest: it was removed or replaced")
     return body
-
-
-class Display:
-    """Shows the state of the job: one updated line on a terminal, a line for each change elsewhere."""
-
-    def __init__(self, console: Console, job_id: str) -> None:
-        self._console = console
-        self._job_id = job_id
-        self._last = ""
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
-        if console.is_terminal:
-            columns = (
-                SpinnerColumn(),
-                BarColumn(20),
-                TextColumn("{task.description}", markup=False),
-                TimeElapsedColumn(),
-            )
-            self._bar = Progress(*columns, console=console, transient=True)
-            self._task = self._bar.add_task(job_id, total=None)  # no total while the progress is unknown
-
-    def __enter__(self) -> Self:
-        if self._bar:
-            self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar:
-            self._bar.stop()
-
-    def show(self, text: str, fraction: float | None = None) -> None:
-        """Show the state, and how much of the job is done if that is known."""
-        line = printable(f"{self._job_id}: {text}")
-        if self._bar:
-            self._bar.update(
-                self._task, description=line, completed=fraction or 0.0, total=None if fraction is None else 1.0
-            )
-        elif line != self._last:
-            self._console.print(line)
-        self._last = line

@@ -4,10 +4,9 @@ The daemon runs unmodified in a separate process, configured only by its environ
 everything around it: AWS, the publisher of the jobs, and the webhook receiver.
 """
 
-import base64
 import json
 import queue
-import secrets
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,11 +20,12 @@ from prometheus_client.samples import Sample
 from rich.console import Console
 
 from daemon.demo.aws import EmbeddedAws
+from daemon.demo.environment import daemon_environment, new_secret
 from daemon.demo.process import DaemonProcess
 from daemon.demo.progress import ProgressView
 from daemon.demo.receiver import SeenEvent, WebhookReceiver
 from daemon.demo.recordings import make_video, sample_call
-from daemon.weights.packaged import whisper_base
+from daemon.schema.job import plain_name
 
 START_TIMEOUT_SECONDS = 180
 # Progress events arrive every second, also for long recordings, so a longer silence is a failure.
@@ -33,6 +33,9 @@ SILENCE_TIMEOUT_SECONDS = 180
 # A job is counted when its message is deleted, which happens after the final webhook has been delivered.
 COUNT_TIMEOUT_SECONDS = 30
 VIDEO_SECONDS = 30
+
+MAIN_JOB = "demo-call"
+PAGE = "transcript.html"
 
 HEADLINES = (
     "transcriptd_deliveries_total",
@@ -56,45 +59,46 @@ class DemoJob:
     events: list[SeenEvent] = field(default_factory=list)
 
     @property
+    def link(self) -> str:
+        """Name of the recording next to the saved outputs."""
+        return plain_name("recording" + self.path.suffix)
+
+    @property
     def final(self) -> dict[str, Any] | None:
         return next((seen.event for seen in self.events if seen.event["type"] in ("job.completed", "job.failed")), None)
 
 
-def demo(file: Path | None) -> int:
-    """Run the demo. Returns exit status 0 only if every expectation was met."""
+def demo(file: Path | None, save: Path) -> int:
+    """Run the demo and save its outputs. Returns exit status 0 only if every expectation was met."""
     console = Console(highlight=False)
     if file is not None and not file.is_file():
         console.print(f"transcriptd demo: {file} is not a file", style="red")
         return 2
+    try:
+        save.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        console.print(
+            f"transcriptd demo: {save} cannot be written: {error.strerror}; choose another --save", style="red"
+        )
+        return 2
     console.rule("[bold]transcriptd demo")
     with tempfile.TemporaryDirectory(prefix="transcriptd-demo-") as folder:
-        problems = _run(console, Path(folder), file)
+        problems = _run(console, Path(folder), file, save)
     for problem in problems:
         console.print(f"✗ {problem}", style="red", markup=False)
     if not problems:
         console.print("[green]✓ everything happened as it should")
+        console.print(f"open the transcript: {save.absolute() / MAIN_JOB / PAGE}", markup=False, soft_wrap=True)
     return 1 if problems else 0
 
 
-def _run(console: Console, folder: Path, file: Path | None) -> list[str]:
-    secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+def _run(console: Console, folder: Path, file: Path | None, save: Path) -> list[str]:
+    secret = new_secret()
     events: queue.SimpleQueue[SeenEvent] = queue.SimpleQueue()
     jobs = _jobs(folder, file)
     with EmbeddedAws() as aws, WebhookReceiver(secret, events.put) as receiver:
-        environment = {
-            **aws.environment,
-            "WEBHOOK_URL": receiver.url,
-            "WEBHOOK_SECRET": secret,
-            "TRANSCRIPTD_WEBHOOK_ALLOW_HTTP": "true",
-            "TRANSCRIPTD_WEBHOOK_PROGRESS_SECONDS": "0.5",
-            "TRANSCRIPTD_MODEL": str(whisper_base()),
-            "TRANSCRIPTD_MODELS": "base",
-            "TRANSCRIPTD_DIARIZATION_MODEL": "embedded",
-            "TRANSCRIPTD_SCRATCH_DIR": str(folder / "scratch"),
-            "TRANSCRIPTD_MIN_FREE_BYTES": "100000000",
-            "TRANSCRIPTD_ALLOW_WEAK_SANDBOX": "true",  # the recordings are the user's own
-            "TRANSCRIPTD_RECEIVE_WAIT_TIME_SECONDS": "1",
-        }
+        environment = daemon_environment(aws, receiver, secret, folder / "scratch")
+        environment |= {"TRANSCRIPTD_WEBHOOK_PROGRESS_SECONDS": "0.5", "TRANSCRIPTD_FORMATS": "json,md,srt,html"}
         daemon = DaemonProcess(environment, folder / "daemon.log")
         with daemon, _shown_problems(daemon) as problems:
             with console.status("starting the daemon: it loads the models before it receives jobs…"):
@@ -108,12 +112,14 @@ def _run(console: Console, folder: Path, file: Path | None) -> list[str]:
                 message = {
                     "job_id": job.job_id,
                     "input": {"bucket": aws.input_bucket, "key": job.path.name},
+                    "options": {"audio_url": job.link},  # the page plays the recording next to it
                     "metadata": {"demo": job.what},
                 }
                 aws.sqs.send_message(QueueUrl=aws.queue_url, MessageBody=json.dumps(message))
             problems += _follow(console, jobs, events)
             if not problems:
                 problems += _show(console, aws, jobs, daemon)
+                problems += _save(aws, jobs, folder, save)
             if (status := daemon.stop()) != 0:
                 problems.append(f"the daemon exited with status {status} after SIGTERM")
     return problems
@@ -126,7 +132,7 @@ def _jobs(folder: Path, file: Path | None) -> list[DemoJob]:
     make_video(speech, video, VIDEO_SECONDS)
     make_video(None, silent, 5)
     return [
-        DemoJob("demo-call", what, speech, "job.completed"),
+        DemoJob(MAIN_JOB, what, speech, "job.completed"),
         DemoJob("demo-video", "the same speech as mp4 video", video, "job.completed"),
         DemoJob("demo-silent", "a video without sound", silent, "job.failed", "no_audio_stream"),
     ]
@@ -203,9 +209,29 @@ def _show_keys(console: Console, aws: EmbeddedAws, jobs: list[DemoJob]) -> list[
     keys = {item["Key"]: item["Size"] for item in aws.s3.list_objects_v2(Bucket=aws.output_bucket).get("Contents", [])}
     for key, size in keys.items():
         console.print(f"s3://{aws.output_bucket}/{key}  {size:,} bytes")
-    names = ("manifest.json", "transcript.json", "transcript.md")
+    names = ("manifest.json", "transcript.json", "transcript.md", "transcript.srt", PAGE)
     wanted = [f"transcripts/{job.job_id}/{name}" for job in jobs if job.expected == "job.completed" for name in names]
     return [f"{key} was not written" for key in wanted if key not in keys]
+
+
+def _save(aws: EmbeddedAws, jobs: list[DemoJob], temporary: Path, target: Path) -> list[str]:
+    """Save the outputs of the jobs, each with its recording: a link, or a copy of a temporary file."""
+    try:
+        for job in jobs:
+            prefix, folder = f"transcripts/{job.job_id}/", target / job.job_id
+            folder.mkdir(exist_ok=True)
+            for item in aws.s3.list_objects_v2(Bucket=aws.output_bucket, Prefix=prefix).get("Contents", []):
+                body = aws.s3.get_object(Bucket=aws.output_bucket, Key=item["Key"])["Body"].read()
+                (folder / Path(item["Key"]).name).write_bytes(body)
+            link = folder / job.link
+            link.unlink(missing_ok=True)
+            if job.path.is_relative_to(temporary):
+                shutil.copyfile(job.path, link)
+            else:
+                link.symlink_to(job.path.resolve())
+    except OSError as error:
+        return [f"{error.filename or target} cannot be written: {error.strerror}; choose another --save"]
+    return []
 
 
 def _show_events(console: Console, jobs: list[DemoJob]) -> list[str]:

@@ -5,11 +5,12 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from daemon.aws.s3 import Storage
 from daemon.config import Settings
-from daemon.errors import MediaUnreadable, TranscriptdError
+from daemon.errors import TranscriptdError
 from daemon.jobs.delivery import Accepted, LiveDelivery, Transcribed
 from daemon.jobs.earlier_result import EarlierResult, find_earlier
 from daemon.jobs.fingerprint import checkpoint_fingerprint
@@ -17,13 +18,12 @@ from daemon.jobs.result_store import ResultStore
 from daemon.jobs.runner_events import RunnerEvents
 from daemon.jobs.scratch import job_directory
 from daemon.jobs.stages import record_stage, timed_stage
-from daemon.media.clip import Clip
-from daemon.media.decoder_pool import MEDIA_INCOMPLETE, Audio, DecodeLimits, DecoderPool
-from daemon.privacy import protect
+from daemon.jobs.steps import decode, protected, read_transcript
+from daemon.media.decoder_pool import Audio, DecoderPool
 from daemon.runner_pool import Runners
 from daemon.schema.job import Job
 from daemon.schema.manifest import InputObject
-from daemon.schema.transcript import NO_SPEECH_FOUND, Transcript, TranscriptWarning
+from daemon.schema.transcript import Transcript
 from daemon.telemetry.metrics import Metrics
 from daemon.telemetry.redaction import safe_message
 
@@ -56,11 +56,6 @@ class Transcriber:
         self._runners = runners
         self._metrics = metrics
         self._scratch = scratch
-        self._decode_limits = DecodeLimits(
-            max_media_seconds=settings.max_media_seconds,
-            timeout_seconds=settings.decode_timeout_seconds,
-            memory_bytes=settings.decode_memory_bytes,
-        )
 
     async def transcribe(self, accepted: Accepted, delivery: LiveDelivery, on_progress: ProgressHandler) -> Transcribed:
         if accepted.job.options.words_of is None:
@@ -72,7 +67,9 @@ class Transcriber:
         delivery.estimate.update(0.0)  # it uses no device
         found = await self._storage.describe(earlier.job.input)
         earlier.require_same_recording(found)
-        transcript = await asyncio.to_thread(self._protect, earlier.with_its_speakers(), earlier.job)
+        transcript = await asyncio.to_thread(
+            protected, earlier.with_its_speakers(), earlier.job.options, self._settings
+        )
         return Transcribed(accepted, found, 0.0, transcript, earlier.transcript)
 
     async def _transcribe(
@@ -89,15 +86,7 @@ class Transcriber:
                 delivery.input_bytes = found.size_bytes
                 self._metrics.input_bytes.observe(found.size_bytes)
                 with timed_stage(delivery, "decode", staging, self._metrics):
-                    audio = await self._decoder.decode(
-                        source,
-                        pcm,
-                        self._decode_limits,
-                        audio_track=job.options.audio_track,
-                        split=job.options.channels == "split",
-                        clip=Clip(job.options.clip_start_seconds, job.options.clip_end_seconds),
-                    )
-            self._require_whole(audio)
+                    audio = await decode(self._decoder, source, pcm, job.options, self._settings)
             delivery.progress.audio_seconds = audio.duration_seconds
             source.unlink()
             words = None
@@ -106,38 +95,21 @@ class Transcriber:
                 await asyncio.to_thread(earlier.write, words)
             await self._run(job, delivery, found, on_progress, directory, audio, result, words)
             # A long transcript is megabytes of JSON; parsing it here would delay heartbeats.
-            transcript = await asyncio.to_thread(self._read, result, job, audio, earlier)
+            read = self._read if earlier is None else partial(self._read_kept, earlier)
+            transcript = await asyncio.to_thread(read, result, job, audio)
         return Transcribed(
             accepted, found, audio.duration_seconds, transcript, None if earlier is None else earlier.transcript
         )
 
-    def _require_whole(self, audio: Audio) -> None:
-        """Raise MediaUnreadable if a part of the recording could not be read and the settings forbid that."""
-        if self._settings.incomplete_media == "fail":
-            for warning in audio.warnings:
-                if warning.code == MEDIA_INCOMPLETE:
-                    raise MediaUnreadable(f"a part of the recording cannot be read: {warning.message}")
+    def _read(self, result: Path, job: Job, audio: Audio) -> Transcript:
+        return read_transcript(result, job.options, audio, self._settings)
 
-    def _read(self, result: Path, job: Job, audio: Audio, earlier: EarlierResult | None) -> Transcript:
-        """Read the runner's result, with redaction and masking applied, and with the times of the recording.
-
-        No later step sees the original.
-        The decoder's warnings come first: they concern everything else.
-        """
+    def _read_kept(self, earlier: EarlierResult, result: Path, job: Job, audio: Audio) -> Transcript:
+        """Read the runner's result of a job that keeps the words of an earlier one."""
         transcript = Transcript.model_validate_json(result.read_bytes())
-        if earlier is not None:
-            earlier.require_same_words(transcript)
-            known = list(dict.fromkeys([*audio.warnings, *transcript.warnings]))
-            return self._protect(transcript.model_copy(update={"warnings": known}), job)
-        if start_seconds := job.options.clip_start_seconds:
-            transcript = transcript.moved(start_seconds)
-        own = [_with_tracks(warning, audio.tracks) for warning in transcript.warnings]
-        transcript = transcript.model_copy(update={"warnings": [*audio.warnings, *own]})
-        return self._protect(transcript, job)
-
-    def _protect(self, transcript: Transcript, job: Job) -> Transcript:
-        unwanted = self._settings.profanity_words if job.options.profanity == "mask" else ()
-        return protect(transcript, job.options.redact, unwanted) if job.options.redact or unwanted else transcript
+        earlier.require_same_words(transcript)
+        known = list(dict.fromkeys([*audio.warnings, *transcript.warnings]))
+        return protected(transcript.model_copy(update={"warnings": known}), job.options, self._settings)
 
     async def _run(
         self,
@@ -222,11 +194,3 @@ class Transcriber:
             log.debug("checkpoint not kept", extra={"checkpoint": file.name, "error": safe_message(error)})
         self._metrics.checkpoints.labels(result).inc()
         delivery.checkpoints[result] += 1
-
-
-def _with_tracks(warning: TranscriptWarning, tracks: int) -> TranscriptWarning:
-    """Add to the warning about a transcript without words that the file has other audio streams."""
-    if warning.code != NO_SPEECH_FOUND or tracks == 1:
-        return warning
-    hint = f"the file has {tracks} audio streams: set options.audio_track, from 0 to {tracks - 1}, to try another one"
-    return warning.model_copy(update={"message": f"{warning.message}; {hint}"})

@@ -23,6 +23,9 @@ UNSPACED_LANGUAGES = frozenset({"ja", "zh", "yue", "th", "lo", "my", "km"})
 # Written from right to left, in the Arabic or Hebrew script.
 RIGHT_TO_LEFT_LANGUAGES = frozenset({"ar", "fa", "he", "ps", "sd", "ur", "yi"})
 
+# The name of the Whisper model that Python packages contain (weights/packaged.py): it needs no hub.
+EMBEDDED_WHISPER = "embedded"
+
 
 def model_name(model: str) -> str:
     """Return the name that jobs and outputs use for a model given as a name, a hub ID or a folder."""

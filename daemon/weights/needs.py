@@ -15,16 +15,17 @@ from typing import Any
 
 from daemon.config import Settings
 from daemon.errors import ConfigError, ModelUnavailable
-from daemon.schema.catalog import EMBEDDED_DIARIZATION, HUB_DIARIZATION, diarization_name
+from daemon.schema.catalog import EMBEDDED_DIARIZATION, EMBEDDED_WHISPER, HUB_DIARIZATION, diarization_name
 from daemon.schema.wording import clip, nearest
 from daemon.weights.index import NAME, Source
-from daemon.weights.packaged import VOICE_ACTIVITY, speaker_encoder
+from daemon.weights.packaged import VOICE_ACTIVITY, speaker_encoder, whisper_base
 
 # Groups of patterns. Each group selects the files of its first pattern with a match. `*` does not match across folders.
 Groups = tuple[tuple[str, ...], ...]
 
 # As faster_whisper/utils.py, download_model. Without tokenizer.json, faster-whisper downloads another model's tokenizer.
-WHISPER_FILES: Groups = (("config.json",), ("model.bin",), ("tokenizer.json",), ("vocabulary.*",))
+WHISPER_WEIGHTS = "model.bin"
+WHISPER_FILES: Groups = (("config.json",), (WHISPER_WEIGHTS,), ("tokenizer.json",), ("vocabulary.*",))
 WHISPER_OPTIONAL = ("preprocessor_config.json",)
 
 # As transformers, Wav2Vec2Processor and Wav2Vec2ForCTC: safetensors before pickles, in one file or sharded with an index.
@@ -89,9 +90,8 @@ def resolve(
     `languages` add their alignment models to TRANSCRIPTD_ALIGNMENT_MODELS.
     Raises ConfigError.
     """
-    if not models:
-        models = (settings.model, *(settings.models if "models" in settings.model_fields_set else ()))
-    needs = [whisper_requirement(model) for model in models if not is_folder(model)]
+    wanted = _whisper_models(settings, models)
+    needs = [whisper_requirement(model) for model in wanted if model != EMBEDDED_WHISPER and not is_folder(model)]
     if diarization:
         name = diarization_name(settings.diarization_model, has_token=settings.hf_token is not None)
         if name != EMBEDDED_DIARIZATION and not is_folder(name):
@@ -107,12 +107,23 @@ def resolve(
     return merged(needs)
 
 
-def packaged_weights(settings: Settings, *, diarization: bool = True) -> list[tuple[str, Callable[[], Path]]]:
-    """Return the required weights from Python packages: a display name, and a function that finds and verifies the file."""
+def _whisper_models(settings: Settings, models: Sequence[str]) -> Sequence[str]:
+    return models or (settings.model, *(settings.models if "models" in settings.model_fields_set else ()))
+
+
+def packaged_weights(
+    settings: Settings, models: Sequence[str] = (), *, diarization: bool = True
+) -> list[tuple[str, Callable[[], Path]]]:
+    """Return the required weights from Python packages: a display name, and a function that finds and verifies the file.
+
+    `models` replace the Whisper models of the settings, as in `resolve`.
+    """
     found: list[tuple[str, Callable[[], Path]]] = [("voice activity detection", VOICE_ACTIVITY.verified)]
     name = diarization_name(settings.diarization_model, has_token=settings.hf_token is not None)
     if diarization and name == EMBEDDED_DIARIZATION:
         found.append(("packaged diarization", lambda: speaker_encoder().path()))
+    if EMBEDDED_WHISPER in _whisper_models(settings, models):
+        found.append(("packaged Whisper base", lambda: whisper_base() / WHISPER_WEIGHTS))
     return found
 
 

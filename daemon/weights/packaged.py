@@ -58,9 +58,20 @@ def whisper_base() -> Path:
     """Return a folder named `base` with multilingual Whisper base in CTranslate2's format.
 
     Assembled on the first call, verified on every call, and safe for concurrent processes.
-    Raises ModelUnavailable if a package is missing or the weights do not match the known digest.
+    Raises ModelUnavailable if a package is missing, the weights do not match the known digest, or the folder cannot be
+    written.
     """
     folder = cache_dir() / "base"
+    try:
+        return _assembled_base(folder)
+    except OSError as error:
+        raise ModelUnavailable(
+            f"{folder} needs 150 MB for the packaged weights and cannot be written: {error.strerror}; correct that, or "
+            "set XDG_CACHE_HOME to another directory"
+        ) from error
+
+
+def _assembled_base(folder: Path) -> Path:
     model = folder / "model.bin"
     if model.is_file() and sha256_file(model) == BASE_SHA256:
         return folder

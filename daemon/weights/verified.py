@@ -7,11 +7,12 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 from daemon.environment import is_offline
 from daemon.errors import ConfigError, ModelUnavailable
-from daemon.schema.catalog import EMBEDDED_DIARIZATION
+from daemon.schema.catalog import EMBEDDED_DIARIZATION, EMBEDDED_WHISPER
 from daemon.weights.cache import MISSING, Cache
 from daemon.weights.fetch import fetch
 from daemon.weights.index import Index, Model
@@ -25,6 +26,7 @@ from daemon.weights.needs import (
     references,
     whisper_requirement,
 )
+from daemon.weights.packaged import whisper_base
 from daemon.weights.pins import Pins, load_pins
 from daemon.weights.source import TransferInterrupted
 
@@ -69,12 +71,18 @@ class VerifiedWeights:
 
     def whisper(self, source: str) -> Path | None:
         """Return the verified folder of a Whisper model; None if the library finds it (`locate`). Raises ModelUnavailable."""
+        if source == EMBEDDED_WHISPER:
+            return self._whisper_base
         if is_folder(source):
             return None
         try:
             return self.locate(whisper_requirement(source))
         except ConfigError as error:
             raise ModelUnavailable(error.message) from error
+
+    @cached_property
+    def _whisper_base(self) -> Path:
+        return whisper_base()
 
     def alignment(self, language: str, name: str, *, download: bool = True) -> Path | None:
         """Return the verified folder or file of an alignment model, as `whisper` does."""

@@ -38,8 +38,9 @@ def demo(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_demo_shows_everything_and_exits_0() -> None:
-    done = demo()
+def test_demo_shows_everything_keeps_its_outputs_and_exits_0(tmp_path: Path) -> None:
+    save = tmp_path / "kept"
+    done = demo("--save", str(save))
     assert done.returncode == 0, done.stdout + done.stderr
     for words in (
         "a telephone call: asr",  # progress as plain lines, because the output is no terminal
@@ -53,11 +54,18 @@ def test_demo_shows_everything_and_exits_0() -> None:
         "everything happened as it should",
     ):
         assert words in done.stdout
+    page = save / "demo-call" / "transcript.html"
+    assert done.stdout.splitlines()[-1] == f"open the transcript: {page}"
+    assert 'src="recording.wav"' in page.read_text()
+    assert (page.parent / "recording.wav").read_bytes() == sample_call().read_bytes()
+    assert {"manifest.json", "transcript.md", "recording.mp4"} <= {
+        path.name for path in (save / "demo-video").iterdir()
+    }
 
 
 def test_the_demo_fails_when_something_did_not_happen(tmp_path: Path) -> None:
     """With silence instead of speech the jobs succeed, but there is no transcript to show."""
-    done = demo(str(make_wav(tmp_path / "silence.wav", silence(3))))
+    done = demo(str(make_wav(tmp_path / "silence.wav", silence(3))), "--save", str(tmp_path / "kept"))
     assert done.returncode == 1
     assert "✗ the transcript is empty" in done.stdout
 

@@ -364,6 +364,24 @@ async def test_children_of_the_process_end_with_it(make_settings: MakeSettings, 
     await until_gone(pid)
 
 
+async def test_stop_does_not_wait_for_models_that_are_loading(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process ignores SIGTERM: without a kill, a stop would wait for both grace periods."""
+    for module in ("daemon.runner", "daemon.supervisor.process"):
+        monkeypatch.setattr(f"{module}.TERMINATE_GRACE_SECONDS", 3600)
+    settings = make_settings(pipeline="bench.scripted_pipeline:HangsInSetup")
+    runner = Runner(settings, Metrics(), CPU)
+    starting = asyncio.create_task(runner.start())
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while runner._process is None:  # noqa: ASYNC110  # nothing announces it
+            await asyncio.sleep(0.01)
+        await runner.stop()
+        with pytest.raises(SetupFailed):
+            await starting
+    assert not is_alive(runner._process.process.pid)
+
+
 async def until_gone(pid: int) -> None:
     """Wait until the process is gone: after a signal the kernel needs a moment."""
     async with asyncio.timeout(10):

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from daemon.cli.check.models import _model
+from daemon.cli.check.registry import CheckStatus
 from daemon.errors import ModelUnavailable
 from daemon.weights import packaged as models
 from daemon.weights.index import sha256_file
 from daemon.weights.pins import PackagedFile
+from daemon.weights.verified import VerifiedWeights
 
 PARTS = {"alpha": b"first half, ", "beta": b"second half"}
 
@@ -95,6 +98,20 @@ def test_tiny_en_follows_a_package_that_moved(packages: Path) -> None:
     link.parent.mkdir(parents=True)
     link.symlink_to(packages / "gone")
     assert (models.whisper_tiny_en() / "model.bin").read_bytes() == b"tiny"
+
+
+def test_embedded_is_the_name_of_these_weights(packages: Path) -> None:
+    weights = VerifiedWeights.from_environment(require_pins=True)
+    assert weights.whisper("embedded") == models.whisper_base()
+    report = _model("embedded")
+    assert (report.status, str(models.whisper_base()) in report.found) == (CheckStatus.PASS, True)
+
+
+def test_cache_that_cannot_be_written_is_named(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    with pytest.raises(ModelUnavailable, match=r"/dev/null/transcriptd/models/base needs 150 MB .* set XDG_CACHE_HOME"):
+        models.whisper_base()
+    assert _model("embedded").status is CheckStatus.FAIL
 
 
 def test_finding_models_imports_no_library() -> None:

@@ -13,7 +13,7 @@ from daemon.schema.catalog import HUB_DIARIZATION
 from daemon.weights import needs
 from daemon.weights.cache import Cache
 from daemon.weights.index import Index, parse_index
-from daemon.weights.needs import ModelRequirement, references, resolve
+from daemon.weights.needs import ModelRequirement, packaged_weights, references, resolve
 from tests.support.builders import some_settings
 from tests.support.models.hub import COMMIT
 
@@ -31,6 +31,8 @@ def names(found: list[ModelRequirement]) -> list[str]:
         ({"model": "large-v3-turbo"}, {}, ["mobiuslabsgmbh/faster-whisper-large-v3-turbo"]),
         ({"model": "me/mine"}, {}, ["me/mine"]),
         ({"model": "/opt/models/mine"}, {}, []),
+        ({"model": "embedded"}, {}, []),
+        ({"model": "tiny"}, {"models": ["embedded"]}, []),
         (
             {"model": "base", "models": ("base", "tiny")},
             {},
@@ -120,6 +122,23 @@ def pipeline(**parameters: Any) -> bytes:
 
 
 PIPELINE = ModelRequirement("diarization", "hub", "me/pipeline", (("config.yaml",),), pipeline=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "models", "wanted"),
+    [
+        ({"model": "embedded"}, (), True),
+        ({"model": "base", "models": ("embedded",)}, (), True),
+        ({"model": "base"}, ("embedded",), True),
+        ({"model": "embedded"}, ("base",), False),
+        ({"model": "base"}, (), False),
+    ],
+)
+def test_embedded_model_is_one_of_the_packaged_weights(
+    settings: dict[str, Any], models: tuple[str, ...], wanted: bool
+) -> None:
+    found = [what for what, _ in packaged_weights(some_settings(**settings), models)]
+    assert ("packaged Whisper base" in found) == wanted
 
 
 def test_a_pipeline_names_its_parts() -> None:

@@ -21,7 +21,8 @@ from daemon.cli.command import Stop, ToolError, UsageError, age, contract_settin
 from daemon.cli.dlq import _edited
 from daemon.cli.edits import apply, removal, setting
 from daemon.cli.leased_messages import DeadLetter, LeasedMessages
-from daemon.cli.watch import Display, JobState
+from daemon.cli.result import Display
+from daemon.cli.watch import JobState
 from daemon.demo.aws import EmbeddedAws
 from daemon.errors import InvalidJob
 from daemon.jobs.delivery_log import DeliveryLog, DeliveryRecord

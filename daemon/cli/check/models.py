@@ -6,9 +6,9 @@ from pathlib import Path
 from daemon.cli.check.registry import CheckResult, CheckStatus, check, failed, passed, skipped, warned
 from daemon.config import Settings
 from daemon.errors import ModelUnavailable
-from daemon.schema.catalog import EMBEDDED_DIARIZATION, HUB_DIARIZATION, MODELS, diarization_name
+from daemon.schema.catalog import EMBEDDED_DIARIZATION, EMBEDDED_WHISPER, HUB_DIARIZATION, MODELS, diarization_name
 from daemon.weights.needs import is_folder, whisper_repositories
-from daemon.weights.packaged import speaker_encoder
+from daemon.weights.packaged import speaker_encoder, whisper_base
 
 FETCH = "Run transcriptd models fetch with the daemon's HF_HOME, or let the first start fetch it, which takes minutes."
 
@@ -30,6 +30,11 @@ async def models(settings: Settings) -> AsyncGenerator[CheckResult, None]:
 
 
 def _model(source: str) -> CheckResult:
+    if source == EMBEDDED_WHISPER:
+        try:
+            return passed(f"{source}: Whisper base in {whisper_base()}, from Python packages")
+        except ModelUnavailable as error:
+            return failed(error.message, "Install transcriptd[embedded], or name another model in TRANSCRIPTD_MODEL.")
     if is_folder(source):
         if (Path(source) / "model.bin").is_file():
             return passed(f"{source}: a folder with a model.bin")
