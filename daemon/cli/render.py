@@ -26,7 +26,7 @@ from daemon.cli.command import (
     results_place,
 )
 from daemon.cli.edits import apply, setting
-from daemon.cli.watch import check_target
+from daemon.cli.result import check_target
 from daemon.config import Settings
 from daemon.errors import InvalidJob, ObjectMissing, TranscriptdError
 from daemon.jobs.late_outputs import LateOutputs, Wanted, read_transcript
@@ -44,7 +44,7 @@ def render(arguments: Namespace) -> int:
     """Render a job's or a file's transcript. Validates all arguments first."""
     options = _options(arguments.formats, arguments.options)
     formats, presentation = options.formats, Presentation(options.subtitles, options.audio_url)
-    check_target(arguments)
+    check_target(arguments.save)
     file = Path(arguments.source)
     if "/" in arguments.source or file.is_file():
         return _render_file(file, formats, presentation, arguments.save)
