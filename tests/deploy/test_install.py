@@ -391,7 +391,7 @@ importlib.machinery.PathFinder.find_spec = classmethod(
 )
 import daemon
 for module in pkgutil.walk_packages(daemon.__path__, "daemon."):
-    if module.name not in ("daemon.demo.aws", "daemon.demo.command", "daemon.demo.dev") and not module.name.endswith("__main__"):
+    if module.name not in ("daemon.demo.aws", "daemon.demo.command", "daemon.demo.dev", "daemon.demo.environment") and not module.name.endswith("__main__"):
         importlib.import_module(module.name)
 import daemon.__main__
 print("imported", len(absent))

@@ -12,10 +12,12 @@ def make_setup(folder: Path, **programs: str) -> subprocess.CompletedProcess[str
     for name, script in programs.items():
         (folder / name).write_text(f"#!/bin/sh\n{script}\n")
         (folder / name).chmod(0o755)
+    # The flags of `make test --jobs` would make this one warn that it has no job server.
+    inherited = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
     return subprocess.run(
         ["make", "--no-print-directory", "setup", f"VENV={folder}/venv", "PYTHON=a-python"],
         cwd=ROOT,
-        env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
+        env={**inherited, "PATH": f"{folder}:{os.environ['PATH']}"},
         capture_output=True,
         text=True,
         check=False,
