@@ -47,12 +47,12 @@ def dashboard() -> Json:
 
 
 def _now() -> list[Json]:
-    dead = f'sum({DEPTH}kind="dead_letter", state="visible"}})'
+    dead = f'{DEPTH}kind="dead_letter", state="visible"}}'  # for each queue
     return [
         stat(
             "Dead letters",
             "Jobs in the dead-letter queues, maximum of the last 5 minutes. They stay until someone redrives or deletes them.",
-            Query(dead),
+            Query(f"sum({dead})"),
             unit="short",
             steps=Steps(GREEN, ((1, ORANGE), (100, RED))),
             links=[runbook("TranscriptdDeadLettersGrowing")],
@@ -61,7 +61,7 @@ def _now() -> list[Json]:
         stat(
             "New dead letters, 30 min",
             "Increase over the minimum of the last half hour.",
-            Query(f"{dead} - min_over_time({dead}[30m])"),
+            Query(f"sum({dead} - min_over_time({dead}[30m]))"),
             unit="short",
             steps=Steps(GREEN, ((1, ORANGE), (10, RED))),
             links=[runbook("TranscriptdDeadLettersGrowing")],
