@@ -106,7 +106,7 @@ def test_schedule_that_does_not_rise_is_rejected(value: str) -> None:
 @pytest.mark.parametrize("name", ["queue_url", "dlq_url"])
 def test_outbox_must_be_a_separate_queue(name: str) -> None:
     with pytest.raises(ValueError, match="outbox_url must differ"):
-        make_settings(outbox_url=getattr(make_settings(), name))
+        make_settings(outbox_url=getattr(make_settings(), name)[0])
 
 
 # --- message ------------------------------------------------------------------------------------------------------

@@ -1,8 +1,7 @@
 """The poller: never more messages than allowed, none lost during a drain, backoff in an outage."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 import pytest
 
@@ -14,6 +13,7 @@ from daemon.poller import Poller
 from daemon.protocol.priority import ONLY, Priority
 from daemon.telemetry.metrics import Metrics
 from tests.support.aws.fakes import FakeQueue, received
+from tests.support.polling import FakeProcessor, polling
 from tests.support.time.virtual import in_virtual_time, virtual_loop, virtual_time
 
 MakeSettings = Callable[..., Settings]
@@ -23,45 +23,6 @@ MakeSettings = Callable[..., Settings]
 def _only_woken(monkeypatch: pytest.MonkeyPatch) -> None:
     """Disable the periodic check for capacity, so that waiting code must be woken."""
     monkeypatch.setattr("daemon.poller.FULL_PERIOD_SECONDS", 3600.0)
-
-
-class FakeProcessor:
-    """A processor that holds each message for a while and records interruptions. Recordings have a known length after
-    decoding."""
-
-    def __init__(self, seconds: float, audio_seconds: float | None = None) -> None:
-        self.seconds = seconds
-        self.audio_seconds = audio_seconds
-        self.estimates: list[WorkEstimate] = []
-        self.done = asyncio.Event()
-        self.held = self.most_held = self.finished = self.interrupted = 0
-
-    async def process(self, message: ReceivedMessage, interrupt: asyncio.Event, estimate: WorkEstimate) -> None:
-        self.estimates.append(estimate)
-        if self.audio_seconds is not None:
-            estimate.staged(self.audio_seconds)
-        self.held += 1
-        self.most_held = max(self.most_held, self.held)
-        try:
-            async with asyncio.timeout(self.seconds):
-                await interrupt.wait()
-            self.interrupted += 1
-        except TimeoutError:
-            self.finished += 1
-            self.done.set()
-        finally:
-            self.held -= 1
-
-
-@asynccontextmanager
-async def polling(poller: Poller) -> AsyncIterator[asyncio.Task[None]]:
-    task = asyncio.create_task(poller.run())
-    try:
-        yield task
-    finally:
-        poller.stop_receiving()
-        poller.interrupt()
-        await asyncio.wait((task,))
 
 
 def poller_of(

@@ -18,8 +18,8 @@ from daemon.poller import Poller
 from daemon.protocol.priority import Priority
 from daemon.telemetry.metrics import Metrics
 from tests.support.aws.fakes import FakeQueue, received
+from tests.support.polling import FakeProcessor, polling
 from tests.support.time.virtual import EPOCH, VirtualTime, in_virtual_time, virtual_loop, virtual_time
-from tests.unit.test_poller import FakeProcessor, polling
 
 MakeSettings = Callable[..., Settings]
 HOUR = 3600.0
