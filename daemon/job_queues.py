@@ -65,7 +65,7 @@ def names_are_wrong(settings: Any) -> bool:
 
 
 def dead_letters_are_wrong(settings: Any) -> bool:
-    """Return whether a queue has no dead-letter queue of its own, or one belongs to no queue."""
+    """Return whether a queue has no dead-letter queue, or a dead-letter queue belongs to no queue."""
     return not _same_names(settings.dlq_url, settings.queue_url)
 
 

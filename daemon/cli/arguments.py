@@ -73,6 +73,18 @@ def _add_dlq(parser: argparse.ArgumentParser) -> None:
         action.set_defaults(call=_dlq(name))
 
 
+def add_option(parser: argparse.ArgumentParser, meaning: str) -> None:
+    """Declare `--option`."""
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        dest="options",
+        metavar="KEY=VALUE",
+        help=f"{meaning}; VALUE is JSON, or plain text if it does not parse",
+    )
+
+
 def _add_queue(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--queue", metavar="NAME", help="the queue, if the setting has several")
 
@@ -91,14 +103,7 @@ def _add_submit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source", metavar="s3://BUCKET/KEY | FILE", help="the recording; a local file is uploaded first"
     )
-    parser.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        dest="options",
-        metavar="KEY=VALUE",
-        help="job option, e.g. model=large-v3; VALUE is JSON, or plain text if it does not parse",
-    )
+    add_option(parser, "job option, e.g. model=large-v3")
     parser.add_argument("--profile", metavar="NAME", help="a profile of the deployment, for options that are not given")
     parser.add_argument(
         "--start", type=duration, metavar="TIME", help="transcribe from this time of the recording, e.g. 90s or 1.5h"
@@ -163,14 +168,7 @@ def _add_render(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="output format; repeat it for several",
     )
-    parser.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        dest="options",
-        metavar="KEY=VALUE",
-        help="rendering option, e.g. subtitles.max_lines=1; VALUE is JSON, or plain text if it does not parse",
-    )
+    add_option(parser, "rendering option, e.g. subtitles.max_lines=1")
     parser.add_argument(
         "--save",
         metavar="DIR",

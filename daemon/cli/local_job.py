@@ -13,7 +13,7 @@ from daemon.container_init import STOP_SIGNALS
 from daemon.jobs.progress import DurationEstimator, JobProgress, ProgressView, planned_stages
 from daemon.jobs.receive_limiter import WorkEstimate
 from daemon.jobs.runner_events import RunnerEvents
-from daemon.jobs.steps import decode, read_transcript
+from daemon.jobs.steps import decode, read_result
 from daemon.media.decoder_pool import DecoderPool
 from daemon.runner_pool import Runners
 from daemon.schema.job import Job
@@ -73,7 +73,7 @@ async def run_job(
             result=result,
             checkpoints=checkpoints,
         )
-        return read_transcript(result, job.options, audio, settings)
+        return read_result(result, job.options, audio, settings)
 
 
 def run_until_signal(work: Coroutine[Any, Any, T]) -> T:

@@ -5,7 +5,6 @@ AWS at all.
 """
 
 import asyncio
-import sys
 import uuid
 from argparse import Namespace
 from pathlib import Path
@@ -26,13 +25,13 @@ from daemon.cli.command import (
     results_place,
 )
 from daemon.cli.edits import apply, setting
-from daemon.cli.result import check_target
+from daemon.cli.result import check_target, print_text, save_file
 from daemon.config import Settings
 from daemon.errors import InvalidJob, ObjectMissing, TranscriptdError
 from daemon.jobs.late_outputs import LateOutputs, Wanted, read_transcript
 from daemon.jobs.result_store import ResultStore
 from daemon.jobs.validation import ANY
-from daemon.outputs import OutputFile, Presentation
+from daemon.outputs import Presentation
 from daemon.outputs import render as render_files
 from daemon.schema.job import Place
 from daemon.schema.options import RENDERING_OPTIONS, Format, JobOptions
@@ -43,7 +42,7 @@ from daemon.schema.wording import clip, nearest
 def render(arguments: Namespace) -> int:
     """Render a job's or a file's transcript. Validates all arguments first."""
     options = _options(arguments.formats, arguments.options)
-    formats, presentation = options.formats, Presentation(options.subtitles, options.audio_url)
+    formats, presentation = options.formats, Presentation.of(options)
     check_target(arguments.save)
     file = Path(arguments.source)
     if "/" in arguments.source or file.is_file():
@@ -95,19 +94,11 @@ def _render_file(file: Path, formats: list[Format], presentation: Presentation, 
         raise ToolError(error.message) from error
     files = render_files(transcript, formats, presentation)
     if save is not None:
-        _save(files, Path(save))
+        for each in files:
+            save_file(Path(save) / each.name, each.body)
         return EXIT_OK
-    text = files[0].body.decode()
-    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
-    sys.stdout.flush()
+    print_text(files[0].body.decode())
     return EXIT_OK
-
-
-def _save(files: list[OutputFile], target: Path) -> None:
-    target.mkdir(parents=True, exist_ok=True)
-    for file in files:
-        (target / file.name).write_bytes(file.body)
-        err.print(printable(f"saved {target / file.name}"))
 
 
 # --- a job -----------------------------------------------------------------------------------------------------------
@@ -125,7 +116,8 @@ async def _render_job(place: Place, formats: list[Format], presentation: Present
         manifest, _ = found
         if save is not None:
             transcript = await read_transcript(storage, place, manifest)
-            _save(render_files(transcript, formats, presentation), Path(save))
+            for each in render_files(transcript, formats, presentation):
+                save_file(Path(save) / each.name, each.body)
             return EXIT_OK
         wanted = Wanted(f"cli-{uuid.uuid4().hex}", formats, presentation).missing_in(manifest)
         if wanted is not None:

@@ -8,7 +8,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-from daemon.cli.command import UsageError, printable
+from daemon.cli.command import ToolError, UsageError, err, printable
 
 DEFAULT_FORMAT = "md"
 
@@ -26,6 +26,16 @@ def print_text(text: str) -> None:
     """Print a result to standard output. On a terminal, control characters in it are escaped."""
     sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
+
+
+def save_file(path: Path, body: bytes) -> None:
+    """Write a file of a result, and say so."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+    except OSError as error:
+        raise ToolError(f"{path} cannot be written: {error.strerror}; free space, and run the command again") from error
+    err.print(printable(f"saved {path}"))
 
 
 class Display:

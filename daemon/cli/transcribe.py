@@ -27,13 +27,13 @@ from daemon.cli.command import (
 )
 from daemon.cli.edits import apply, setting
 from daemon.cli.local_job import LOADING, run_job, run_until_signal
-from daemon.cli.result import DEFAULT_FORMAT, Display, check_target, print_text
+from daemon.cli.result import DEFAULT_FORMAT, Display, check_target, print_text, save_file
 from daemon.config import Settings, read_settings
 from daemon.environment import unsupported_system
 from daemon.errors import ConfigError, DiskFull, InvalidJob, ModelUnavailable, OnFailure, SetupFailed, TranscriptdError
 from daemon.jobs.progress import ProgressView
 from daemon.media.sandbox_probe import require_sandbox
-from daemon.outputs import OutputFile, Presentation, render
+from daemon.outputs import Presentation, render
 from daemon.schema.catalog import EMBEDDED_DIARIZATION, EMBEDDED_WHISPER
 from daemon.schema.job import Job, plain_name
 from daemon.schema.job_status import STAGE_NAMES
@@ -201,7 +201,7 @@ async def _transcript(job: Job, settings: Settings, source: Path, scratch: Path,
 
 @contextmanager
 def _log(settings: Settings, *, verbose: bool) -> Iterator[None]:
-    """Keep the logs, also those that the runner writes to the standard output it inherits, away from the result."""
+    """Keep log lines away from the result. The runner inherits standard output and may write some there."""
     if verbose:
         configure(settings.logging_level, "poller", hidden=settings.secrets, stream=sys.stderr)
         target = os.dup(STDERR)
@@ -221,7 +221,7 @@ def _log(settings: Settings, *, verbose: bool) -> Iterator[None]:
 
 @contextmanager
 def _scratch(settings: Settings) -> Iterator[Path]:
-    """Create a directory for all files of the work, also those of the runner's libraries, and remove it at the end."""
+    """Create a directory for all temporary files, including what the runner's libraries write, and remove it at the end."""
     root = settings.scratch_dir if "scratch_dir" in settings.model_fields_set else Path(tempfile.gettempdir())
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -284,26 +284,14 @@ def _failure(error: TranscriptdError, file: str, scratch: Path) -> ToolError:
 
 
 def _deliver(transcript: Transcript, job: Job, save: str | None) -> int:
-    files = render(transcript, job.options.formats, Presentation(job.options.subtitles, job.options.audio_url))
+    files = render(transcript, job.options.formats, Presentation.of(job.options))
     for warning in transcript.warnings:
         err.print(printable(f"warning: {warning.code}: {warning.message}"))
     seconds, speakers = transcript.duration_seconds, len(transcript.speakers)
     err.print(f"completed: {seconds:.1f} s, {transcript.language}, {speakers} speakers")
     if save is None:
         print_text(files[0].body.decode())
-    else:
-        _save(files, Path(save))
-    return EXIT_OK
-
-
-def _save(files: list[OutputFile], folder: Path) -> None:
+        return EXIT_OK
     for file in files:
-        path = folder / file.name
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(file.body)
-        except OSError as error:
-            raise ToolError(
-                f"{path} cannot be written: {error.strerror}; free space, and run the command again"
-            ) from error
-        err.print(f"saved {path}")
+        save_file(Path(save) / file.name, file.body)
+    return EXIT_OK

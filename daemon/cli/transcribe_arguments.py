@@ -2,11 +2,11 @@
 
 import argparse
 
-from daemon.cli.arguments import duration
+from daemon.cli.arguments import add_option, duration
 
 
 def add_transcribe(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `transcribe`. Everything that a job can choose is an --option; some have a name of their own."""
+    """Declare the arguments of `transcribe`. Everything that a job can choose is an --option; some have a flag as well."""
     parser.add_argument("file", metavar="FILE", help="audio or video file; - reads standard input")
     parser.add_argument(
         "--format",
@@ -26,14 +26,7 @@ def add_transcribe(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--start", type=duration, metavar="TIME", help="transcribe from this time, e.g. 90s or 1.5h")
     parser.add_argument("--end", type=duration, metavar="TIME", help="transcribe up to this time")
-    parser.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        dest="options",
-        metavar="KEY=VALUE",
-        help="any other job option, e.g. task=translate; VALUE is JSON, or plain text if it does not parse",
-    )
+    add_option(parser, "any other job option, e.g. task=translate")
     parser.add_argument("--verbose", action="store_true", help="write the log to standard error")
     parser.set_defaults(call=_transcribe)
 

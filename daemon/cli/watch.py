@@ -32,7 +32,7 @@ from daemon.cli.command import (
     require_job_id,
     results_place,
 )
-from daemon.cli.result import DEFAULT_FORMAT, Display, check_target, print_text
+from daemon.cli.result import DEFAULT_FORMAT, Display, check_target, print_text, save_file
 from daemon.errors import JobCancelled, JobIdConflict, error_class
 from daemon.jobs.delivery_log import DeliveryLog, DeliveryRecord
 from daemon.jobs.result_store import DELIVERY_LOG_NAME
@@ -231,11 +231,9 @@ def _deliver(s3: "S3Client", job: WatchedJob, manifest: Manifest, arguments: Nam
 
 
 def _save(s3: "S3Client", job: WatchedJob, manifest: Manifest, target: Path) -> None:
-    target.mkdir(parents=True, exist_ok=True)
     for output in manifest.outputs:
-        path = target / PurePosixPath(output.key).name  # a key in the manifest cannot choose the directory
-        path.write_bytes(_output(s3, job, output.key, output.sha256))
-        err.print(f"saved {path}")
+        name = PurePosixPath(output.key).name  # a key in the manifest cannot choose the directory
+        save_file(target / name, _output(s3, job, output.key, output.sha256))
     if manifest_body := read_object(s3, job.bucket, job.prefix + MANIFEST_NAME):
         (target / MANIFEST_NAME).write_bytes(manifest_body)
 

@@ -33,7 +33,7 @@ class Wanted:
 
     @classmethod
     def by(cls, message_id: str, options: JobOptions) -> "Wanted":
-        return cls(message_id, options.formats, Presentation(options.subtitles, options.audio_url))
+        return cls(message_id, options.formats, Presentation.of(options))
 
     def missing_in(self, manifest: Manifest) -> "Wanted | None":
         """Return the outputs that the result lacks, or has with other rendering options; None if there are none.
@@ -105,15 +105,15 @@ class LateOutputs:
 
     async def _put(self, place: Place, file: OutputFile, manifest: Manifest) -> StoredOutput:
         """Write a file where no object is. Nothing is overwritten: the manifest may name any object there."""
-        digest = hashlib.sha256(file.body).hexdigest()
-        earlier = manifest.output(file.format)
+        output = describe_output(place, file)
+        digest, earlier = output.sha256, manifest.output(file.format)
         if earlier is not None and earlier.sha256 == digest:  # other options, same text
             return earlier.model_copy(update={"rendered_with": file.rendered_with})
         for name in (file.name, file.later_name):
             key = place.prefix + name
             # An unfinished delivery of the job may overwrite objects of its kind, but never one that was added later.
             marks = {"delivery": uuid.uuid4().hex, "rendered": digest}
-            described = describe_output(place, file).model_copy(update={"key": key})
+            described = output.model_copy(update={"key": key})
             if await self._storage.write(
                 place.bucket, key, file.body, file.content_type, only_if_absent=True, metadata=marks
             ):

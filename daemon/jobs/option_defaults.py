@@ -23,7 +23,7 @@ from daemon.schema.wording import clip, nearest
 def fill_in(options: Options, settings: Settings, part: Clip = WHOLE, words_of: str | None = None) -> JobOptions:
     """Fill in the deployment's defaults and the part of the recording. Raises an InvalidJob subclass for unsupported options.
 
-    With `words_of`, options that shape the words are refused. Those of the earlier job apply (earlier_result.py).
+    With `words_of`, options that shape the words are refused. The earlier job has set them (earlier_result.py).
     """
     if words_of is not None:
         _require_kept_words(options, part)

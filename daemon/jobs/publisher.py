@@ -47,7 +47,7 @@ class Publisher:
     async def _render(self, transcribed: Transcribed) -> list[OutputFile]:
         """Render in a thread: a long transcript takes seconds, which would delay heartbeats."""
         options = transcribed.accepted.job.options
-        wanted = Presentation(options.subtitles, options.audio_url)
+        wanted = Presentation.of(options)
         return await asyncio.to_thread(render, transcribed.transcript, options.formats, wanted)
 
     def _manifest(self, transcribed: Transcribed, delivery: LiveDelivery, stored: list[StoredOutput]) -> Manifest:

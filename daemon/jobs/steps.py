@@ -37,7 +37,7 @@ async def decode(decoder: DecoderPool, source: Path, target: Path, options: JobO
     return audio
 
 
-def read_transcript(result: Path, options: JobOptions, audio: Audio, settings: Settings) -> Transcript:
+def read_result(result: Path, options: JobOptions, audio: Audio, settings: Settings) -> Transcript:
     """Read the runner's result, with redaction and masking applied, and with the times of the recording.
 
     No later step sees the original. The decoder's warnings come first: they concern everything else. A long transcript is

@@ -18,7 +18,7 @@ from daemon.jobs.result_store import ResultStore
 from daemon.jobs.runner_events import RunnerEvents
 from daemon.jobs.scratch import job_directory
 from daemon.jobs.stages import record_stage, timed_stage
-from daemon.jobs.steps import decode, protected, read_transcript
+from daemon.jobs.steps import decode, protected, read_result
 from daemon.media.decoder_pool import Audio, DecoderPool
 from daemon.runner_pool import Runners
 from daemon.schema.job import Job
@@ -102,7 +102,7 @@ class Transcriber:
         )
 
     def _read(self, result: Path, job: Job, audio: Audio) -> Transcript:
-        return read_transcript(result, job.options, audio, self._settings)
+        return read_result(result, job.options, audio, self._settings)
 
     def _read_kept(self, earlier: EarlierResult, result: Path, job: Job, audio: Audio) -> Transcript:
         """Read the runner's result of a job that keeps the words of an earlier one."""

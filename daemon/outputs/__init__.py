@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from daemon.outputs import html_document, json_document, markdown, plain_text, tsv
 from daemon.outputs.subtitles import ass, srt, vtt
 from daemon.outputs.text import without_direction_controls
-from daemon.schema.options import Format, SubtitleOptions
+from daemon.schema.options import Format, JobOptions, SubtitleOptions
 from daemon.schema.transcript import Transcript
 
 
@@ -39,6 +39,10 @@ class Presentation:
 
     subtitles: SubtitleOptions = field(default_factory=SubtitleOptions)
     audio_url: str | None = None  # of the recording, for the page's player
+
+    @classmethod
+    def of(cls, options: JobOptions) -> "Presentation":
+        return cls(options.subtitles, options.audio_url)
 
 
 @dataclass(frozen=True, slots=True)

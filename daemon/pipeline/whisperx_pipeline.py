@@ -130,7 +130,7 @@ class WhisperXPipeline:
         Raises what `run` raises.
         """
         stages = self._begin()
-        from daemon.pipeline.job.again import diarize_again
+        from daemon.pipeline.job.diarize_again import diarize_again
 
         (mix,) = audio
         return diarize_again(stages, job_id, mix, earlier, options, reporter, checkpoints)

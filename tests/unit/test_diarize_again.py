@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daemon.pipeline.diarization.speakers import Timeline, overlapped
-from daemon.pipeline.job.again import relabelled
+from daemon.pipeline.job.diarize_again import relabelled
 from daemon.pipeline.job.segments import build_segments, sentences
 from daemon.pipeline.types import Chunk, Passage, TimedWord, Turn
 from daemon.privacy import protect
