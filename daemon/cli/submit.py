@@ -165,11 +165,7 @@ def _send(arguments: Namespace, url: str, body: str, uploaded: str | None, job_i
         return message_id
     finally:
         if uploaded and not sent:
-            chosen = [
-                word
-                for option, value in (("--queue", arguments.queue), ("--tenant", arguments.tenant))
-                if value is not None
-                for word in (option, value)
-            ]
-            command = shlex.join(["transcriptd", "submit", uploaded, "--job-id", job_id, *chosen])
+            queue = ["--queue", arguments.queue] if arguments.queue else []
+            tenant = ["--tenant", arguments.tenant] if arguments.tenant else []
+            command = shlex.join(["transcriptd", "submit", uploaded, "--job-id", job_id, *queue, *tenant])
             err.print(f"the file was uploaded, but the message may not have been sent; to send it, run: {command}")

@@ -5,18 +5,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-from daemon.protocol.priority import ONLY, Priority
+from daemon.protocol.priority import ONLY, Priority, Waiter, first_in, leave
 
 RESERVED_SHARE = 1 / 8  # of the memory, for jobs of the first queue
-MAX_OVERTAKEN = 20
 
 
-@dataclass(eq=False, slots=True)
-class _Waiter:
+@dataclass(eq=False, slots=True, kw_only=True)
+class _Waiter(Waiter):
     audio_seconds: float
     alone: bool
-    priority: Priority
-    overtaken: int = 0  # times that a later job was admitted first
     admitted: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -52,7 +49,7 @@ class Admission:
     async def enter(
         self, audio_seconds: float, *, alone: bool = False, priority: Priority = ONLY
     ) -> AsyncIterator[None]:
-        waiter = _Waiter(audio_seconds, alone, priority)
+        waiter = _Waiter(priority, audio_seconds=audio_seconds, alone=alone)
         self._waiting.append(waiter)
         try:
             self._admit()
@@ -63,10 +60,8 @@ class Admission:
             self._admit()
 
     def _admit(self) -> None:
-        while self._waiting and self._fits(waiter := min(self._waiting, key=_turn)):
-            for earlier in self._waiting[: self._waiting.index(waiter)]:
-                earlier.overtaken += 1
-            self._waiting.remove(waiter)
+        while self._waiting and self._fits(waiter := first_in(self._waiting)):
+            leave(self._waiting, waiter)
             self._inside.append(waiter)
             waiter.admitted.set()
 
@@ -77,9 +72,3 @@ class Admission:
             return False
         limit_seconds = self._max_audio_seconds * (1 - RESERVED_SHARE if waiter.priority.rank > 0 else 1)
         return self.audio_seconds + waiter.audio_seconds <= limit_seconds
-
-
-def _turn(waiter: _Waiter) -> tuple[bool, int]:
-    """Sort key of the waiting jobs, which are in the order of their arrival."""
-    has_waited_enough = waiter.priority.weight is not None and waiter.overtaken >= MAX_OVERTAKEN
-    return not has_waited_enough, waiter.priority.rank

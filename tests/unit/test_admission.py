@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.protocol.priority import ONLY, Priority
-from daemon.supervisor.admission import MAX_OVERTAKEN, Admission
+from daemon.protocol.priority import MAX_OVERTAKEN, ONLY, Priority
+from daemon.supervisor.admission import Admission
 
 
 class Guest:

@@ -8,10 +8,10 @@ import pytest
 
 from bench.waiting import PATIENCE_SECONDS, wait_for
 from daemon.errors import Interrupted
-from daemon.pipeline.runtime.model_lock import MAX_OVERTAKEN, ModelLock
+from daemon.pipeline.runtime.model_lock import ModelLock
 from daemon.pipeline.runtime.work import StageTimer
 from daemon.protocol.events import PipelineEvent
-from daemon.protocol.priority import ONLY, Priority
+from daemon.protocol.priority import MAX_OVERTAKEN, ONLY, Priority
 
 LOWER = Priority(1)
 

@@ -3,25 +3,10 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 from daemon.pipeline.runtime.batcher import LOOK_SECONDS
 from daemon.pipeline.runtime.work import StageTimer
-from daemon.protocol.priority import Priority
-
-MAX_OVERTAKEN = 20
-
-
-@dataclass(eq=False, slots=True)
-class _Ticket:
-    priority: Priority
-    overtaken: int = 0  # times that a later job acquired the lock first
-
-    @property
-    def turn(self) -> tuple[bool, int]:
-        """Sort key of the waiting tickets, which are in FIFO order."""
-        has_waited_enough = self.priority.weight is not None and self.overtaken >= MAX_OVERTAKEN
-        return not has_waited_enough, self.priority.rank
+from daemon.protocol.priority import Waiter, first_in, leave
 
 
 class ModelLock:
@@ -33,13 +18,13 @@ class ModelLock:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._holder: _Ticket | None = None
-        self._waiting: list[_Ticket] = []
+        self._holder: Waiter | None = None
+        self._waiting: list[Waiter] = []
 
     @contextmanager
     def held(self, timer: StageTimer) -> Iterator[None]:
         """Hold the lock for the block. Raises Interrupted when the job is cancelled while it waits."""
-        ticket = _Ticket(timer.priority)
+        ticket = Waiter(timer.priority)
         with self._changed:
             self._waiting.append(ticket)
         try:
@@ -62,7 +47,7 @@ class ModelLock:
             ticket = self._holder
             if ticket is None:
                 raise RuntimeError("the lock is not held")
-            if min([ticket, *self._waiting], key=lambda each: each.turn) is ticket:
+            if first_in([ticket, *self._waiting]) is ticket:
                 return
             self._holder = None
             self._waiting.insert(0, ticket)
@@ -78,20 +63,18 @@ class ModelLock:
 
         return report
 
-    def _acquire(self, ticket: _Ticket, timer: StageTimer) -> None:
+    def _acquire(self, ticket: Waiter, timer: StageTimer) -> None:
         with timer.queueing():
             while not self._try_to_take(ticket):
                 timer.waiting(queued=True)
 
-    def _try_to_take(self, ticket: _Ticket) -> bool:
+    def _try_to_take(self, ticket: Waiter) -> bool:
         with self._changed:
             if not self._changed.wait_for(lambda: self._is_next(ticket), LOOK_SECONDS):
                 return False
-            for earlier in self._waiting[: self._waiting.index(ticket)]:
-                earlier.overtaken += 1
-            self._waiting.remove(ticket)
+            leave(self._waiting, ticket)
             self._holder = ticket
             return True
 
-    def _is_next(self, ticket: _Ticket) -> bool:
-        return self._holder is None and min(self._waiting, key=lambda each: each.turn) is ticket
+    def _is_next(self, ticket: Waiter) -> bool:
+        return self._holder is None and first_in(self._waiting) is ticket
